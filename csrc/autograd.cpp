@@ -1,0 +1,209 @@
+// Derivatives of the three operators, each by another of them (docs/how_it_works.md):
+//
+//   forward  y  = B S(x) x      its backward is  backward
+//   backward dx = S' B' dy      its backward is  apply      (linear in dy, S given by the codes)
+//   apply    y  = B S x         its backward is  backward   (linear in x)
+//
+// The codes are data, not a function one can differentiate. Forward-mode derivatives and vmap are in
+// fastblur/_autograd.py, which wraps the operators from outside.
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "arguments.h"
+
+namespace fastblur {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+// The geometry of a call, owned, to outlive the call in its node of the graph.
+struct Saved {
+  std::vector<int64_t> ints;  // kernel_size, stride, padding, blur_padding, relu, channels_last
+  std::vector<double> taps;   // h, then w
+  int64_t n_taps_h;
+  std::string padding_mode;
+
+  explicit Saved(const Arguments& a) : n_taps_h(int64_t(a.taps_h.size())), padding_mode(a.padding_mode) {
+    for (const auto& list : {a.kernel_size, a.stride, a.padding, a.blur_padding})
+      ints.insert(ints.end(), list.begin(), list.end());
+    ints.push_back(a.relu);
+    ints.push_back(a.channels_last);
+    ints.push_back(n_taps_h);
+    taps.assign(a.taps_h.begin(), a.taps_h.end());
+    taps.insert(taps.end(), a.taps_w.begin(), a.taps_w.end());
+  }
+
+  explicit Saved(const AutogradContext& ctx)
+      : ints(ctx.saved_data.at("ints").toIntVector()),
+        taps(ctx.saved_data.at("taps").toDoubleVector()),
+        n_taps_h(ints.back()),
+        padding_mode(ctx.saved_data.at("padding_mode").toStringRef()) {}
+
+  void save(AutogradContext& ctx) const {
+    ctx.saved_data["ints"] = ints;
+    ctx.saved_data["taps"] = taps;
+    ctx.saved_data["padding_mode"] = padding_mode;
+  }
+
+  Arguments arguments() const {
+    const at::IntArrayRef all(ints);
+    const at::ArrayRef<double> both(taps);
+    return {all.slice(0, 2),
+            all.slice(2, 2),
+            all.slice(4, 2),
+            both.slice(0, size_t(n_taps_h)),
+            both.slice(size_t(n_taps_h)),
+            all.slice(6, 4),
+            padding_mode,
+            all[10] != 0,
+            all[11] != 0};
+  }
+};
+
+// The operators, called through the dispatcher.
+#define FASTBLUR_GEOMETRY_TYPES                                                                  \
+  at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, \
+      at::IntArrayRef, std::string_view, bool, bool
+#define FASTBLUR_GEOMETRY_OF(a)                                                                 \
+  a.kernel_size, a.stride, a.padding, a.taps_h, a.taps_w, a.blur_padding, a.padding_mode, a.relu, \
+      a.channels_last
+
+template <class Signature>
+auto find_operator(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+std::tuple<at::Tensor, at::Tensor> call_forward(const at::Tensor& x, const Arguments& a,
+                                                bool need_codes) {
+  static const auto op =
+      find_operator<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, FASTBLUR_GEOMETRY_TYPES,
+                                                       bool)>("fastblur::max_blur_pool_forward");
+  return op.call(x, FASTBLUR_GEOMETRY_OF(a), need_codes);
+}
+
+at::Tensor call_backward(const at::Tensor& dy, const at::Tensor& codes,
+                         c10::SymIntArrayRef input_size, const Arguments& a) {
+  static const auto op =
+      find_operator<at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymIntArrayRef,
+                               FASTBLUR_GEOMETRY_TYPES)>("fastblur::max_blur_pool_backward");
+  return op.call(dy, codes, input_size, FASTBLUR_GEOMETRY_OF(a));
+}
+
+at::Tensor call_apply(const at::Tensor& x, const at::Tensor& codes, const Arguments& a) {
+  static const auto op =
+      find_operator<at::Tensor(const at::Tensor&, const at::Tensor&, FASTBLUR_GEOMETRY_TYPES)>(
+          "fastblur::max_blur_pool_apply");
+  return op.call(x, codes, FASTBLUR_GEOMETRY_OF(a));
+}
+
+// What forward and apply share: dx = S' B' dy.
+variable_list backward_to_input(AutogradContext* ctx, const at::Tensor& dy, size_t n_arguments) {
+  variable_list grads(n_arguments);
+  if (!dy.defined()) return grads;
+  const auto saved = ctx->get_saved_variables();
+  grads[0] = call_backward(dy, saved[0], ctx->saved_data["input_size"].toSymIntVector(),
+                           Saved(*ctx).arguments());
+  return grads;
+}
+
+struct MaxBlurPoolForward : Function<MaxBlurPoolForward> {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const Arguments& a) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    auto [y, codes] = call_forward(x, a, true);
+    ctx->set_materialize_grads(false);
+    ctx->mark_non_differentiable({codes});
+    ctx->save_for_backward({codes});
+    ctx->saved_data["input_size"] = x.sym_sizes();
+    Saved(a).save(*ctx);
+    return {y, codes};
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    return backward_to_input(ctx, grads[0], 2);
+  }
+};
+
+struct MaxBlurPoolBackward : Function<MaxBlurPoolBackward> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& dy, const at::Tensor& codes,
+                            c10::SymIntArrayRef input_size, const Arguments& a) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward({codes});
+    Saved(a).save(*ctx);
+    return call_backward(dy, codes, input_size, a);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(4);
+    if (grads[0].defined())
+      result[0] = call_apply(grads[0], ctx->get_saved_variables()[0], Saved(*ctx).arguments());
+    return result;
+  }
+};
+
+struct MaxBlurPoolApply : Function<MaxBlurPoolApply> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& codes,
+                            const Arguments& a) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward({codes});
+    ctx->saved_data["input_size"] = x.sym_sizes();
+    Saved(a).save(*ctx);
+    return call_apply(x, codes, a);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    return backward_to_input(ctx, grads[0], 3);
+  }
+};
+
+bool needs_graph(const at::Tensor& t) { return t.requires_grad() && at::GradMode::is_enabled(); }
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& x, at::IntArrayRef kernel_size,
+                                           at::IntArrayRef stride, at::IntArrayRef padding,
+                                           at::ArrayRef<double> taps_h,
+                                           at::ArrayRef<double> taps_w,
+                                           at::IntArrayRef blur_padding,
+                                           std::string_view padding_mode, bool relu,
+                                           bool channels_last, bool need_codes) {
+  const Arguments a{kernel_size,  stride,       padding, taps_h,       taps_w,
+                    blur_padding, padding_mode, relu,    channels_last};
+  if (needs_graph(x)) {
+    TORCH_CHECK_VALUE(need_codes, "need_codes must be True for an input that requires grad");
+    auto out = MaxBlurPoolForward::apply(x, a);
+    return {out[0], out[1]};
+  }
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return call_forward(x, a, need_codes);
+}
+
+at::Tensor backward(const at::Tensor& dy, const at::Tensor& codes, c10::SymIntArrayRef input_size,
+                    at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+                    at::ArrayRef<double> taps_h, at::ArrayRef<double> taps_w,
+                    at::IntArrayRef blur_padding, std::string_view padding_mode, bool relu,
+                    bool channels_last) {
+  const Arguments a{kernel_size,  stride,       padding, taps_h,       taps_w,
+                    blur_padding, padding_mode, relu,    channels_last};
+  if (needs_graph(dy)) return MaxBlurPoolBackward::apply(dy, codes, input_size, a);
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return call_backward(dy, codes, input_size, a);
+}
+
+at::Tensor apply(const at::Tensor& x, const at::Tensor& codes, at::IntArrayRef kernel_size,
+                 at::IntArrayRef stride, at::IntArrayRef padding, at::ArrayRef<double> taps_h,
+                 at::ArrayRef<double> taps_w, at::IntArrayRef blur_padding,
+                 std::string_view padding_mode, bool relu, bool channels_last) {
+  const Arguments a{kernel_size,  stride,       padding, taps_h,       taps_w,
+                    blur_padding, padding_mode, relu,    channels_last};
+  if (needs_graph(x)) return MaxBlurPoolApply::apply(x, codes, a);
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return call_apply(x, codes, a);
+}
+
+TORCH_LIBRARY_IMPL(fastblur, Autograd, m) {
+  m.impl("max_blur_pool_forward", TORCH_FN(forward));
+  m.impl("max_blur_pool_backward", TORCH_FN(backward));
+  m.impl("max_blur_pool_apply", TORCH_FN(apply));
+}
+
+}  // namespace
+}  // namespace fastblur

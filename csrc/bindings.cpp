@@ -1,0 +1,122 @@
+// The Python module fastblur._C: the raw operators, without autograd, and facts about the build.
+#include <ATen/Parallel.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+#include <torch/version.h>
+
+#include "arguments.h"
+#include "cpu/codes.h"
+#include "cpu/level_choice.h"
+#include "cpu/specialisation.h"
+
+namespace py = pybind11;
+
+namespace fastblur {
+namespace {
+
+using Ints = std::vector<int64_t>;
+using Doubles = std::vector<double>;
+
+#define FASTBLUR_RAW_PARAMETERS                                                               \
+  const Ints &kernel_size, const Ints &stride, const Ints &padding, const Doubles &taps_h,    \
+      const Doubles &taps_w, const Ints &blur_padding, const std::string &padding_mode, bool relu
+#define FASTBLUR_RAW_TYPES                                                                       \
+  at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, \
+      at::IntArrayRef, std::string_view, bool, bool
+#define FASTBLUR_RAW_ARGUMENTS \
+  kernel_size, stride, padding, taps_h, taps_w, blur_padding, padding_mode, relu, channels_last
+#define FASTBLUR_RAW_NAMES                                                                       \
+  py::arg("kernel_size"), py::arg("stride"), py::arg("padding"), py::arg("taps_h"),              \
+      py::arg("taps_w"), py::arg("blur_padding"), py::arg("padding_mode") = "reflect",           \
+      py::arg("relu") = false, py::arg("channels_last") = false
+
+template <class Signature>
+auto find_operator(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& x, FASTBLUR_RAW_PARAMETERS,
+                                           bool channels_last, bool need_codes) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  static const auto op =
+      find_operator<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, FASTBLUR_RAW_TYPES, bool)>(
+          "fastblur::max_blur_pool_forward");
+  return op.call(x, FASTBLUR_RAW_ARGUMENTS, need_codes);
+}
+
+at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& codes, const Ints& input_size,
+                    FASTBLUR_RAW_PARAMETERS, bool channels_last) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  static const auto op =
+      find_operator<at::Tensor(const at::Tensor&, const at::Tensor&, at::IntArrayRef,
+                               FASTBLUR_RAW_TYPES)>("fastblur::max_blur_pool_backward");
+  return op.call(grad_output, codes, input_size, FASTBLUR_RAW_ARGUMENTS);
+}
+
+at::Tensor apply(const at::Tensor& x, const at::Tensor& codes, FASTBLUR_RAW_PARAMETERS,
+                 bool channels_last) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  static const auto op =
+      find_operator<at::Tensor(const at::Tensor&, const at::Tensor&, FASTBLUR_RAW_TYPES)>(
+          "fastblur::max_blur_pool_apply");
+  return op.call(x, codes, FASTBLUR_RAW_ARGUMENTS);
+}
+
+Params params_of(const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last) {
+  return make_params(input_size, {FASTBLUR_RAW_ARGUMENTS});
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["torch"] = TORCH_VERSION;
+#if defined(__VERSION__)
+  info["compiler"] = __VERSION__;
+#endif
+  info["cxx"] = int64_t(__cplusplus);
+#if defined(_OPENMP)
+  info["openmp"] = true;
+#else
+  info["openmp"] = false;
+#endif
+  info["cuda"] = py::none();
+  info["cpu_levels"] = cpu::usable_levels();
+  return info;
+}
+
+}  // namespace
+}  // namespace fastblur
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  using namespace fastblur;
+  m.doc() = "Compiled kernels of fastblur: raw operators without autograd, and facts of the build.";
+  const auto free_gil = py::call_guard<py::gil_scoped_release>();
+  m.def("forward", &forward, py::arg("x"), FASTBLUR_RAW_NAMES, py::arg("need_codes") = true, free_gil,
+        "x [N, C, H, W] -> (y [N, C, H_out, W_out], codes); codes is empty without need_codes.");
+  m.def("backward", &backward, py::arg("grad_output"), py::arg("codes"), py::arg("input_size"),
+        FASTBLUR_RAW_NAMES, free_gil, "Gradient of the input, from that of y and forward's codes.");
+  m.def("apply", &apply, py::arg("x"), py::arg("codes"), FASTBLUR_RAW_NAMES, free_gil,
+        "The forward map, linear in x, with the winners given by codes instead of chosen.");
+  m.def(
+      "output_size",
+      [](const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last) {
+        const auto size = output_size(params_of(input_size, FASTBLUR_RAW_ARGUMENTS));
+        return Ints(size.begin(), size.end());
+      },
+      py::arg("input_size"), FASTBLUR_RAW_NAMES, "Sizes of y for the four sizes of x.");
+  m.def(
+      "code_bytes",
+      [](const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last) {
+        const Params p = params_of(input_size, FASTBLUR_RAW_ARGUMENTS);
+        return p.batch * cpu::code_bytes_per_image(p);
+      },
+      py::arg("input_size"), FASTBLUR_RAW_NAMES, "Bytes that the CPU backend keeps for backward.");
+  m.def("specialisation", &cpu::specialisation, py::arg("pool_h"), py::arg("pool_w"),
+        py::arg("taps_h"), py::arg("taps_w"), py::arg("stride_w"),
+        "Which sizes of a call the CPU kernels know at compile time, in words.");
+  m.def("build_info", &build_info, "What this extension was built with, and for.");
+  m.def("cpu_level", [] { return cpu::level().name; }, "The instruction-set level in use.");
+  m.def("set_cpu_level", &cpu::set_level, py::arg("name"), "Uses another usable level from now on.");
+}

@@ -1,0 +1,83 @@
+// The kernels of one instruction-set level, and what they share: launch arguments and the vertical
+// taps. No torch but its 16-bit scalar types.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include "../max_blur_pool.h"
+
+namespace fastblur::cpu {
+
+// B_v as two sparse lists, both with the border folded in: the rows of m that make row i of y, and
+// the rows of y that row u of m reaches.
+class VerticalTaps {
+ public:
+  struct Tap {
+    int64_t row;
+    double weight;
+  };
+  struct List {
+    const Tap *begin_, *end_;
+    const Tap* begin() const { return begin_; }
+    const Tap* end() const { return end_; }
+  };
+
+  explicit VerticalTaps(const Params& p);
+  List sources(int64_t i) const { return of(gather_, gather_start_, i); }
+  List targets(int64_t u) const { return of(scatter_, scatter_start_, u); }
+  int64_t most_targets() const { return most_targets_; }  // wide borders send many rows to one
+
+ private:
+  static List of(const std::vector<Tap>& taps, const std::vector<int64_t>& start, int64_t row) {
+    return {taps.data() + start[size_t(row)], taps.data() + start[size_t(row) + 1]};
+  }
+  std::vector<Tap> gather_, scatter_;
+  std::vector<int64_t> gather_start_, scatter_start_;
+  int64_t most_targets_ = 0;
+};
+
+// Each kernel does the rows [begin, end) of all units' rows in a line: row u of unit n is
+// n * rows_per_unit + u. forward and apply count rows of m, and do the share of rows of y that goes
+// with them; backward counts rows of dx. How the rows are cut never changes a result.
+template <class T>
+struct Kernels {
+  // codes may be null: then none are kept.
+  void (*forward)(const Params&, const VerticalTaps&, const T* x, T* y, uint8_t* codes,
+                  int64_t begin, int64_t end);
+  void (*backward)(const Params&, const VerticalTaps&, const T* dy, const uint8_t* codes, T* dx,
+                   int64_t begin, int64_t end);
+  void (*apply)(const Params&, const VerticalTaps&, const T* x, const uint8_t* codes, T* y,
+                int64_t begin, int64_t end);
+};
+
+struct Level {
+  const char* name;
+  bool (*supported)();
+  Kernels<float> f32;
+  Kernels<double> f64;
+  Kernels<c10::Half> f16;
+  Kernels<c10::BFloat16> bf16;
+
+  const Kernels<float>& kernels(const float*) const { return f32; }
+  const Kernels<double>& kernels(const double*) const { return f64; }
+  const Kernels<c10::Half>& kernels(const c10::Half*) const { return f16; }
+  const Kernels<c10::BFloat16>& kernels(const c10::BFloat16*) const { return bf16; }
+};
+
+namespace generic {
+extern const Level level;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Level level;
+}
+namespace avx512 {
+extern const Level level;
+}
+#endif
+
+}  // namespace fastblur::cpu

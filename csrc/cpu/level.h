@@ -1,0 +1,23 @@
+// What every level_*.cpp includes before it turns its instruction set on.
+//
+// All outside headers belong here: an inline function of theirs that was compiled with, say,
+// AVX-512 on could be the copy that the linker keeps for the whole program.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string>
+#include <type_traits>
+
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "codes.h"
+#include "kernels.h"
+#include "specialisation.h"

@@ -1,0 +1,28 @@
+// The AVX2 level. The instruction set is turned on after the outside headers (see level.h) and only
+// for this file, so one binary runs everywhere and picks its level when it runs.
+#include "level.h"
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+#define FASTBLUR_CPU_LEVEL avx2
+#include "simd_avx2.h"
+#include "simd_generic.h"
+#include "walk.h"
+
+namespace fastblur::cpu::avx2 {
+static bool supported() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+extern const Level level = make_level<Avx2F32, GenericF64>("avx2", &supported);
+}  // namespace fastblur::cpu::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,32 @@
+// The AVX-512 level; see level_avx2.cpp.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics
+#endif
+
+#include "level.h"
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma")
+#endif
+
+#define FASTBLUR_CPU_LEVEL avx512
+#include "simd_avx512.h"
+#include "simd_generic.h"
+#include "walk.h"
+
+namespace fastblur::cpu::avx512 {
+static bool supported() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+extern const Level level = make_level<Avx512F32, GenericF64>("avx512", &supported);
+}  // namespace fastblur::cpu::avx512
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,9 @@
+// The portable level: no instruction set beyond the platform's own.
+#define FASTBLUR_CPU_LEVEL generic
+#include "simd_generic.h"
+#include "walk.h"
+
+namespace fastblur::cpu::generic {
+static bool supported() { return true; }
+extern const Level level = make_level<GenericF32, GenericF64>("generic", &supported);
+}  // namespace fastblur::cpu::generic

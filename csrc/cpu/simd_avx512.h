@@ -1,0 +1,94 @@
+// Sixteen float32 lanes in AVX-512 (F, BW, VL, DQ). Interface: simd_generic.h.
+#pragma once
+
+#include "level.h"
+
+namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
+
+struct Avx512F32 {
+  using Scalar = float;
+  using Word = uint16_t;
+  using Mask = __mmask16;
+  static constexpr int kLanes = 16;
+
+  __m512 v;
+
+  static Avx512F32 splat(float s) { return {_mm512_set1_ps(s)}; }
+
+  static Avx512F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Avx512F32 load(const c10::Half* p) { return widen(p, _mm256_loadu_si256((const __m256i*)p)); }
+  static Avx512F32 load(const c10::BFloat16* p) {
+    return widen(p, _mm256_loadu_si256((const __m256i*)p));
+  }
+
+  static Avx512F32 load_where(const float* p, Word lanes) {
+    return {_mm512_maskz_loadu_ps(lanes, p)};
+  }
+  static Avx512F32 load_where(const c10::Half* p, Word lanes) {
+    return widen(p, _mm256_maskz_loadu_epi16(lanes, p));
+  }
+  static Avx512F32 load_where(const c10::BFloat16* p, Word lanes) {
+    return widen(p, _mm256_maskz_loadu_epi16(lanes, p));
+  }
+
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void store(c10::Half* p) const { _mm256_storeu_si256((__m256i*)p, narrow(p)); }
+  void store(c10::BFloat16* p) const { _mm256_storeu_si256((__m256i*)p, narrow(p)); }
+
+  void store_first(float* p, int n) const { _mm512_mask_storeu_ps(p, first(n), v); }
+  void store_first(c10::Half* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), narrow(p)); }
+  void store_first(c10::BFloat16* p, int n) const {
+    _mm256_mask_storeu_epi16(p, first(n), narrow(p));
+  }
+
+  static Avx512F32 add(Avx512F32 a, Avx512F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
+  static Avx512F32 fma(Avx512F32 a, Avx512F32 b, Avx512F32 c) {
+    return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+  }
+  static Mask beats(Avx512F32 candidate, Avx512F32 best) {
+    return _mm512_cmp_ps_mask(candidate.v, best.v, _CMP_GT_OQ) |
+           _mm512_cmp_ps_mask(candidate.v, candidate.v, _CMP_UNORD_Q);
+  }
+  static Avx512F32 blend(Mask m, Avx512F32 yes, Avx512F32 no) {
+    return {_mm512_mask_blend_ps(m, no.v, yes.v)};
+  }
+  static Avx512F32 add_where(Mask m, Avx512F32 sum, Avx512F32 term) {
+    return {_mm512_mask_add_ps(sum.v, m, sum.v, term.v)};
+  }
+  static Word to_bits(Mask m) { return m; }
+  static Mask to_mask(unsigned bits) { return Mask(bits); }
+
+  static void deinterleave(Avx512F32 lo, Avx512F32 hi, Avx512F32& even, Avx512F32& odd) {
+    const __m512i e = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i o = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    even = {_mm512_permutex2var_ps(lo.v, e, hi.v)};
+    odd = {_mm512_permutex2var_ps(lo.v, o, hi.v)};
+  }
+  static void interleave(Avx512F32 even, Avx512F32 odd, Avx512F32& lo, Avx512F32& hi) {
+    const __m512i l = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i h = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    lo = {_mm512_permutex2var_ps(even.v, l, odd.v)};
+    hi = {_mm512_permutex2var_ps(even.v, h, odd.v)};
+  }
+
+ private:
+  static Mask first(int n) { return Mask((1u << n) - 1); }
+  static Avx512F32 widen(const c10::Half*, __m256i raw) { return {_mm512_cvtph_ps(raw)}; }
+  static Avx512F32 widen(const c10::BFloat16*, __m256i raw) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16))};
+  }
+  __m256i narrow(const c10::Half*) const {
+    return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  // By hand: the bfloat16 conversion instruction flushes denormals.
+  __m256i narrow(const c10::BFloat16*) const {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i lsb = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i even = _mm512_add_epi32(bits, _mm512_add_epi32(lsb, _mm512_set1_epi32(0x7fff)));
+    const Mask nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i rounded = _mm512_mask_blend_epi32(nan, even, _mm512_set1_epi32(0x7fc00000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+  }
+};
+
+}  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

@@ -1,0 +1,28 @@
+// The sizes that the CPU kernels know at compile time: the dispatch table. Any other size runs the
+// same code with the size read at run time.
+#pragma once
+
+#include <string>
+
+#include "../max_blur_pool.h"
+
+namespace fastblur::cpu {
+
+template <int... kSizes>
+struct Sizes {
+  // n itself if it is one of them, else 0, which stands for "at run time".
+  static constexpr int known(int n) { return ((n == kSizes) || ...) ? n : 0; }
+};
+
+using SquarePools = Sizes<1, 2, 3>;
+using TapCounts = Sizes<2, 3, 4, 5>;
+using RowCounts = Sizes<1, 2, 3, 4, 5>;  // rows that one row of a blur, or of its transpose, sums
+
+constexpr int specialised_pool(int pool_h, int pool_w) {
+  return pool_h == pool_w ? SquarePools::known(pool_h) : 0;
+}
+
+// For people: which of it applies to a call.
+std::string specialisation(int pool_h, int pool_w, int taps_h, int taps_w, int64_t stride_w);
+
+}  // namespace fastblur::cpu

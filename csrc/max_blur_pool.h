@@ -1,0 +1,28 @@
+// What a kernel needs to know, and the kernels there are. No torch.
+#pragma once
+
+#include "geometry.h"
+
+namespace fastblur {
+
+// The whole geometry of one call, as plain data.
+struct Params {
+  int64_t batch, channels;
+  Axis h, w;
+  Border border;
+  bool relu;
+  bool channels_last;
+  double taps_h[kMaxTaps], taps_w[kMaxTaps];
+
+  // With neither max nor ReLU the op is linear: nobody is chosen, and there are no codes.
+  FASTBLUR_HD bool linear() const { return h.pool == 1 && w.pool == 1 && !relu; }
+  FASTBLUR_HD int code_bits() const { return column_bits(w.pool) + row_bits(h.pool, relu); }
+
+  // A kernel walks `units` images of rows. A row is its columns side by side, `step` elements
+  // each: one element in a contiguous map, all channels of a pixel in a channels_last one.
+  FASTBLUR_HD int64_t units_per_image() const { return channels_last ? 1 : channels; }
+  FASTBLUR_HD int64_t units() const { return batch * units_per_image(); }
+  FASTBLUR_HD int64_t step() const { return channels_last ? channels : 1; }
+};
+
+}  // namespace fastblur

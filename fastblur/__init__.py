@@ -1,0 +1,29 @@
+"""Fused max, blur and subsample for PyTorch: anti-aliased pooling (Zhang, ICML 2019).
+
+    >>> import torch
+    >>> from fastblur import FusedMaxBlurPool
+    >>> pool = FusedMaxBlurPool(kernel_size=3, stride=2, padding=1)  # for nn.MaxPool2d(3, 2, 1)
+    >>> pool(torch.zeros(8, 64, 112, 112)).shape
+    torch.Size([8, 64, 56, 56])
+"""
+
+from importlib.metadata import version
+
+from . import functional
+from ._autograd import MaxBlurPoolFunction
+from ._explain import Explanation, explain
+from .modules import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
+
+__version__ = version("fastblur")
+
+__all__ = [
+    "Explanation",
+    "FusedBlurPool",
+    "FusedBlurPool1d",
+    "FusedMaxBlurPool",
+    "FusedMaxBlurPool1d",
+    "MaxBlurPoolFunction",
+    "__version__",
+    "explain",
+    "functional",
+]

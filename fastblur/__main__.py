@@ -1,0 +1,91 @@
+"""The doctor: ``python -m fastblur`` tells what is installed and whether it computes correctly."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+
+import torch
+
+from . import __version__, _backends, _extension, _reference
+from ._geometry import Geometry
+
+# A tie-rich map of odd size, so that borders, tails and the tie rule all take part.
+CHECKS = {
+    "max 2, 4 taps": Geometry.resolve(),
+    "max 3, 3 taps": Geometry.resolve(kernel_size=3, padding=1, filter_size=3),
+    "blur, 5 taps": Geometry.resolve(kernel_size=1, filter_size=5),
+    "relu, max 2": Geometry.resolve(relu=True),
+}
+
+
+def facts() -> dict[str, str]:
+    """Versions and what the build can do, by name."""
+    found = {
+        "fastblur": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()),
+    }
+    extension = _extension.C
+    if extension is None:
+        found["extension"] = f"none: {_extension.WHY_NOT}"
+    else:
+        info = extension.build_info()
+        openmp = "with OpenMP" if info["openmp"] else "without OpenMP: one thread"
+        found["extension"] = f"built for torch {info['torch']} by {info['compiler']}, {openmp}"
+        usable = ", ".join(info["cpu_levels"])
+        found["CPU level"] = f"{extension.cpu_level()} (usable: {usable})"
+        found["CUDA archs"] = info["cuda"] or "none: this version has no CUDA kernels"
+    found["GPU"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none visible"
+    if importlib.util.find_spec("triton") is None:
+        found["triton"] = "not installed"
+    else:
+        from importlib.metadata import version
+
+        found["triton"] = f"{version('triton')} (this version has no Triton kernels)"
+    return found
+
+
+def self_check(backend: _backends.Backend) -> str | None:
+    """Compares a backend with the reference, forward and backward; returns what differs, or None."""
+    generator = torch.Generator().manual_seed(0)
+    for name, geometry in CHECKS.items():
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            x = torch.randint(-4, 5, (2, 19, 13, 21), generator=generator).float()
+            x = x.to(memory_format=memory_format)
+            results = []
+            for run in (backend.run, _reference.max_blur_pool):
+                leaf = x.clone().requires_grad_()
+                y = run(leaf, geometry)
+                weight = torch.linspace(-1, 1, y.numel()).view(y.shape)
+                results.append((y.detach(), *torch.autograd.grad((y * weight).sum(), leaf)))
+            for what, ours, judge in zip(("output", "gradient"), *results, strict=True):
+                if not torch.allclose(ours, judge, rtol=1e-5, atol=1e-5):
+                    worst = (ours - judge).abs().max().item()
+                    return f"{what} of {name!r} in {memory_format} differs by {worst:.2g}"
+    return None
+
+
+def main() -> int:
+    """Prints the findings; returns 1 if a usable backend computes wrongly."""
+    for name, value in facts().items():
+        print(f"{name:<10} {value}")
+    failed = False
+    for backend in _backends.BACKENDS:
+        reason = backend.why_not("cpu")
+        if reason is not None:
+            verdict = f"not usable on the CPU: {reason}"
+        else:
+            wrong = self_check(backend)
+            failed |= wrong is not None
+            verdict = f"WRONG: {wrong}" if wrong else "agrees with the reference"
+            if backend.run is _reference.max_blur_pool:
+                verdict = "the judge"
+        print(f"{'backend':<10} {backend.name}: {verdict}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""What a call runs on, and what it moves and keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from . import _backends, _extension
+from ._geometry import Geometry
+from .functional import autocast
+from .modules import FusedBlurPool1d, FusedMaxBlurPool1d, Pool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What :func:`explain` found; ``str()`` of it is for people.
+
+    Attributes:
+        backend: the backend that runs the call.
+        specialisation: which of its kernels.
+        refused: for each backend that does not run it, the reason.
+        output_size: of the result.
+        bytes_forward: that forward must move: x read once, y and codes written once.
+        bytes_backward: that backward must move: dy and codes read once, dx written once.
+        bytes_saved: kept for backward; None where the backend leaves that to autograd.
+    """
+
+    backend: str
+    specialisation: str
+    refused: dict[str, str]
+    output_size: tuple[int, ...]
+    bytes_forward: int
+    bytes_backward: int
+    bytes_saved: int | None
+
+    def __str__(self) -> str:
+        saved = "what autograd keeps of the unfused chain"
+        if self.bytes_saved is not None:
+            saved = f"{self.bytes_saved:,} bytes"
+        lines = [
+            f"backend         {self.backend}: {self.specialisation}",
+            f"output          {list(self.output_size)}",
+            f"must move       {self.bytes_forward:,} bytes forward, "
+            f"{self.bytes_backward:,} backward",
+            f"saved           {saved}",
+        ]
+        lines += [f"not {name:<11} {reason}" for name, reason in self.refused.items()]
+        return "\n".join(lines)
+
+
+def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Explanation:
+    """Tells which backend runs a call and why, with which kernel, and what it moves and keeps.
+
+    Runs nothing. The call is ``layer(input)``, or without a layer
+    ``max_blur_pool2d(input, **arguments)``.
+
+    Args:
+        input: as for the call; only its metadata is read.
+        layer: one of fastblur's modules.
+        **arguments: of :func:`fastblur.functional.max_blur_pool2d`, ``backend`` included.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: where the call itself would raise them.
+
+    Example:
+        >>> import torch, fastblur
+        >>> x = torch.zeros(8, 64, 112, 112)
+        >>> fastblur.explain(x, kernel_size=3, padding=1, backend="reference").backend
+        'reference'
+    """
+    if layer is None:
+        backend = arguments.pop("backend", "auto")
+        geometry = Geometry.resolve(**arguments)
+    elif not isinstance(layer, Pool):
+        raise TypeError(f"layer must be a module of fastblur, got {type(layer).__name__}")
+    elif arguments:
+        raise TypeError("give either a layer or arguments, not both")
+    else:
+        backend, geometry = layer.backend, layer.geometry
+        if isinstance(layer, (FusedMaxBlurPool1d, FusedBlurPool1d)):
+            input = input.unsqueeze(-2)
+    geometry.check_input(input)
+    chosen = _backends.choose(backend, input.device.type)
+
+    *lead, height, width = input.shape
+    element = autocast(input.new_empty(0, device=input.device)).element_size()
+    output_size = (*lead, *geometry.output_size(height, width))
+    batch, channels = lead if len(lead) == 2 else (1, *lead)
+    x_bytes, y_bytes = input.numel() * element, prod(output_size) * element
+    codes = prod(geometry.code_shape(batch, channels, height, width)) if chosen.keeps_codes else 0
+    return Explanation(
+        backend=chosen.name,
+        specialisation=_specialisation(chosen.name, geometry),
+        refused=_refused(backend, chosen.name, input.device.type),
+        output_size=output_size,
+        bytes_forward=x_bytes + y_bytes + codes,
+        bytes_backward=x_bytes + y_bytes + codes,
+        bytes_saved=codes if chosen.keeps_codes else None,
+    )
+
+
+def _refused(asked: str, chosen: str, device_type: str) -> dict[str, str]:
+    reasons = {}
+    for backend in _backends.BACKENDS:
+        if backend.name != chosen:
+            reason = backend.why_not(device_type)
+            unasked = f"backend={asked!r} was asked for" if asked != "auto" else "slower"
+            reasons[backend.name] = reason or unasked
+    return reasons
+
+
+def _specialisation(backend: str, geometry: Geometry) -> str:
+    if backend != "cpu" or _extension.C is None:
+        return "max_pool2d, pad, conv2d"
+    k_h, k_w = geometry.kernel_size
+    f_h, f_w = len(geometry.taps_h), len(geometry.taps_w)
+    pool = "no max" if geometry.linear else f"max {k_h}x{k_w}"
+    kind = _extension.C.specialisation(k_h, k_w, f_h, f_w, geometry.stride[1])
+    return f"{_extension.C.cpu_level()}, {pool}, {f_h}x{f_w} taps ({kind})"

@@ -1,0 +1,286 @@
+"""Sizes, paddings and taps of the op: the Python statement of the geometry.
+
+The C++ statement is ``csrc/geometry.h`` and ``csrc/arguments.cpp``; ``tests/test_geometry.py`` holds
+the two together with the shapes that plain PyTorch produces.
+
+Along one axis, with pool ``k``, max padding ``p``, blur padding ``before`` and ``after``, ``f`` taps
+and stride ``s``::
+
+    pooled = size + 2 p - k + 1
+    out    = floor((pooled + before + after - f) / s) + 1
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+MAX_POOL = 15
+MAX_TAPS = 31
+
+PaddingMode: TypeAlias = Literal["reflect", "replicate", "zeros", "circular"]
+PADDING_MODES: tuple[str, ...] = ("reflect", "replicate", "zeros", "circular")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+Pair: TypeAlias = tuple[int, int]
+IntOrPair: TypeAlias = int | Sequence[int]
+Taps: TypeAlias = Sequence[float] | Tensor
+TapsArgument: TypeAlias = Taps | Sequence[Taps]
+BlurPadding: TypeAlias = Literal["same"] | int | Sequence[int]
+
+
+def binomial_taps(filter_size: int) -> tuple[float, ...]:
+    """Row ``filter_size - 1`` of Pascal's triangle over its sum (Zhang 2019, section 4)."""
+    n = filter_size - 1
+    return tuple(math.comb(n, i) / 2**n for i in range(filter_size))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Everything about a call but its input: what crosses the operators' schemas.
+
+    Pairs are (height, width); ``blur_padding`` is (top, bottom, left, right). Made by
+    :meth:`resolve`, which checks; the constructor does not.
+    """
+
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    taps_h: tuple[float, ...]
+    taps_w: tuple[float, ...]
+    blur_padding: tuple[int, int, int, int]
+    padding_mode: str
+    relu: bool
+
+    @classmethod
+    def resolve(
+        cls,
+        kernel_size: IntOrPair = 2,
+        stride: IntOrPair = 2,
+        padding: IntOrPair = 0,
+        filter_size: IntOrPair = 4,
+        taps: TapsArgument | None = None,
+        blur_padding: BlurPadding = "same",
+        padding_mode: str = "reflect",
+        relu: bool = False,
+    ) -> Geometry:
+        """Checks the arguments of a layer or function, and fills in what they leave open.
+
+        Raises:
+            TypeError: an argument is of the wrong kind.
+            ValueError: it is of the right kind and not allowed.
+        """
+        pool = _pair("kernel_size", kernel_size, 1, MAX_POOL)
+        pad = _pair("padding", padding, 0)
+        for k, p in zip(pool, pad, strict=True):
+            if 2 * p > k:
+                raise ValueError(
+                    f"padding must be at most half of kernel_size, got padding={padding!r} for "
+                    f"kernel_size={kernel_size!r}"
+                )
+        taps_h, taps_w = (
+            _filter_taps(filter_size) if taps is None else _split_taps(taps)
+        )
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(
+                f"padding_mode must be one of {', '.join(map(repr, PADDING_MODES))}, got "
+                f"{padding_mode!r}"
+            )
+        if not isinstance(relu, bool):
+            raise TypeError(f"relu must be True or False, got {relu!r}")
+        return cls(
+            pool,
+            _pair("stride", stride, 1),
+            pad,
+            taps_h,
+            taps_w,
+            _blur_padding(blur_padding, len(taps_h), len(taps_w)),
+            padding_mode,
+            relu,
+        )
+
+    def arguments(self) -> tuple[Any, ...]:
+        """The fields in the order of the operators' schemas."""
+        return (
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.taps_h,
+            self.taps_w,
+            self.blur_padding,
+            self.padding_mode,
+            self.relu,
+        )
+
+    @property
+    def linear(self) -> bool:
+        """Whether nothing is chosen: a blur alone, without codes."""
+        return self.kernel_size == (1, 1) and not self.relu
+
+    @property
+    def code_bits(self) -> int:
+        """Bits kept for backward for each element of the pooled map."""
+        rows, columns = self.kernel_size
+        return (columns - 1).bit_length() + (rows - 1 + self.relu).bit_length()
+
+    def pooled_size(self, height: int, width: int) -> Pair:
+        """Size of the map between max and blur."""
+        (k_h, k_w), (p_h, p_w) = self.kernel_size, self.padding
+        return height + 2 * p_h - k_h + 1, width + 2 * p_w - k_w + 1
+
+    def output_size(self, height: int, width: int) -> Pair:
+        """Size of the output for an input of ``height`` by ``width``; also for symbolic sizes."""
+        m_h, m_w = self.pooled_size(height, width)
+        top, bottom, left, right = self.blur_padding
+        s_h, s_w = self.stride
+        return (
+            (m_h + top + bottom - len(self.taps_h)) // s_h + 1,
+            (m_w + left + right - len(self.taps_w)) // s_w + 1,
+        )
+
+    def code_shape(self, batch: int, channels: int, height: int, width: int) -> Pair:
+        """Shape of the CPU backend's codes (uint8); the layout is described in csrc/cpu/codes.h."""
+        m_h, m_w = self.pooled_size(height, width)
+        return batch, (channels * m_h * m_w * self.code_bits + 7) // 8
+
+    def check_input(self, x: Tensor) -> None:
+        """Raises TypeError or ValueError unless ``x`` fits; reads its metadata only."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"input must be a torch.Tensor, got {type(x).__name__}")
+        if x.layout is not torch.strided or x.is_quantized:
+            kind = "a quantised tensor" if x.is_quantized else f"layout {x.layout}"
+            raise TypeError(f"input must be a dense tensor, got {kind}")
+        if x.dtype not in DTYPES:
+            raise TypeError(
+                f"input must be float32, float64, float16 or bfloat16, got {x.dtype}"
+            )
+        if x.dim() not in (3, 4):
+            raise ValueError(
+                f"input must be [N, C, H, W] or [C, H, W], got shape {tuple(x.shape)}"
+            )
+        channels, height, width = x.shape[-3:]
+        if channels < 1 or height < 1 or width < 1:
+            raise ValueError(
+                f"input may be empty only along the batch, got shape {tuple(x.shape)}"
+            )
+        top, bottom, left, right = self.blur_padding
+        m_h, m_w = self.pooled_size(height, width)
+        self._check_axis("height", height, m_h, 0, top, bottom, len(self.taps_h))
+        self._check_axis("width", width, m_w, 1, left, right, len(self.taps_w))
+
+    def _check_axis(
+        self, side: str, size: int, pooled: int, axis: int, before: int, after: int, n_taps: int
+    ) -> None:
+        if pooled < 1:
+            raise ValueError(
+                f"kernel_size {self.kernel_size} with padding {self.padding} is larger than the "
+                f"input, whose {side} is {size}"
+            )
+        widest = max(before, after)
+        if self.padding_mode == "reflect" and widest >= pooled:
+            raise ValueError(
+                f"padding_mode 'reflect' needs a blur_padding smaller than the pooled map: got "
+                f"{widest} for a {side} of {pooled} (input {size}); 'replicate' and 'zeros' have "
+                f"no such limit"
+            )
+        if self.padding_mode == "circular" and widest > pooled:
+            raise ValueError(
+                f"padding_mode 'circular' needs a blur_padding no larger than the pooled map: got "
+                f"{widest} for a {side} of {pooled} (input {size})"
+            )
+        if pooled + before + after < n_taps:
+            raise ValueError(
+                f"the filter's {n_taps} taps are longer than the padded pooled map, "
+                f"{pooled + before + after} along the {side} (input {size})"
+            )
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}") from None
+
+
+def _sequence(value: Any) -> bool:
+    """Lists, tuples, and the tensors and arrays that have a length."""
+    if isinstance(value, (str, bytes, dict)):
+        return False
+    return hasattr(value, "__getitem__") and getattr(value, "ndim", 1) > 0
+
+
+def _pair(name: str, value: Any, low: int, high: int | None = None) -> Pair:
+    if _sequence(value):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be an int or a (height, width) pair, got {value!r}")
+        pair = (_integer(name, value[0]), _integer(name, value[1]))
+    else:
+        pair = (_integer(name, value),) * 2
+    for entry in pair:
+        if entry < low or (high is not None and entry > high) or entry >= 2**31:
+            allowed = f"{low} or more" if high is None else f"{low} to {high}"
+            raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    return pair
+
+
+def _filter_taps(filter_size: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    f_h, f_w = _pair("filter_size", filter_size, 1, MAX_TAPS)
+    return binomial_taps(f_h), binomial_taps(f_w)
+
+
+def _split_taps(taps: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if not _sequence(taps):
+        raise TypeError(f"taps must be a sequence of numbers or a pair of them, got {taps!r}")
+    if hasattr(taps, "tolist"):
+        taps = taps.tolist()
+    if len(taps) == 2 and all(_sequence(axis) for axis in taps):
+        return _tap_row("taps[0]", taps[0]), _tap_row("taps[1]", taps[1])
+    row = _tap_row("taps", taps)
+    return row, row
+
+
+def _tap_row(name: str, taps: Any) -> tuple[float, ...]:
+    values = taps.tolist() if hasattr(taps, "tolist") else taps
+    if not 1 <= len(values) <= MAX_TAPS:
+        raise ValueError(f"{name} must have 1 to {MAX_TAPS} entries, got {len(values)}")
+    if any(_sequence(value) for value in values):
+        raise TypeError(
+            f"{name} must be one row of numbers: a separable filter is given as one row, or one "
+            f"for each axis, got {taps!r}"
+        )
+    try:
+        row = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a sequence of numbers, got {taps!r}") from None
+    if not all(math.isfinite(value) for value in row):
+        raise ValueError(f"{name} must be finite, got {row}")
+    return row
+
+
+def _blur_padding(value: Any, f_h: int, f_w: int) -> tuple[int, int, int, int]:
+    if isinstance(value, str):
+        if value != "same":
+            raise ValueError(
+                f"blur_padding must be 'same', an int, (height, width) or (top, bottom, left, "
+                f"right), got {value!r}"
+            )
+        return (f_h - 1) // 2, f_h // 2, (f_w - 1) // 2, f_w // 2
+    if _sequence(value) and len(value) == 4:
+        top, bottom = _pair("blur_padding", value[:2], 0)
+        left, right = _pair("blur_padding", value[2:], 0)
+        return top, bottom, left, right
+    if _sequence(value) and len(value) != 2:
+        raise ValueError(
+            f"blur_padding must be 'same', an int, (height, width) or (top, bottom, left, right), "
+            f"got {value!r}"
+        )
+    height, width = _pair("blur_padding", value, 0)
+    return height, height, width, width

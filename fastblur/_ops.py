@@ -1,0 +1,98 @@
+"""The compiled operators as Python sees them: their names, shapes for fake tensors, vmap rules.
+
+``torch.ops.fastblur.max_blur_pool_{forward,backward,apply}`` are defined in ``csrc/operators.cpp``,
+with kernels in ``csrc/cpu`` and derivatives in ``csrc/autograd.cpp``. Here is what the compiler and
+the batching transform need to know of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _extension
+from ._geometry import Geometry
+
+AVAILABLE = _extension.C is not None
+
+Arguments = tuple[Any, ...]  # Geometry.arguments() and channels_last
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a 4-D tensor is, or would best be made, channels_last: torch's own rule."""
+    if x.is_contiguous():
+        return False
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return True
+    n, c, h, w = x.shape
+    s_n, s_c, s_h, s_w = x.stride()
+    dense_order = s_c * max(c, 1) <= s_w and s_w * max(w, 1) <= s_h and s_h * max(h, 1) <= s_n
+    return bool(c > 1 and s_c > 0 and (dense_order or n == 1 and s_w * max(w, 1) <= s_h))
+
+
+def forward(x: Tensor, arguments: Arguments, need_codes: bool) -> tuple[Tensor, Tensor]:
+    """Chooses winners and blurs: (y, codes); codes are empty unless asked for."""
+    result: tuple[Tensor, Tensor] = torch.ops.fastblur.max_blur_pool_forward(
+        x, *arguments, need_codes
+    )
+    return result
+
+
+def backward(dy: Tensor, codes: Tensor, input_size: tuple[int, ...], arguments: Arguments) -> Tensor:
+    """The gradient of x, from that of y and the winners."""
+    dx: Tensor = torch.ops.fastblur.max_blur_pool_backward(dy, codes, input_size, *arguments)
+    return dx
+
+
+def apply(x: Tensor, codes: Tensor, arguments: Arguments) -> Tensor:
+    """Forward with the winners given: linear in x."""
+    y: Tensor = torch.ops.fastblur.max_blur_pool_apply(x, codes, *arguments)
+    return y
+
+
+def _empty(like: Tensor, size: tuple[int, ...], channels_last: bool) -> Tensor:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+def _fake_forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *geometry, channels_last, need_codes = arguments
+    g = _geometry(geometry)
+    n, c, h, w = x.shape
+    y = _empty(x, (n, c, *g.output_size(h, w)), channels_last)
+    code_shape = g.code_shape(n, c, h, w) if need_codes else (n, 0)
+    return y, torch.empty(code_shape, dtype=torch.uint8, device=x.device)
+
+
+def _fake_backward(dy: Tensor, codes: Tensor, input_size: tuple[int, ...], *arguments: Any) -> Tensor:
+    return _empty(dy, tuple(input_size), arguments[-1])
+
+
+def _fake_apply(x: Tensor, codes: Tensor, *arguments: Any) -> Tensor:
+    *geometry, channels_last = arguments
+    n, c, h, w = x.shape
+    return _empty(x, (n, c, *_geometry(geometry).output_size(h, w)), channels_last)
+
+
+def _geometry(arguments: list[Any]) -> Geometry:
+    """From what crossed a schema, where tuples have become lists."""
+    return Geometry(*(tuple(a) if isinstance(a, (list, tuple)) else a for a in arguments))
+
+
+def fold(x: Tensor, dim: int | None, batch_size: int) -> Tensor:
+    """Folds a mapped axis, [B, N, ...] wherever B stands, into the batch: [B N, ...]."""
+    x = x.expand(batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+    return x.flatten(0, 1)
+
+
+def unfold(x: Tensor, batch_size: int) -> Tensor:
+    """Undoes :func:`fold`, the mapped axis first."""
+    return x.unflatten(0, (batch_size, x.shape[0] // batch_size))
+
+
+if AVAILABLE:
+    torch.library.register_fake("fastblur::max_blur_pool_forward", _fake_forward)
+    torch.library.register_fake("fastblur::max_blur_pool_backward", _fake_backward)
+    torch.library.register_fake("fastblur::max_blur_pool_apply", _fake_apply)

@@ -1,0 +1,38 @@
+"""The op as three layers of plain PyTorch: the judge of every other backend.
+
+It shares nothing with the fast paths but the geometry it is given.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._geometry import Geometry
+
+
+def max_blur_pool(x: Tensor, geometry: Geometry) -> Tensor:
+    """``relu`` (if asked), ``max_pool2d`` with stride 1, ``pad``, depthwise ``conv2d``.
+
+    Args:
+        x: [N, C, H, W].
+        geometry: of the call.
+
+    Returns:
+        [N, C, H_out, W_out], in the dtype of ``x``.
+    """
+    if geometry.relu:
+        x = F.relu(x)
+    if geometry.kernel_size != (1, 1):
+        x = F.max_pool2d(x, geometry.kernel_size, stride=1, padding=geometry.padding)
+    top, bottom, left, right = geometry.blur_padding
+    mode = "constant" if geometry.padding_mode == "zeros" else geometry.padding_mode
+    x = F.pad(x, (left, right, top, bottom), mode=mode)
+    taps_h = torch.tensor(geometry.taps_h, dtype=torch.float64)
+    taps_w = torch.tensor(geometry.taps_w, dtype=torch.float64)
+    weight = torch.outer(taps_h, taps_w).to(device=x.device, dtype=x.dtype)
+    channels = x.shape[1]
+    return F.conv2d(
+        x, weight.expand(channels, 1, -1, -1), stride=geometry.stride, groups=channels
+    )

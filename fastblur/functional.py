@@ -1,0 +1,219 @@
+"""The op as functions, in the manner of ``torch.nn.functional``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _backends
+from ._backends import BackendName
+from ._geometry import BlurPadding, Geometry, IntOrPair, PaddingMode, TapsArgument
+
+__all__ = ["blur_pool1d", "blur_pool2d", "max_blur_pool1d", "max_blur_pool2d"]
+
+
+def max_blur_pool2d(
+    input: Tensor,
+    kernel_size: IntOrPair = 2,
+    stride: IntOrPair = 2,
+    padding: IntOrPair = 0,
+    *,
+    filter_size: IntOrPair = 4,
+    taps: TapsArgument | None = None,
+    blur_padding: BlurPadding = "same",
+    padding_mode: PaddingMode = "reflect",
+    relu: bool = False,
+    backend: BackendName = "auto",
+) -> Tensor:
+    r"""Anti-aliased max pooling: max with stride 1, blur, subsample (Zhang 2019, section 3.2).
+
+    .. math::
+        m = \mathrm{maxpool}_{k,\,1}(x), \qquad
+        y_{ij} = \sum_{a,b} t^h_a\, t^w_b\; \mathrm{pad}(m)_{s i + a,\; s j + b}
+
+    Args:
+        input: [N, C, H, W] or [C, H, W]; float32, float64, float16 or bfloat16. Contiguous and
+            channels_last are both native, and the output has the input's format.
+        kernel_size: of the max, int or (h, w), 1 to 15.
+        stride: of the blur, int or (h, w). The max itself has stride 1.
+        padding: of the max, with -inf, int or (h, w), at most half of ``kernel_size``.
+        filter_size: number of binomial taps, int or (h, w), 1 to 31.
+        taps: the filter itself, in place of ``filter_size``: one row of numbers, or a pair
+            (vertical, horizontal). The blur is a correlation with their outer product.
+        blur_padding: of the pooled map: "same" is Zhang's (f - 1) // 2 before and f // 2 after,
+            which makes the output ceil(pooled / stride); else an int, (h, w), or
+            (top, bottom, left, right).
+        padding_mode: "reflect", "replicate", "zeros" or "circular", for ``blur_padding``.
+        relu: puts a ReLU in front of the max, at no cost in memory.
+        backend: "auto", "cpu" or "reference"; :func:`fastblur.explain` tells what "auto" takes.
+
+    Returns:
+        [N, C, H_out, W_out] or [C, H_out, W_out] with
+        ``H_out = (H + 2 * padding - kernel_size + 1 + top + bottom - f) // stride + 1``, in the
+        dtype of the input. 16-bit types are summed in float32 and rounded once.
+
+    Raises:
+        TypeError: an argument or the input's dtype or layout is of the wrong kind.
+        ValueError: a value or shape is not allowed.
+        RuntimeError: a named backend cannot run this call.
+
+    Under autocast the input is cast as that of ``conv2d``. Gradients are routed as by
+    ``max_pool2d``, ties, NaN and infinities included, and are the same in every run.
+    """
+    geometry = _resolve(
+        kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu
+    )
+    return run(input, geometry, backend)
+
+
+def blur_pool2d(
+    input: Tensor,
+    filter_size: IntOrPair = 4,
+    stride: IntOrPair = 2,
+    *,
+    taps: TapsArgument | None = None,
+    blur_padding: BlurPadding = "same",
+    padding_mode: PaddingMode = "reflect",
+    relu: bool = False,
+    backend: BackendName = "auto",
+) -> Tensor:
+    """Blur and subsample (Zhang 2019, section 3.2): :func:`max_blur_pool2d` without the max.
+
+    Arguments, result and errors are those of :func:`max_blur_pool2d` with ``kernel_size=1``.
+    """
+    geometry = _resolve(1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu)
+    return run(input, geometry, backend)
+
+
+def max_blur_pool1d(
+    input: Tensor,
+    kernel_size: int = 2,
+    stride: int = 2,
+    padding: int = 0,
+    *,
+    filter_size: int = 4,
+    taps: TapsArgument | None = None,
+    blur_padding: BlurPadding = "same",
+    padding_mode: PaddingMode = "reflect",
+    relu: bool = False,
+    backend: BackendName = "auto",
+) -> Tensor:
+    """:func:`max_blur_pool2d` along the last axis of [N, C, L] or [C, L].
+
+    Args:
+        input: [N, C, L] or [C, L].
+        kernel_size: of the max, 1 to 15.
+        stride: of the blur.
+        padding: of the max, at most half of ``kernel_size``.
+        filter_size: number of binomial taps, 1 to 31.
+        taps: one row of numbers, in place of ``filter_size``.
+        blur_padding: "same", an int, or (left, right).
+        padding_mode: as in 2-D.
+        relu: as in 2-D.
+        backend: as in 2-D.
+
+    Returns:
+        [N, C, L_out] or [C, L_out].
+
+    Raises:
+        TypeError: an argument or the input's dtype or layout is of the wrong kind.
+        ValueError: a value or shape is not allowed.
+        RuntimeError: a named backend cannot run this call.
+    """
+    geometry = resolve_1d(
+        kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu
+    )
+    return run_1d(input, geometry, backend)
+
+
+def blur_pool1d(
+    input: Tensor,
+    filter_size: int = 4,
+    stride: int = 2,
+    *,
+    taps: TapsArgument | None = None,
+    blur_padding: BlurPadding = "same",
+    padding_mode: PaddingMode = "reflect",
+    relu: bool = False,
+    backend: BackendName = "auto",
+) -> Tensor:
+    """:func:`max_blur_pool1d` without the max."""
+    geometry = resolve_1d(1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu)
+    return run_1d(input, geometry, backend)
+
+
+def run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
+    """Checks the input, chooses the backend and runs it: what functions and modules share."""
+    geometry.check_input(input)
+    chosen = _backends.choose(backend, input.device.type)
+    x = autocast(input)
+    if x.dim() == 4:
+        return chosen.run(x, geometry)
+    return chosen.run(x.unsqueeze(0), geometry).squeeze(0)
+
+
+def run_1d(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
+    """:func:`run` on [N, C, L] or [C, L], as a map of height 1."""
+    if isinstance(input, Tensor) and input.dim() not in (2, 3):
+        raise ValueError(f"input must be [N, C, L] or [C, L], got shape {tuple(input.shape)}")
+    return run(input.unsqueeze(-2), geometry, backend).squeeze(-2)
+
+
+def resolve_1d(
+    kernel_size: int,
+    stride: int,
+    padding: int,
+    filter_size: int,
+    taps: TapsArgument | None,
+    blur_padding: BlurPadding,
+    padding_mode: str,
+    relu: bool,
+) -> Geometry:
+    """The geometry of a 1-D call: nothing happens along the height, which is 1."""
+    scalars = dict(kernel_size=kernel_size, stride=stride, padding=padding, filter_size=filter_size)
+    for name, value in scalars.items():
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be an int, got {value!r}")
+    if taps is not None:
+        taps = ((1.0,), taps)  # type: ignore[assignment]
+    if isinstance(blur_padding, (list, tuple)):
+        if len(blur_padding) != 2:
+            raise ValueError(
+                f"blur_padding must be 'same', an int or (left, right), got {blur_padding!r}"
+            )
+        blur_padding = (0, 0, *blur_padding)
+    elif blur_padding != "same":
+        blur_padding = (0, blur_padding)  # type: ignore[assignment]
+    return _resolve(
+        (1, kernel_size),
+        (1, stride),
+        (0, padding),
+        (1, filter_size),
+        taps,
+        blur_padding,
+        padding_mode,
+        relu,
+    )
+
+
+def _resolve(*arguments: Any) -> Geometry:
+    if torch.compiler.is_compiling():
+        return Geometry.resolve(*arguments)
+    try:
+        return _resolve_hashable(*arguments)
+    except TypeError:  # a list or a tensor among them, or a wrong kind, which this raises again
+        return Geometry.resolve(*arguments)
+
+
+_resolve_hashable = lru_cache(maxsize=256, typed=True)(Geometry.resolve)
+
+
+def autocast(x: Tensor) -> Tensor:
+    """Casts as autocast casts the input of conv2d: all but float64, where it is enabled."""
+    device_type = x.device.type
+    if device_type == "meta" or not torch.isautocast_enabled(device_type):
+        return x
+    return x if x.dtype == torch.float64 else x.to(torch.getautocast_dtype(device_type))

@@ -1,0 +1,186 @@
+"""The op as modules, in the manner of ``torch.nn``. They hold no parameters and no buffers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import _backends
+from ._backends import BackendName
+from ._geometry import BlurPadding, Geometry, IntOrPair, PaddingMode, TapsArgument
+from .functional import resolve_1d, run, run_1d
+
+__all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlurPool1d"]
+
+
+class Pool(nn.Module):
+    """What the four layers share: a checked geometry, a backend, and the arguments to print back."""
+
+    geometry: Geometry
+    backend: BackendName
+
+    def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
+        super().__init__()
+        if backend not in _backends.NAMES:
+            names = ", ".join(map(repr, _backends.NAMES))
+            raise ValueError(f"backend must be one of {names}, got {backend!r}")
+        self.geometry = geometry
+        self.backend = backend
+        self._shown = shown
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies the layer."""
+        return run(input, self.geometry, self.backend)
+
+    def extra_repr(self) -> str:
+        """The arguments: the first ones always, the others where they are not the default."""
+        return ", ".join(f"{name}={value!r}" for name, value in self._shown.items())
+
+
+class FusedMaxBlurPool(Pool):
+    """Anti-aliased max pooling (Zhang 2019): max with stride 1, blur, subsample, in one kernel.
+
+    Stands where ``nn.MaxPool2d(kernel_size, stride, padding)`` stood. Arguments, result and errors
+    are those of :func:`fastblur.functional.max_blur_pool2d`; wrong arguments raise here.
+
+    Shape:
+        - Input: [N, C, H, W] or [C, H, W].
+        - Output: [N, C, H_out, W_out] or [C, H_out, W_out]; with ``blur_padding="same"``,
+          ``H_out = ceil((H + 2 * padding - kernel_size + 1) / stride)``.
+
+    Example:
+        >>> import torch
+        >>> from fastblur import FusedMaxBlurPool
+        >>> FusedMaxBlurPool(3, 2, 1)(torch.zeros(1, 64, 112, 112)).shape
+        torch.Size([1, 64, 56, 56])
+    """
+
+    def __init__(
+        self,
+        kernel_size: IntOrPair = 2,
+        stride: IntOrPair = 2,
+        padding: IntOrPair = 0,
+        *,
+        filter_size: IntOrPair = 4,
+        taps: TapsArgument | None = None,
+        blur_padding: BlurPadding = "same",
+        padding_mode: PaddingMode = "reflect",
+        relu: bool = False,
+        backend: BackendName = "auto",
+    ) -> None:
+        geometry = Geometry.resolve(
+            kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu
+        )
+        first = dict(kernel_size=kernel_size, stride=stride, padding=padding)
+        rest = _rest(geometry, filter_size, taps, blur_padding, padding_mode, relu, backend)
+        super().__init__(geometry, backend, first | rest)
+
+
+class FusedBlurPool(Pool):
+    """Blur and subsample in one kernel (Zhang 2019's BlurPool).
+
+    Arguments, result and errors are those of :func:`fastblur.functional.blur_pool2d`; wrong
+    arguments raise here.
+
+    Shape:
+        - Input: [N, C, H, W] or [C, H, W].
+        - Output: [N, C, H_out, W_out] or [C, H_out, W_out]; with ``blur_padding="same"``,
+          ``H_out = ceil(H / stride)``.
+    """
+
+    def __init__(
+        self,
+        filter_size: IntOrPair = 4,
+        stride: IntOrPair = 2,
+        *,
+        taps: TapsArgument | None = None,
+        blur_padding: BlurPadding = "same",
+        padding_mode: PaddingMode = "reflect",
+        relu: bool = False,
+        backend: BackendName = "auto",
+    ) -> None:
+        geometry = Geometry.resolve(
+            1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu
+        )
+        rest = _rest(geometry, filter_size, taps, blur_padding, padding_mode, relu, backend)
+        super().__init__(geometry, backend, rest | dict(stride=stride))
+
+
+class FusedMaxBlurPool1d(Pool):
+    """:class:`FusedMaxBlurPool` along the last axis of [N, C, L] or [C, L].
+
+    Arguments, result and errors are those of :func:`fastblur.functional.max_blur_pool1d`.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int = 2,
+        stride: int = 2,
+        padding: int = 0,
+        *,
+        filter_size: int = 4,
+        taps: TapsArgument | None = None,
+        blur_padding: BlurPadding = "same",
+        padding_mode: PaddingMode = "reflect",
+        relu: bool = False,
+        backend: BackendName = "auto",
+    ) -> None:
+        geometry = resolve_1d(
+            kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu
+        )
+        first = dict(kernel_size=kernel_size, stride=stride, padding=padding)
+        rest = _rest(geometry, filter_size, taps, blur_padding, padding_mode, relu, backend)
+        super().__init__(geometry, backend, first | rest)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies the layer."""
+        return run_1d(input, self.geometry, self.backend)
+
+
+class FusedBlurPool1d(Pool):
+    """:class:`FusedBlurPool` along the last axis of [N, C, L] or [C, L].
+
+    Arguments, result and errors are those of :func:`fastblur.functional.blur_pool1d`.
+    """
+
+    def __init__(
+        self,
+        filter_size: int = 4,
+        stride: int = 2,
+        *,
+        taps: TapsArgument | None = None,
+        blur_padding: BlurPadding = "same",
+        padding_mode: PaddingMode = "reflect",
+        relu: bool = False,
+        backend: BackendName = "auto",
+    ) -> None:
+        geometry = resolve_1d(1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu)
+        rest = _rest(geometry, filter_size, taps, blur_padding, padding_mode, relu, backend)
+        super().__init__(geometry, backend, rest | dict(stride=stride))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies the layer."""
+        return run_1d(input, self.geometry, self.backend)
+
+
+def _rest(
+    geometry: Geometry,
+    filter_size: Any,
+    taps: Any,
+    blur_padding: Any,
+    padding_mode: str,
+    relu: bool,
+    backend: str,
+) -> dict[str, Any]:
+    """The keyword arguments worth printing."""
+    shown: dict[str, Any] = {}
+    if taps is None:
+        shown["filter_size"] = filter_size
+    elif geometry.taps_h == geometry.taps_w:
+        shown["taps"] = geometry.taps_w
+    else:
+        shown["taps"] = (geometry.taps_h, geometry.taps_w)
+    defaults = dict(blur_padding="same", padding_mode="reflect", relu=False, backend="auto")
+    given = dict(blur_padding=blur_padding, padding_mode=padding_mode, relu=relu, backend=backend)
+    return shown | {name: given[name] for name in given if given[name] != defaults[name]}
