@@ -214,6 +214,6 @@ _resolve_hashable = lru_cache(maxsize=256, typed=True)(Geometry.resolve)
 def autocast(x: Tensor) -> Tensor:
     """Casts as autocast casts the input of conv2d: all but float64, where it is enabled."""
     device_type = x.device.type
-    if device_type == "meta" or not torch.isautocast_enabled(device_type):
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
         return x
-    return x if x.dtype == torch.float64 else x.to(torch.getautocast_dtype(device_type))
+    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(device_type))

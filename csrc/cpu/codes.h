@@ -74,6 +74,14 @@ inline void put_bits(uint8_t* dst, int64_t start, const uint8_t* src, int64_t n)
   }
 }
 
+// Zeroes the bits between the last row of an image and the end of its last byte: equal inputs have
+// equal codes, to the bit.
+inline void put_end_of_image(const Params& p, uint8_t* codes, int64_t unit) {
+  const uint8_t zeros = 0;
+  const int64_t end = code_plane_start(p, unit, p.h.pooled() - 1, p.code_bits());
+  put_bits(codes, end, &zeros, (8 - end % 8) % 8);
+}
+
 // Reads bits [start, start + n) of `src` to bits [0, n) of `dst`; the bits after them, up to the
 // end of the last byte, become zero. Touches no byte of `src` beyond the range.
 inline void get_bits(uint8_t* dst, const uint8_t* src, int64_t start, int64_t n) {

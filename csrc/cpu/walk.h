@@ -91,10 +91,13 @@ class ChosenRows {
       select_rows<V, K, kCodes>(p, best, from, begin, end, m, code_.row(0));
     else
       select_rows<V, 0, kCodes>(p, best, from, begin, end, m, code_.row(0));
-    if (kCodes && u >= own_begin_ && u < own_end_)
+    if (kCodes && u >= own_begin_ && u < own_end_) {
       for (int b = 0; b < walk_.code_bits; ++b)
         put_bits(codes_, code_plane_start(p, unit_, u, b),
                  reinterpret_cast<const uint8_t*>(code_.row(0)[b]), walk_.m_row);
+      if (u == p.h.pooled() - 1 && (unit_ + 1) % p.units_per_image() == 0)
+        put_end_of_image(p, codes_, unit_);
+    }
   }
 
  private:

@@ -1,0 +1,162 @@
+"""The case list: what every backend must compute like the unfused chain.
+
+A case is a geometry and the shape of an input. Which values fill it, in which dtype and layout, is
+up to the test. A backend that cannot run a case says so in UNSUPPORTED, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fastblur import _extension
+from fastblur._backends import BACKENDS, Backend
+from fastblur._geometry import Geometry
+
+from .judge import binomial
+
+
+@dataclass(frozen=True)
+class Case:
+    pool: tuple[int, int] = (2, 2)
+    stride: tuple[int, int] = (2, 2)
+    pad: tuple[int, int] = (0, 0)
+    taps_h: tuple[float, ...] = tuple(binomial(4))
+    taps_w: tuple[float, ...] = tuple(binomial(4))
+    blur_pad: tuple[int, int, int, int] = (1, 2, 1, 2)
+    mode: str = "reflect"
+    relu: bool = False
+    shape: tuple[int, int, int, int] = (2, 5, 13, 18)
+    note: str = field(default="", compare=False)
+
+    def chain(self) -> tuple[object, ...]:
+        """The arguments of judge()."""
+        return (
+            self.pool,
+            self.stride,
+            self.pad,
+            self.taps_h,
+            self.taps_w,
+            self.blur_pad,
+            self.mode,
+            self.relu,
+        )
+
+    def geometry(self) -> Geometry:
+        return Geometry.resolve(
+            self.pool,
+            self.stride,
+            self.pad,
+            taps=(self.taps_h, self.taps_w),
+            blur_padding=self.blur_pad,
+            padding_mode=self.mode,
+            relu=self.relu,
+        )
+
+    def __str__(self) -> str:
+        k, s, p = ("x".join(map(str, pair)) for pair in (self.pool, self.stride, self.pad))
+        b = ",".join(map(str, self.blur_pad))
+        size = "x".join(map(str, self.shape))
+        relu = "-relu" if self.relu else ""
+        taps = f"{len(self.taps_h)}x{len(self.taps_w)}"
+        return f"k{k}-s{s}-p{p}-f{taps}-b{b}-{self.mode}{relu}-{size}{self.note and '-' + self.note}"
+
+
+def zhang(pool: int, f: int, **rest: object) -> Case:
+    """A square case with Zhang's blur padding, as FusedMaxBlurPool(pool, filter_size=f) is."""
+    taps = tuple(binomial(f))
+    b = ((f - 1) // 2, f // 2) * 2
+    return Case(pool=(pool, pool), taps_h=taps, taps_w=taps, blur_pad=b, **rest)  # type: ignore[arg-type]
+
+
+MODES = ("reflect", "replicate", "zeros", "circular")
+SKEW_H, SKEW_W = (0.7, -0.2, 1.5), (-0.4, 0.0, 0.3, 2.0, 0.1)
+
+CASES: list[Case] = [
+    # Pool 1 to 4 by taps 1 to 7, as people use them.
+    *(zhang(k, f, relu=(k + f) % 3 == 0) for k in (1, 2, 3, 4) for f in range(1, 8)),
+    *(zhang(k, f, pad=(k // 2, k // 2)) for k in (2, 3, 4) for f in (2, 3, 4)),
+    # Stride 1 to 4, alone and per axis.
+    *(zhang(2, 4, stride=(s, s)) for s in (1, 3, 4)),
+    *(zhang(1, 3, stride=(s, t)) for s, t in ((1, 2), (2, 1), (3, 1), (1, 4), (2, 3))),
+    # Modes, with asymmetric and wide paddings.
+    *(zhang(k, 5, mode=mode, pad=(k // 2,) * 2) for k in (1, 2, 3) for mode in MODES),
+    *(Case(mode=mode, blur_pad=(3, 0, 5, 1), pool=(3, 2)) for mode in MODES),
+    *(Case(mode=mode, blur_pad=(0, 4, 0, 3), taps_h=SKEW_H, taps_w=SKEW_W) for mode in MODES),
+    Case(mode="replicate", blur_pad=(40, 30, 50, 20), note="wider than the map"),
+    Case(mode="zeros", blur_pad=(40, 30, 50, 20), note="wider than the map"),
+    Case(mode="circular", blur_pad=(12, 12, 17, 17), note="as wide as the map"),
+    # Nothing square, filters that are not symmetric, sum to no round number, and have zero taps.
+    Case((1, 3), (2, 1), (0, 1), SKEW_H, SKEW_W, (1, 0, 2, 2), "zeros"),
+    Case((3, 1), (1, 2), (1, 0), SKEW_W, SKEW_H, (0, 3, 1, 1), "circular", True),
+    Case((2, 4), (3, 2), (1, 2), (1.0,), SKEW_W, (0, 0, 2, 1), "reflect", True),
+    Case((4, 2), (4, 4), (0, 1), SKEW_H, (2.0,), (1, 1, 0, 0), "replicate"),
+    Case((5, 7), (2, 2), (2, 3), SKEW_H, SKEW_H, (1, 1, 1, 1), "reflect", note="large pool"),
+    Case((15, 15), (2, 2), (7, 7), shape=(1, 2, 17, 19), relu=True, note="largest pool"),
+    Case(taps_h=(1.0 / 31,) * 31, taps_w=(1.0,), blur_pad=(11, 10, 0, 0), note="longest taps"),
+    Case(stride=(5, 9), blur_pad=(0, 0, 0, 0), note="stride beyond the taps"),
+    # Small maps, single rows and columns, and an empty batch.
+    zhang(2, 3, shape=(2, 3, 3, 3)),
+    zhang(1, 4, shape=(1, 3, 3, 3), mode="zeros"),
+    zhang(2, 4, shape=(1, 1, 2, 2), mode="replicate", note="a pooled map of one"),
+    zhang(3, 3, pad=(1, 1), shape=(2, 4, 1, 1), mode="replicate"),
+    Case((1, 2), pad=(0, 1), taps_h=(1.0,), blur_pad=(0, 0, 1, 2), shape=(3, 2, 1, 33)),
+    Case((2, 1), pad=(1, 0), taps_w=(1.0,), blur_pad=(1, 2, 0, 0), shape=(3, 2, 33, 1)),
+    zhang(3, 3, pad=(1, 1), shape=(0, 3, 9, 9), note="empty batch"),
+    # Widths and channel counts around the vectors, and enough of both for several threads.
+    *(zhang(2, 4, shape=(1, 3, 9, w)) for w in (15, 16, 17, 31, 32, 33, 34, 65)),
+    *(zhang(3, 3, pad=(1, 1), shape=(2, c, 9, 11)) for c in (1, 7, 8, 15, 16, 17, 33)),
+    zhang(3, 3, pad=(1, 1), shape=(3, 32, 56, 57), note="threads"),
+    zhang(2, 4, shape=(1, 16, 56, 56), relu=True, note="threads"),
+]
+
+# (backend, reason), by what a backend cannot do. Empty: each runs every case.
+UNSUPPORTED: dict[str, dict[Case, str]] = {}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend, and for the CPU the instruction-set level to run it at."""
+
+    backend: Backend
+    level: str | None = None
+
+    def __call__(self, x: Tensor, geometry: Geometry) -> Tensor:
+        if self.level is not None:
+            assert _extension.C is not None
+            _extension.C.set_cpu_level(self.level)
+        return self.backend.run(x, geometry)
+
+    def __str__(self) -> str:
+        return f"{self.backend.name}-{self.level}" if self.level else self.backend.name
+
+
+def targets() -> list[Target]:
+    """Every usable backend; the best CPU level comes first of its levels."""
+    found = []
+    for backend in BACKENDS:
+        if backend.why_not("cpu") is None:
+            levels = _extension.C.build_info()["cpu_levels"] if backend.name == "cpu" else [None]
+            found += [Target(backend, level) for level in levels]
+    return found
+
+
+def fill(shape: tuple[int, ...], kind: str, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Inputs: "normal", "ties" (few distinct values, half of them 0), "nan", "inf"."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if kind != "normal":
+        x = x.clamp(-1, 2).round().relu() + 0 * x
+    where = torch.rand(shape, generator=generator)
+    if kind == "nan":
+        x[where < 0.02] = torch.nan
+    if kind == "inf":
+        x[where < 0.05] = torch.inf
+        x[where > 0.5] = -torch.inf
+    return x.to(dtype)
+
+
+def in_format(x: Tensor, channels_last: bool) -> Tensor:
+    return x.to(memory_format=torch.channels_last) if channels_last else x

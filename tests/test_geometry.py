@@ -1,0 +1,98 @@
+"""The two statements of the geometry, Python's and C++'s, and the shapes PyTorch produces."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from fastblur import _extension
+from fastblur._geometry import MAX_POOL, MAX_TAPS, Geometry, binomial_taps
+
+from .cases import CASES, MODES, Case
+from .conftest import needs_extension
+from .judge import binomial, judge
+
+
+def raw(geometry: Geometry) -> list[object]:
+    return list(geometry.arguments())
+
+
+@needs_extension
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_three_statements_agree(case: Case) -> None:
+    geometry = case.geometry()
+    n, c, h, w = case.shape
+    assert _extension.C is not None
+    in_cpp = _extension.C.output_size(list(case.shape), *raw(geometry))
+    assert in_cpp == [n, c, *geometry.output_size(h, w)]
+    assert in_cpp == list(judge(torch.zeros(case.shape), *case.chain()).shape)  # type: ignore[arg-type]
+    code_bytes = _extension.C.code_bytes(list(case.shape), *raw(geometry))
+    batch, per_image = geometry.code_shape(n, c, h, w)
+    assert code_bytes == batch * per_image
+
+
+@needs_extension
+@pytest.mark.parametrize("mode", MODES)
+def test_python_and_cpp_refuse_the_same(mode: str) -> None:
+    """All small axes: the same answer, or an error from both, and from neither where one exists."""
+    assert _extension.C is not None
+    checked = refused = 0
+    axes = itertools.product(
+        range(1, 8), (1, 2, 3, 4), (1, 2, 3), (1, 2, 4, 7), (0, 1, 2, 6), (0, 1, 5)
+    )
+    for size, k, s, f, before, after in axes:
+        for pad in range(k // 2 + 1):
+            taps, b = (1.0,) * f, (before, after, 0, 0)
+            geometry = Geometry(
+                (k, 1), (s, 1), (pad, 0), taps, (1.0,), b, mode, False
+            )
+            try:
+                geometry.check_input(torch.empty(1, 1, size, 3))
+                ours: object = [1, 1, *geometry.output_size(size, 3)]
+            except ValueError:
+                ours = None
+                refused += 1
+            try:
+                theirs: object = _extension.C.output_size([1, 1, size, 3], *raw(geometry))
+            except ValueError:
+                theirs = None
+            assert ours == theirs, (geometry, size)
+            if ours is not None and checked % 7 == 0:  # the shape PyTorch gives, on a sample
+                chain = ((k, 1), (s, 1), (pad, 0), taps, (1.0,), b, mode)
+                assert list(judge(torch.zeros(1, 1, size, 3), *chain).shape) == ours  # type: ignore[arg-type]
+            checked += 1
+    assert checked > refused > 100
+
+
+def test_binomial_taps() -> None:
+    for n in range(1, MAX_TAPS + 1):
+        assert list(binomial_taps(n)) == pytest.approx(binomial(n), rel=1e-15)
+    assert binomial_taps(4) == (0.125, 0.375, 0.375, 0.125)
+    for n in range(1, 8):  # exact in 16 bits
+        taps = torch.tensor(binomial_taps(n), dtype=torch.float64)
+        assert torch.equal(taps, taps.half().double())
+        assert torch.equal(taps, taps.bfloat16().double())
+
+
+@needs_extension
+def test_limits_agree() -> None:
+    assert _extension.C is not None
+    size = [1, 1, 40, 40]
+    one = [(1, 1), (0, 0), (1.0,), (1.0,), (0, 0, 0, 0), "reflect", False]
+    _extension.C.output_size(size, (MAX_POOL, MAX_POOL), *one)
+    with pytest.raises(ValueError, match=f"1 to {MAX_POOL}"):
+        _extension.C.output_size(size, (MAX_POOL + 1, 1), *one)
+    one[2] = (1.0,) * MAX_TAPS
+    _extension.C.output_size(size, (1, 1), *one)
+    one[2] = (1.0,) * (MAX_TAPS + 1)
+    with pytest.raises(ValueError, match=f"1 to {MAX_TAPS}"):
+        _extension.C.output_size(size, (1, 1), *one)
+
+
+def test_output_of_same_padding_is_the_ceiling() -> None:
+    for f, s, size in itertools.product(range(1, 8), (1, 2, 3, 4), range(8, 20)):
+        geometry = Geometry.resolve(kernel_size=2, stride=s, filter_size=f)
+        m = size - 1
+        assert geometry.output_size(size, size) == (-(-m // s),) * 2

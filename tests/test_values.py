@@ -1,0 +1,95 @@
+"""Values and gradients of every backend, on the whole case list, against the unfused chain."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .cases import CASES, UNSUPPORTED, Case, Target, fill, in_format, targets
+from .judge import judge_with_gradient, scale
+
+TARGETS = targets()
+# Relative to the largest possible output (judge.scale): the issue is the order of summation.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def run(target: Target, case: Case, x: torch.Tensor, dy: torch.Tensor) -> list[torch.Tensor]:
+    if case in UNSUPPORTED.get(target.backend.name, {}):
+        pytest.skip(UNSUPPORTED[target.backend.name][case])
+    leaf = x.clone().requires_grad_()
+    y = target(leaf, case.geometry())
+    (dx,) = torch.autograd.grad(y, leaf, dy)
+    return [y.detach(), dx]
+
+
+def gradient_for(case: Case, dtype: torch.dtype) -> torch.Tensor:
+    n, c, h, w = case.shape
+    return fill((n, c, *case.geometry().output_size(h, w)), "normal", dtype, seed=1)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_case(target: Target, case: Case, channels_last: bool) -> None:
+    for dtype, tolerance in TOLERANCE.items():
+        dy = gradient_for(case, dtype)
+        for kind in ("normal", "ties", "nan", "inf"):
+            x = fill(case.shape, kind, dtype)
+            want = judge_with_gradient(x, dy, *case.chain())
+            got = run(target, case, in_format(x, channels_last), dy)
+            for name, ours, theirs in zip(("y", "dx"), got, want, strict=True):
+                what = f"{name}, {kind}, {dtype}"
+                assert ours.shape == theirs.shape, what
+                assert ours.dtype == dtype, what
+                size = scale(x if name == "y" else dy, case.taps_h, case.taps_w)
+                torch.testing.assert_close(
+                    ours,
+                    theirs,
+                    rtol=0,
+                    atol=tolerance * max(size, 1.0),
+                    equal_nan=True,
+                    msg=lambda m, what=what: f"{what}: {m}",
+                )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("target", [t for t in TARGETS if t.level], ids=str)
+def test_sixteen_bits_are_no_worse_than_the_unfused_chain(
+    target: Target, channels_last: bool, dtype: torch.dtype
+) -> None:
+    """Error against a float64 oracle, at most that of plain PyTorch in the same dtype."""
+    for case in CASES:
+        if 0 in case.shape:
+            continue
+        x, dy = fill(case.shape, "normal", dtype), gradient_for(case, dtype)
+        exact = judge_with_gradient(x.double(), dy.double(), *case.chain())
+        plain = judge_with_gradient(x, dy, *case.chain())
+        ours = run(target, case, in_format(x, channels_last), dy)
+        for name, truth, theirs, mine in zip(("y", "dx"), exact, plain, ours, strict=True):
+            their_error = (theirs.double() - truth).abs().max().item()
+            my_error = (mine.double() - truth).abs().max().item()
+            # Both round to 16 bits; one rounding can still fall the other way at a near-tie.
+            assert my_error <= their_error * 1.001 + 1e-6, f"{case}: {name}"
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_sixteen_bits_route_like_max_pool2d(
+    target: Target, dtype: torch.dtype, channels_last: bool
+) -> None:
+    """Small integers with NaN and inf: what is exact must be equal, not close."""
+    for case in CASES:
+        taps = {1, 2}
+        if len(case.taps_h) not in taps or len(case.taps_w) not in taps or 0 in case.shape:
+            continue
+        for kind in ("ties", "nan", "inf"):
+            x = fill(case.shape, kind, dtype)
+            dy = gradient_for(case, dtype).round()
+            want = judge_with_gradient(x.double(), dy.double(), *case.chain())
+            got = run(target, case, in_format(x, channels_last), dy)
+            for ours, theirs in zip(got, want, strict=True):
+                torch.testing.assert_close(
+                    ours.double(), theirs, rtol=0, atol=0, equal_nan=True, msg=f"{case} {kind}"
+                )
