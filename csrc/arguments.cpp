@@ -27,7 +27,9 @@ void copy_taps(at::ArrayRef<double> taps, const char* name, double* out) {
   }
 }
 
-constexpr int64_t kMaxExtent = int64_t(1) << 31;  // of an argument; keeps every sum of them exact
+// Of a size, and of any other argument: keeps every sum of them exact.
+constexpr int64_t kMaxSize = int64_t(1) << 58;
+constexpr int64_t kMaxExtent = int64_t(1) << 31;
 
 Axis make_axis(const char* side, int64_t size, int64_t pool, int64_t stride, int64_t pad,
                size_t n_taps, int64_t before, int64_t after, Border border) {
@@ -40,6 +42,7 @@ Axis make_axis(const char* side, int64_t size, int64_t pool, int64_t stride, int
   TORCH_CHECK_VALUE(before >= 0 && after >= 0 && before < kMaxExtent && after < kMaxExtent,
                     "blur_padding must be 0 or more, got (", before, ", ", after, ") along the ", side);
   TORCH_CHECK_VALUE(size >= 1, "input must have a ", side, " of 1 or more, got ", size);
+  TORCH_CHECK_VALUE(size < kMaxSize, "input is too large: its ", side, " is ", size);
   const Axis axis{size, pad, stride, before, after, int(pool), int(n_taps)};
   const int64_t m = axis.pooled();
   TORCH_CHECK_VALUE(m >= 1, "kernel_size ", pool, " is larger than the padded input, ", size + 2 * pad,
@@ -78,10 +81,10 @@ Params make_params(at::IntArrayRef input_size, const Arguments& args) {
                   args.taps_h.size(), args.blur_padding[0], args.blur_padding[1], p.border);
   p.w = make_axis("width", input_size[3], args.kernel_size[1], args.stride[1], args.padding[1],
                   args.taps_w.size(), args.blur_padding[2], args.blur_padding[3], p.border);
-  // Eight bytes an element, and room for rounding, must count in 63 bits.
+  // Eight bytes an element, with room to spare, must count in 63 bits.
   double largest = double(p.batch) * double(p.channels);
   for (const Axis& axis : {p.h, p.w}) largest *= double(axis.size + axis.padded());
-  TORCH_CHECK_VALUE(largest < 0x1p58, "input is too large: ", input_size);
+  TORCH_CHECK_VALUE(largest < double(kMaxSize), "input is too large: ", input_size);
   return p;
 }
 

@@ -67,13 +67,23 @@ def _fake_forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fake_backward(dy: Tensor, codes: Tensor, input_size: tuple[int, ...], *arguments: Any) -> Tensor:
+    _check_device(codes, dy)
     return _empty(dy, tuple(input_size), arguments[-1])
 
 
 def _fake_apply(x: Tensor, codes: Tensor, *arguments: Any) -> Tensor:
+    _check_device(codes, x)
     *geometry, channels_last = arguments
     n, c, h, w = x.shape
     return _empty(x, (n, c, *_geometry(geometry).output_size(h, w)), channels_last)
+
+
+def _check_device(codes: Tensor, beside: Tensor) -> None:
+    """As in csrc: one meta tensor is enough to send a call here instead."""
+    if codes.device != beside.device:
+        raise RuntimeError(
+            f"codes must be on the input's device {beside.device}, got {codes.device}"
+        )
 
 
 def _geometry(arguments: list[Any]) -> Geometry:

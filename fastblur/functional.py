@@ -157,7 +157,9 @@ def run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
 
 def run_1d(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
     """:func:`run` on [N, C, L] or [C, L], as a map of height 1."""
-    if isinstance(input, Tensor) and input.dim() not in (2, 3):
+    if not isinstance(input, Tensor):
+        geometry.check_input(input)  # raises
+    if input.dim() not in (2, 3):
         raise ValueError(f"input must be [N, C, L] or [C, L], got shape {tuple(input.shape)}")
     return run(input.unsqueeze(-2), geometry, backend).squeeze(-2)
 

@@ -72,9 +72,10 @@ class FusedMaxBlurPool(Pool):
         geometry = Geometry.resolve(
             kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu
         )
-        first = dict(kernel_size=kernel_size, stride=stride, padding=padding)
-        rest = _rest(geometry, filter_size, taps, blur_padding, padding_mode, relu, backend)
-        super().__init__(geometry, backend, first | rest)
+        shown = dict(kernel_size=kernel_size, stride=stride, padding=padding)
+        shown |= _filter(geometry, filter_size, taps)
+        shown |= _unusual(blur_padding, padding_mode, relu, backend)
+        super().__init__(geometry, backend, shown)
 
 
 class FusedBlurPool(Pool):
@@ -103,8 +104,9 @@ class FusedBlurPool(Pool):
         geometry = Geometry.resolve(
             1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu
         )
-        rest = _rest(geometry, filter_size, taps, blur_padding, padding_mode, relu, backend)
-        super().__init__(geometry, backend, rest | dict(stride=stride))
+        shown = _filter(geometry, filter_size, taps) | dict(stride=stride)
+        shown |= _unusual(blur_padding, padding_mode, relu, backend)
+        super().__init__(geometry, backend, shown)
 
 
 class FusedMaxBlurPool1d(Pool):
@@ -129,9 +131,10 @@ class FusedMaxBlurPool1d(Pool):
         geometry = resolve_1d(
             kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu
         )
-        first = dict(kernel_size=kernel_size, stride=stride, padding=padding)
-        rest = _rest(geometry, filter_size, taps, blur_padding, padding_mode, relu, backend)
-        super().__init__(geometry, backend, first | rest)
+        shown = dict(kernel_size=kernel_size, stride=stride, padding=padding)
+        shown |= _filter(geometry, filter_size, taps)
+        shown |= _unusual(blur_padding, padding_mode, relu, backend)
+        super().__init__(geometry, backend, shown)
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
@@ -156,31 +159,26 @@ class FusedBlurPool1d(Pool):
         backend: BackendName = "auto",
     ) -> None:
         geometry = resolve_1d(1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu)
-        rest = _rest(geometry, filter_size, taps, blur_padding, padding_mode, relu, backend)
-        super().__init__(geometry, backend, rest | dict(stride=stride))
+        shown = _filter(geometry, filter_size, taps) | dict(stride=stride)
+        shown |= _unusual(blur_padding, padding_mode, relu, backend)
+        super().__init__(geometry, backend, shown)
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
         return run_1d(input, self.geometry, self.backend)
 
 
-def _rest(
-    geometry: Geometry,
-    filter_size: Any,
-    taps: Any,
-    blur_padding: Any,
-    padding_mode: str,
-    relu: bool,
-    backend: str,
-) -> dict[str, Any]:
-    """The keyword arguments worth printing."""
-    shown: dict[str, Any] = {}
+def _filter(geometry: Geometry, filter_size: Any, taps: Any) -> dict[str, Any]:
+    """The argument that gave the taps, for printing."""
     if taps is None:
-        shown["filter_size"] = filter_size
-    elif geometry.taps_h == geometry.taps_w:
-        shown["taps"] = geometry.taps_w
-    else:
-        shown["taps"] = (geometry.taps_h, geometry.taps_w)
+        return {"filter_size": filter_size}
+    if geometry.taps_h == geometry.taps_w:
+        return {"taps": geometry.taps_w}
+    return {"taps": (geometry.taps_h, geometry.taps_w)}
+
+
+def _unusual(blur_padding: Any, padding_mode: str, relu: bool, backend: str) -> dict[str, Any]:
+    """The remaining arguments where they are not the default, for printing."""
     defaults = dict(blur_padding="same", padding_mode="reflect", relu=False, backend="auto")
     given = dict(blur_padding=blur_padding, padding_mode=padding_mode, relu=relu, backend=backend)
-    return shown | {name: given[name] for name in given if given[name] != defaults[name]}
+    return {name: value for name, value in given.items() if value != defaults[name]}

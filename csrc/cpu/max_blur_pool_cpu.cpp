@@ -45,8 +45,8 @@ at::Tensor check_codes(const Params& p, const at::Tensor& codes, const at::Tenso
   TORCH_CHECK_TYPE(codes.scalar_type() == at::kByte,
                    "codes must be the uint8 tensor that forward on the CPU returned, got ",
                    codes.scalar_type());
-  TORCH_CHECK_VALUE(codes.device() == beside.device(), "codes must be on ", beside.device(), ", got ",
-                    codes.device());
+  TORCH_CHECK(codes.device() == beside.device(), "codes must be on the input's device ",
+              beside.device(), ", got ", codes.device());
   TORCH_CHECK_VALUE(codes.sizes() == at::IntArrayRef({p.batch, code_bytes_per_image(p)}),
                     "codes must belong to this geometry, which has shape [", p.batch, ", ",
                     code_bytes_per_image(p), "], got ", codes.sizes());

@@ -1,0 +1,44 @@
+"""The same bits in every run, for any number of threads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastblur import _extension
+from fastblur._geometry import Geometry
+
+from .cases import fill, in_format
+from .conftest import needs_extension
+
+pytestmark = needs_extension
+
+SHAPES = [(1, 3, 200, 150), (3, 5, 61, 67), (64, 32, 9, 9), (1, 64, 40, 40), (2, 7, 1, 900)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bit_equal(shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype) -> None:
+    assert _extension.C is not None
+    x = in_format(fill(shape, "normal", dtype), channels_last)
+    for g in (
+        Geometry.resolve(3, 2, 1, padding_mode="replicate"),
+        Geometry.resolve(2, filter_size=3, relu=True, padding_mode="circular", blur_padding=0),
+        Geometry.resolve((1, 2), (3, 1), padding_mode="replicate"),
+        Geometry.resolve(1, padding_mode="replicate"),
+    ):
+        if shape[2] < 3 and g.kernel_size[0] > 1 and g.padding[0] == 0:
+            continue
+        arguments = (*g.arguments(), channels_last)
+        first: list[torch.Tensor] | None = None
+        for threads in (1, 2, 3, 5, 8, 1):
+            torch.set_num_threads(threads)
+            y, codes = _extension.C.forward(x, *arguments)
+            dx = _extension.C.backward(y, codes, list(shape), *arguments)
+            again = _extension.C.apply(x, codes, *arguments)
+            alone, _ = _extension.C.forward(x, *arguments, need_codes=False)
+            assert torch.equal(y, alone)
+            results = [y, codes, dx, again]
+            first = first or results
+            assert all(map(torch.equal, results, first)), (g, threads)

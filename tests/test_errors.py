@@ -1,0 +1,177 @@
+"""Wrong arguments and inputs: the error, and that it names argument, value and rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fastblur import FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d, explain
+from fastblur import functional as fb
+from fastblur.modules import FusedBlurPool
+
+X = torch.zeros(1, 2, 9, 9)
+
+BAD_ARGUMENTS: list[tuple[dict[str, object], type[Exception], str]] = [
+    (dict(kernel_size=0), ValueError, "kernel_size must be 1 to 15, got 0"),
+    (dict(kernel_size=-2), ValueError, "kernel_size must be 1 to 15, got -2"),
+    (dict(kernel_size=16), ValueError, "kernel_size must be 1 to 15, got 16"),
+    (dict(kernel_size=2.0), TypeError, "kernel_size must be an int or a pair of ints, got 2.0"),
+    (dict(kernel_size=True), TypeError, "kernel_size must be an int .* got True"),
+    (dict(kernel_size="3"), TypeError, "kernel_size must be an int .* got '3'"),
+    (dict(kernel_size=(3, 3, 3)), ValueError, r"\(height, width\) pair, got \(3, 3, 3\)"),
+    (dict(kernel_size=None), TypeError, "kernel_size must be an int .* got None"),
+    (dict(stride=0), ValueError, "stride must be 1 or more, got 0"),
+    (dict(stride=(2, -1)), ValueError, r"stride must be 1 or more, got \(2, -1\)"),
+    (dict(stride=2**31), ValueError, "stride must be"),
+    (dict(padding=-1), ValueError, "padding must be 0 or more, got -1"),
+    (dict(padding=2), ValueError, "padding must be at most half of kernel_size, got padding=2"),
+    (dict(kernel_size=3, padding=(1, 2)), ValueError, r"got padding=\(1, 2\) for kernel_size=3"),
+    (dict(filter_size=0), ValueError, "filter_size must be 1 to 31, got 0"),
+    (dict(filter_size=32), ValueError, "filter_size must be 1 to 31, got 32"),
+    (dict(filter_size=(3, 1.5)), TypeError, "filter_size must be an int"),
+    (dict(taps=()), ValueError, "taps must have 1 to 31 entries, got 0"),
+    (dict(taps=[0.1] * 32), ValueError, "taps must have 1 to 31 entries, got 32"),
+    (dict(taps=[1.0, float("nan")]), ValueError, "taps must be finite"),
+    (dict(taps=([1.0], [float("inf")])), ValueError, r"taps\[1\] must be finite"),
+    (dict(taps=3), TypeError, "taps must be a sequence of numbers"),
+    (dict(taps=["a"]), TypeError, "taps must be a sequence of numbers"),
+    (dict(taps=torch.ones(3, 3)), TypeError, "taps must be one row of numbers"),
+    (dict(blur_padding="valid"), ValueError, "blur_padding must be 'same', an int"),
+    (dict(blur_padding=-1), ValueError, "blur_padding must be 0 or more, got -1"),
+    (dict(blur_padding=(1, 1, 1)), ValueError, "blur_padding must be 'same', an int"),
+    (dict(blur_padding=(1, 1, -1, 1)), ValueError, "blur_padding must be 0 or more"),
+    (dict(blur_padding=1.5), TypeError, "blur_padding must be an int"),
+    (dict(padding_mode="constant"), ValueError, "padding_mode must be one of 'reflect'"),
+    (dict(padding_mode=None), ValueError, "padding_mode must be one of .* got None"),
+    (dict(relu=1), TypeError, "relu must be True or False, got 1"),
+    (dict(backend="gpu"), ValueError, "backend must be one of 'auto', .* got 'gpu'"),
+    (dict(backend=None), ValueError, "backend must be one of .* got None"),
+]
+ONLY_MAX = {"kernel_size", "padding"}
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD_ARGUMENTS, ids=lambda v: str(v)[:50])
+def test_arguments(arguments: dict[str, object], error: type[Exception], message: str) -> None:
+    """Every way in refuses alike; layers do it when they are made."""
+    calls: list[Callable[[], object]] = [
+        lambda: FusedMaxBlurPool(**arguments),  # type: ignore[arg-type]
+        lambda: fb.max_blur_pool2d(X, **arguments),  # type: ignore[arg-type]
+        lambda: explain(X, **arguments),
+    ]
+    if not ONLY_MAX & arguments.keys():
+        calls += [
+            lambda: FusedBlurPool(**arguments),  # type: ignore[arg-type]
+            lambda: fb.blur_pool2d(X, **arguments),  # type: ignore[arg-type]
+        ]
+    for call in calls:
+        with pytest.raises(error, match=message):
+            call()
+
+
+BAD_1D: list[tuple[dict[str, object], type[Exception], str]] = [
+    (dict(stride=(1, 2)), TypeError, r"stride must be an int, got \(1, 2\)"),
+    (dict(filter_size=True), TypeError, "filter_size must be an int, got True"),
+    (dict(stride=0), ValueError, "stride must be 1 or more"),
+    (dict(blur_padding=(1, 1, 1, 1)), ValueError, r"'same', an int or \(left, right\)"),
+    (dict(blur_padding=-1), ValueError, "blur_padding must be 0 or more"),
+    (dict(taps=[[1.0], [1.0]]), TypeError, "one row of numbers"),
+    (dict(padding_mode="same"), ValueError, "padding_mode"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD_1D)
+def test_arguments_1d(arguments: dict[str, object], error: type[Exception], message: str) -> None:
+    for call in (
+        lambda: FusedMaxBlurPool1d(**arguments),  # type: ignore[arg-type]
+        lambda: FusedBlurPool1d(**arguments),  # type: ignore[arg-type]
+        lambda: fb.max_blur_pool1d(X[0], **arguments),  # type: ignore[arg-type]
+        lambda: fb.blur_pool1d(X[0], **arguments),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+QUANTISED = torch.quantize_per_tensor(X, 0.1, 0, torch.quint8)
+BAD_INPUTS: list[tuple[object, type[Exception], str]] = [
+    (torch.zeros(9, 9), ValueError, r"input must be \[N, C, H, W\] or \[C, H, W\], got shape \(9, 9\)"),
+    (torch.zeros(1, 2, 9, 9, 9), ValueError, "input must be"),
+    (
+        torch.zeros(1, 2, 9, 9, 9).to(memory_format=torch.channels_last_3d),
+        ValueError,
+        r"got shape \(1, 2, 9, 9, 9\)",
+    ),
+    (torch.zeros(()), ValueError, "input must be"),
+    (X.int(), TypeError, "input must be float32, .* got torch.int32"),
+    (X.bool(), TypeError, "got torch.bool"),
+    (X.to(torch.complex64), TypeError, "got torch.complex64"),
+    (X.to(torch.float8_e4m3fn), TypeError, "got torch.float8_e4m3fn"),
+    (X.to_sparse(), TypeError, "input must be a dense tensor, got layout torch.sparse_coo"),
+    (QUANTISED, TypeError, "input must be a dense tensor, got a quantised tensor"),
+    (torch.zeros(1, 0, 9, 9), ValueError, r"empty only along the batch, got shape \(1, 0, 9, 9\)"),
+    (torch.zeros(1, 2, 0, 9), ValueError, "empty only along the batch"),
+    (torch.zeros(2, 0, 9), ValueError, "empty only along the batch"),
+    (X.numpy(), TypeError, "input must be a torch.Tensor, got ndarray"),
+    (None, TypeError, "input must be a torch.Tensor, got NoneType"),
+    (torch.zeros(1, 2, 1, 9), ValueError, r"kernel_size \(2, 2\) .* larger than the input, whose height is 1"),
+    (
+        torch.zeros(1, 2, 9, 3),
+        ValueError,
+        r"'reflect' needs a blur_padding smaller than the pooled map: got 2 for a width of 2 \(input 3\)",
+    ),
+]
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize(("x", "error", "message"), BAD_INPUTS, ids=lambda v: str(v)[:40])
+def test_inputs(x: torch.Tensor, error: type[Exception], message: str, backend: str) -> None:
+    layer = FusedMaxBlurPool(backend=backend)  # type: ignore[arg-type]
+    with pytest.raises(error, match=message):
+        layer(x)
+
+
+def test_other_padding_modes_and_small_maps() -> None:
+    x = torch.zeros(1, 2, 9, 4)
+    wide = dict(filter_size=4, blur_padding=(1, 2, 1, 4))
+    with pytest.raises(ValueError, match="'circular' needs a blur_padding no larger than .* got 4"):
+        fb.max_blur_pool2d(x, padding_mode="circular", **wide)  # type: ignore[arg-type]
+    fb.max_blur_pool2d(x, padding_mode="replicate", **wide)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="9 taps are longer than the padded pooled map, 8"):
+        fb.max_blur_pool2d(x, filter_size=9, blur_padding=0)
+
+
+def test_inputs_1d() -> None:
+    with pytest.raises(ValueError, match=r"input must be \[N, C, L\] or \[C, L\], got shape"):
+        FusedMaxBlurPool1d()(X)
+    with pytest.raises(TypeError, match="input must be a torch.Tensor, got list"):
+        FusedBlurPool1d()([1.0])  # type: ignore[arg-type]
+
+
+def test_named_backend_that_cannot_run() -> None:
+    from fastblur import _backends
+
+    with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: .* on 'cuda'"):
+        _backends.choose("cpu", "cuda")
+    assert _backends.choose("auto", "cuda").name == "reference"
+
+
+def test_mixed_devices() -> None:
+    from fastblur import _extension, _ops
+    from fastblur._geometry import Geometry
+
+    if _extension.C is None:
+        pytest.skip("tests the compiled extension, which is not installed")
+    arguments = (*Geometry.resolve().arguments(), False)
+    y, codes = _ops.forward(X, arguments, True)
+    with pytest.raises(RuntimeError, match="codes must be on the input's device cpu, got meta"):
+        _ops.backward(y, codes.to("meta"), tuple(X.shape), arguments)
+    with pytest.raises(RuntimeError, match="codes must be on the input's device cpu, got meta"):
+        _ops.apply(X, codes.to("meta"), arguments)
+
+
+def test_a_failed_call_leaves_everything_usable() -> None:
+    layer = FusedMaxBlurPool()
+    with pytest.raises(ValueError, match="reflect"):
+        layer(torch.zeros(1, 2, 3, 3))
+    assert layer(X).shape == (1, 2, 4, 4)

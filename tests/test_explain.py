@@ -1,0 +1,148 @@
+"""What explain() and the doctor say is what happens."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastblur
+from fastblur import FusedBlurPool, FusedMaxBlurPool, FusedMaxBlurPool1d, _extension, explain
+
+from .conftest import needs_extension
+from .test_memory import saved_bytes
+
+
+@needs_extension
+def test_explains_the_cpu_call() -> None:
+    x = torch.randn(2, 16, 56, 56, requires_grad=True)
+    layer = FusedMaxBlurPool(3, 2, 1, filter_size=3)
+    found = explain(x, layer)
+    y = layer(x)
+    assert found == explain(x, kernel_size=3, padding=1, filter_size=3)
+    assert found.backend == "cpu"
+    assert found.output_size == tuple(y.shape)
+    assert found.bytes_saved == saved_bytes(layer, x)
+    assert found.bytes_forward == 4 * (x.numel() + y.numel()) + found.bytes_saved
+    assert found.refused == {"reference": "slower"}
+    assert "max 3x3, 3x3 taps (specialised)" in found.specialisation
+    assert _extension.C is not None
+    assert _extension.C.cpu_level() in found.specialisation
+    assert str(found).count("\n") == 4
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(kernel_size=1, filter_size=5), "no max, 5x5 taps (specialised)"),
+        (dict(kernel_size=(2, 3)), "generic in its max)"),
+        (dict(filter_size=7, stride=3), "generic in its rows, columns)"),
+    ],
+)
+def test_names_the_specialisation(arguments: dict[str, object], words: str) -> None:
+    assert words in explain(torch.zeros(1, 2, 20, 20), **arguments).specialisation
+
+
+def test_explains_the_reference() -> None:
+    found = explain(torch.zeros(2, 16, 56, 56), backend="reference")
+    assert found.backend == "reference"
+    assert found.bytes_saved is None
+    assert "cpu" in found.refused
+    assert "unfused" in str(found)
+
+
+@needs_extension
+def test_explains_other_shapes_and_types() -> None:
+    x = torch.randn(3, 30, requires_grad=True)
+    layer = FusedMaxBlurPool1d()
+    assert explain(x, layer).bytes_saved == saved_bytes(layer, x)
+    half = explain(torch.zeros(4, 9, 9, dtype=torch.half), FusedBlurPool())
+    assert half.bytes_forward == 2 * (4 * 9 * 9 + 4 * 5 * 5)
+    assert half.bytes_saved == 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert explain(torch.zeros(4, 9, 9), FusedBlurPool()).bytes_forward == half.bytes_forward
+
+
+def test_explain_refuses() -> None:
+    x = torch.zeros(1, 2, 9, 9)
+    with pytest.raises(TypeError, match="layer must be a module of fastblur, got MaxPool2d"):
+        explain(x, torch.nn.MaxPool2d(2))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not both"):
+        explain(x, FusedBlurPool(), stride=2)
+    with pytest.raises(ValueError, match="larger than the input"):
+        explain(torch.zeros(1, 2, 1, 1))
+
+
+def doctor(*code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "\n".join(code)] if code else [sys.executable, "-m", "fastblur"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@needs_extension
+def test_doctor() -> None:
+    done = doctor()
+    assert done.returncode == 0, done.stderr
+    for word in (fastblur.__version__, torch.__version__, "CPU level", "usable: ", "CUDA archs"):
+        assert word in done.stdout
+    assert "cpu: agrees with the reference" in done.stdout
+
+
+@needs_extension
+def test_doctor_finds_a_wrong_kernel() -> None:
+    done = doctor(
+        "import sys, fastblur.__main__ as doctor",
+        "from fastblur import _backends, _autograd",
+        "from dataclasses import replace",
+        "first, *rest = _backends.BACKENDS",
+        "wrong = lambda x, g: first.run(x, g) * 1.001",
+        "_backends.BACKENDS = (replace(first, run=wrong), *rest)",
+        "sys.exit(doctor.main())",
+    )
+    assert done.returncode == 1, done.stderr
+    assert "WRONG: output of 'max 2, 4 taps'" in done.stdout
+
+
+def test_without_the_extension() -> None:
+    """As installed without a C++ compiler: it works, on the reference, and says why."""
+    done = doctor(
+        "import importlib.util as util, sys",
+        "find = util.find_spec",
+        "util.find_spec = lambda name, *a: None if name == 'fastblur._C' else find(name, *a)",
+        "import torch, fastblur, fastblur.__main__ as doctor",
+        "x = torch.randn(2, 3, 9, 9, requires_grad=True)",
+        "fastblur.FusedMaxBlurPool(3, 2, 1)(x).sum().backward()",
+        "assert x.grad.abs().sum() > 0",
+        "print(fastblur.explain(x))",
+        "try: fastblur.FusedMaxBlurPool(backend='cpu')(x)",
+        "except RuntimeError as error: print('raised', error)",
+        "sys.exit(doctor.main())",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "backend         reference" in done.stdout
+    assert "raised backend 'cpu' cannot run: the compiled extension is not installed" in done.stdout
+    assert "extension  none: the compiled extension is not installed: fastblur was built without" in (
+        done.stdout
+    )
+
+
+def test_broken_extension_warns() -> None:
+    """An extension that is there and does not load is not passed over in silence."""
+    done = doctor(
+        "import importlib, sys",
+        "load = importlib.import_module",
+        "def broken(name, *a):",
+        "    if name == 'fastblur._C': raise ImportError('undefined symbol: _ZN3c10')",
+        "    return load(name, *a)",
+        "importlib.import_module = broken",
+        "import importlib.util as util",
+        "find = util.find_spec",
+        "util.find_spec = lambda name, *a: True if name == 'fastblur._C' else find(name, *a)",
+        "import fastblur",
+        "print(fastblur._extension.WHY_NOT)",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "RuntimeWarning: fastblur: the compiled extension does not load" in done.stderr
+    assert "rebuild fastblur against it (undefined symbol" in done.stdout

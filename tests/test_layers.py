@@ -1,0 +1,206 @@
+"""The layers as people use them: shapes, formats, printing, saving, autocast, checkpointing."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from fastblur import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
+from fastblur import functional as fb
+
+from .judge import binomial, judge
+
+LAYERS = {
+    "FusedMaxBlurPool(kernel_size=3, stride=2, padding=1, filter_size=4)": FusedMaxBlurPool(
+        3, 2, 1
+    ),
+    "FusedMaxBlurPool(kernel_size=(2, 3), stride=(1, 2), padding=(0, 1), filter_size=(3, 5), "
+    "blur_padding=(1, 2), padding_mode='zeros', relu=True, backend='reference')": FusedMaxBlurPool(
+        (2, 3),
+        (1, 2),
+        (0, 1),
+        filter_size=(3, 5),
+        blur_padding=(1, 2),
+        padding_mode="zeros",
+        relu=True,
+        backend="reference",
+    ),
+    "FusedBlurPool(taps=(1.0, 2.0), stride=2)": FusedBlurPool(taps=(1, 2)),
+    "FusedBlurPool(taps=((1.0,), (1.0, 2.0)), stride=3, relu=True)": FusedBlurPool(
+        taps=([1], torch.tensor([1, 2])), stride=3, relu=True
+    ),
+    "FusedMaxBlurPool1d(kernel_size=3, stride=2, padding=1, filter_size=4)": FusedMaxBlurPool1d(
+        3, 2, 1
+    ),
+    "FusedBlurPool1d(filter_size=5, stride=2)": FusedBlurPool1d(5),
+}
+
+
+@pytest.mark.parametrize("text", LAYERS)
+def test_repr_can_be_read_back(text: str) -> None:
+    layer = LAYERS[text]
+    assert repr(layer) == text
+    again = eval(text)
+    assert again.geometry == layer.geometry
+    assert again.backend == layer.backend
+
+
+@pytest.mark.parametrize("text", LAYERS)
+def test_copy_pickle_and_save(text: str) -> None:
+    layer = LAYERS[text]
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=False)
+    x = torch.randn((2, 3, 15) if "1d" in text else (2, 3, 15, 15))
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), saved):
+        assert repr(other) == text
+        assert torch.equal(other(x), layer(x))
+    assert layer.state_dict() == {}
+    assert list(layer.parameters()) == []
+    layer.load_state_dict({}, strict=True)
+
+
+def test_stands_where_max_pool_stood() -> None:
+    x = torch.randn(2, 8, 112, 112)
+    for k, s, p in ((3, 2, 1), (2, 2, 0)):
+        # torch floors and "same" ceils: equal on the even sizes that networks have.
+        assert FusedMaxBlurPool(k, s, p)(x).shape == nn.MaxPool2d(k, s, p)(x).shape
+
+
+def test_one_tap_is_max_pool_with_a_stride() -> None:
+    x = torch.randn(2, 3, 14, 15)
+    want = nn.functional.max_pool2d(x, 3, 2, 1)
+    torch.testing.assert_close(fb.max_blur_pool2d(x, 3, 2, 1, filter_size=1), want, rtol=0, atol=0)
+
+
+def test_relu_inside_equals_relu_before() -> None:
+    x = torch.randn(2, 3, 9, 10)
+    for inside, outside in (
+        (FusedMaxBlurPool(relu=True), FusedMaxBlurPool()),
+        (FusedBlurPool(relu=True), FusedBlurPool()),
+    ):
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        y, z = inside(a), outside(b.relu())
+        torch.testing.assert_close(y, z)
+        y.square().sum().backward()
+        z.square().sum().backward()
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_unbatched_and_empty(backend: str) -> None:
+    layer = FusedMaxBlurPool(3, 2, 1, backend=backend)  # type: ignore[arg-type]
+    x = torch.randn(4, 9, 11)
+    assert torch.equal(layer(x), layer(x.unsqueeze(0)).squeeze(0))
+    empty = torch.randn(0, 4, 9, 11, requires_grad=True)
+    y = layer(empty)
+    assert y.shape == (0, 4, 5, 6)
+    y.sum().backward()
+    assert empty.grad is not None
+    assert empty.grad.shape == empty.shape
+
+
+def test_one_dimension() -> None:
+    x = torch.randn(2, 3, 21)
+    taps = binomial(3)
+    want = judge(
+        x.unsqueeze(2), (1, 3), (1, 2), (0, 1), [1.0], taps, (0, 0, 1, 1), "reflect", True
+    ).squeeze(2)
+    ours = FusedMaxBlurPool1d(3, 2, 1, filter_size=3, relu=True)
+    torch.testing.assert_close(ours(x), want)
+    torch.testing.assert_close(ours(x[0]), want[0])
+    torch.testing.assert_close(
+        fb.max_blur_pool1d(x, 3, 2, 1, taps=taps, blur_padding=(1, 1), relu=True), want
+    )
+    torch.testing.assert_close(
+        fb.blur_pool1d(x, 3, blur_padding=1), FusedBlurPool1d(3, taps=taps)(x)
+    )
+
+
+VIEWS = {
+    "transposed": lambda x: x.transpose(2, 3),
+    "every other column": lambda x: x[..., ::2],
+    "every other row and channel": lambda x: x[:, ::2, ::2],
+    "offset": lambda x: x[1:, 1:, 1:, 1:],
+    "channels_last window": lambda x: x.to(memory_format=torch.channels_last)[:, :, 2:-1, 1:-2],
+    "channels_last, half the channels": lambda x: x.to(memory_format=torch.channels_last)[:, ::2],
+    "expanded": lambda x: x[:1, :1].expand(3, 4, -1, -1),
+    "flipped": lambda x: x.flip(-1).transpose(0, 1),
+    "batch last": lambda x: x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views(view: str) -> None:
+    base = torch.randn(4, 6, 13, 14)
+    leaf, other = base.clone().requires_grad_(), base.clone().requires_grad_()
+    x = VIEWS[view](leaf)
+    y = fb.max_blur_pool2d(x, 3, 2, 1, filter_size=3)
+    want = fb.max_blur_pool2d(VIEWS[view](other).contiguous(), 3, 2, 1, filter_size=3)
+    torch.testing.assert_close(y, want, rtol=0, atol=0)
+    dy = torch.randn(want.shape).transpose(2, 3).contiguous().transpose(2, 3)  # not dense either
+    y.backward(dy)
+    want.backward(dy)
+    torch.testing.assert_close(leaf.grad, other.grad)
+
+
+def test_memory_format_is_kept() -> None:
+    x = torch.randn(2, 5, 12, 12)
+    last = x.to(memory_format=torch.channels_last)
+    assert FusedMaxBlurPool()(x).is_contiguous()
+    y = FusedMaxBlurPool()(last.requires_grad_())
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    y.sum().backward()
+    assert last.grad is not None
+    assert last.grad.is_contiguous(memory_format=torch.channels_last)
+    window = last.detach()[:, :, 1:, 1:]
+    assert FusedMaxBlurPool()(window).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_autocast(backend: str) -> None:
+    """As conv2d: float32 and 16-bit inputs are cast, float64 is not."""
+    layer = FusedMaxBlurPool(backend=backend)  # type: ignore[arg-type]
+    x = torch.randn(1, 3, 9, 9, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+        assert y.dtype == torch.bfloat16
+        assert layer(x.half()).dtype == torch.bfloat16
+        assert layer(x.double()).dtype == torch.float64
+    assert layer(x).dtype == torch.float32
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.float32
+
+
+def test_inference_mode() -> None:
+    layer = FusedMaxBlurPool()
+    with torch.inference_mode():
+        y = layer(torch.randn(1, 3, 9, 9))
+    assert y.is_inference()
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpoint(use_reentrant: bool) -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), FusedMaxBlurPool(relu=True))
+    x = torch.randn(2, 3, 12, 12, requires_grad=True)
+    (want,) = torch.autograd.grad(body(x).square().sum(), x)
+    y = checkpoint(body, x, use_reentrant=use_reentrant)
+    y.square().sum().backward()
+    torch.testing.assert_close(x.grad, want)
+
+
+def test_saved_tensors_may_be_offloaded() -> None:
+    x = torch.randn(2, 3, 12, 12, requires_grad=True)
+    (want,) = torch.autograd.grad(FusedMaxBlurPool()(x).square().sum(), x)
+    with torch.autograd.graph.save_on_cpu():
+        y = FusedMaxBlurPool()(x)
+    (got,) = torch.autograd.grad(y.square().sum(), x)
+    assert torch.equal(got, want)

@@ -1,0 +1,95 @@
+"""What is kept for backward, and what is not."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from fastblur import FusedBlurPool, FusedMaxBlurPool
+from fastblur.modules import Pool
+
+from .cases import in_format
+from .conftest import needs_extension
+
+pytestmark = needs_extension
+
+
+def saved_bytes(layer: Pool, x: torch.Tensor) -> int:
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(x)
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}.values())
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("size", [7, 8, 14, 15, 28, 29, 30, 31, 33, 56, 112])
+@pytest.mark.parametrize(("pool", "pad", "share"), [(2, 0, 16), (3, 0, 8), (3, 1, 8)])
+def test_saved_for_backward(
+    pool: int, pad: int, share: int, size: int, channels_last: bool
+) -> None:
+    """At most 1/16 (pool 2) or 1/8 (pool 3) of float32 x, x itself included if it were saved."""
+    x = in_format(torch.randn(2, 16, size, size), channels_last).requires_grad_()
+    saved = saved_bytes(FusedMaxBlurPool(pool, 2, pad), x)
+    assert 0 < saved <= x.numel() * x.element_size() / share
+
+
+def test_blur_saves_nothing() -> None:
+    x = torch.randn(2, 16, 28, 28, requires_grad=True)
+    assert saved_bytes(FusedBlurPool(), x) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sixteen_bits_save_the_same_codes(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 16, 28, 28)
+    codes = saved_bytes(FusedMaxBlurPool(), x.requires_grad_())
+    assert saved_bytes(FusedMaxBlurPool(), x.detach().to(dtype).requires_grad_()) == codes
+
+
+def test_input_can_be_freed() -> None:
+    leaf = torch.randn(2, 4, 12, 12, requires_grad=True)
+    x = leaf * 2
+    y = FusedMaxBlurPool()(x)
+    storage = weakref.ref(x)
+    del x
+    gc.collect()
+    assert storage() is None  # multiplication by a constant does not keep its result either
+    y.sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.abs().sum() > 0
+
+
+def test_input_may_be_overwritten_before_backward() -> None:
+    """Nothing of x is needed, so changing it in place afterwards is no error and no change."""
+    leaf = torch.randn(2, 4, 12, 12, requires_grad=True)
+    (want,) = torch.autograd.grad(FusedMaxBlurPool()(leaf * 1).sum(), leaf)
+    x = leaf * 1
+    y = FusedMaxBlurPool()(x)
+    x.zero_()
+    (got,) = torch.autograd.grad(y.sum(), leaf)
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("why", ["no_grad", "inference_mode", "input without grad"])
+def test_no_codes_without_grad(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastblur import _ops
+
+    asked: list[bool] = []
+    forward = _ops.forward
+
+    def spy(x: torch.Tensor, arguments: tuple[object, ...], need_codes: bool) -> object:
+        y, codes = forward(x, arguments, need_codes)
+        asked.append(codes.numel() > 0)
+        return y, codes
+
+    monkeypatch.setattr(_ops, "forward", spy)
+    x = torch.randn(2, 4, 12, 12)
+    guards = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
+    with guards.get(why, torch.enable_grad)():
+        if why in guards:
+            x.requires_grad_()
+        assert saved_bytes(FusedMaxBlurPool(), x) == 0
+    FusedMaxBlurPool()(torch.randn(1, 1, 4, 4, requires_grad=True))
+    assert asked == [False, True]

@@ -1,0 +1,162 @@
+"""The raw entry points of fastblur._C: what they return, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastblur import _extension
+from fastblur._geometry import Geometry
+
+from .conftest import needs_extension
+
+pytestmark = needs_extension
+C = _extension.C
+
+GEOMETRY = dict(
+    kernel_size=[2, 2],
+    stride=[2, 2],
+    padding=[0, 0],
+    taps_h=[0.5, 0.5],
+    taps_w=[0.5, 0.5],
+    blur_padding=[0, 1, 0, 1],
+)
+X = torch.arange(2 * 3 * 6 * 7, dtype=torch.float32).view(2, 3, 6, 7)
+
+
+def call(name: str, **changes: object) -> object:
+    """A valid call of each entry point, with changes."""
+    assert C is not None
+    _, codes = C.forward(X, **GEOMETRY)
+    inputs: dict[str, dict[str, object]] = {
+        "forward": dict(x=X),
+        "backward": dict(grad_output=torch.ones(2, 3, 3, 3), codes=codes, input_size=[2, 3, 6, 7]),
+        "apply": dict(x=X, codes=codes),
+        "output_size": dict(input_size=[2, 3, 6, 7]),
+        "code_bytes": dict(input_size=[2, 3, 6, 7]),
+    }
+    return getattr(C, name)(**(inputs[name] | GEOMETRY | changes))
+
+
+def test_valid_calls() -> None:
+    y, codes = call("forward")  # type: ignore[misc]
+    assert y.shape == (2, 3, 3, 3)
+    assert codes.dtype == torch.uint8
+    assert codes.numel() == call("code_bytes")
+    assert torch.equal(call("apply"), y)  # type: ignore[arg-type]
+    assert call("backward").shape == X.shape  # type: ignore[attr-defined]
+    assert call("output_size") == [2, 3, 3, 3]
+    assert call("forward", need_codes=False)[1].numel() == 0  # type: ignore[index]
+
+
+def test_raw_calls_build_no_graph() -> None:
+    y, _ = call("forward", x=X.clone().requires_grad_())  # type: ignore[misc]
+    assert not y.requires_grad
+
+
+BAD_GEOMETRY = [
+    (dict(kernel_size=[0, 2]), "kernel_size must be 1 to 15, got 0"),
+    (dict(kernel_size=[2, 16]), "kernel_size must be 1 to 15, got 16"),
+    (dict(kernel_size=[2]), "kernel_size must have 2 entries"),
+    (dict(kernel_size=[7, 2]), "larger than the padded input, 6"),
+    (dict(stride=[0, 2]), "stride must be 1 or more, got 0"),
+    (dict(stride=[2, -1]), "stride must be 1 or more, got -1"),
+    (dict(stride=[2, 2**40]), "stride"),
+    (dict(padding=[2, 0]), "padding must be 0 to half of kernel_size 2, got 2"),
+    (dict(padding=[0, -1]), "padding must be 0 to half"),
+    (dict(taps_h=[]), "taps_h must have 1 to 31 entries, got 0"),
+    (dict(taps_w=[0.1] * 32), "taps_w must have 1 to 31 entries, got 32"),
+    (dict(taps_w=[0.5, float("nan")]), "taps_w must be finite, got nan at index 1"),
+    (dict(taps_h=[float("inf")]), "taps_h must be finite, got inf"),
+    (dict(blur_padding=[0, 1]), "blur_padding must have 4 entries"),
+    (dict(blur_padding=[0, -1, 0, 0]), "blur_padding must be 0 or more"),
+    (dict(blur_padding=[5, 0, 0, 0]), "'reflect' needs blur_padding smaller"),
+    (dict(blur_padding=[0, 0, 0, 7], padding_mode="circular"), "'circular' needs blur_padding no"),
+    (dict(blur_padding=[0, 0, 0, 2**62], padding_mode="zeros"), "blur_padding"),
+    (dict(padding_mode="constant"), "padding_mode must be 'reflect'"),
+    (dict(taps_h=[0.1] * 9), "longer than the padded pooled map"),
+]
+
+
+@pytest.mark.parametrize("name", ["forward", "backward", "apply", "output_size", "code_bytes"])
+@pytest.mark.parametrize(("change", "message"), BAD_GEOMETRY, ids=lambda v: str(v)[:40])
+def test_bad_geometry(name: str, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(name, **change)
+
+
+BAD_TENSORS = [
+    ("forward", dict(x=X.int()), TypeError, "input must be float32"),
+    ("forward", dict(x=X[0]), ValueError, "4 dimensions"),
+    ("forward", dict(x=X.to_sparse()), (TypeError, NotImplementedError, RuntimeError), "parse|layout"),
+    ("forward", dict(x=X[:, :0]), ValueError, "1 channel or more"),
+    ("forward", dict(x=X[:, :, :0]), ValueError, "height of 1 or more"),
+    ("backward", dict(grad_output=torch.ones(2, 3, 3, 4)), ValueError, "shape \\[2, 3, 3, 3\\]"),
+    ("backward", dict(grad_output=torch.ones(2, 3, 3, 3).int()), TypeError, "grad_output"),
+    ("backward", dict(input_size=[2, 3, 6]), ValueError, "input_size must have 4 entries"),
+    ("backward", dict(input_size=[2, 3, 6, 2**62]), ValueError, "too large"),
+    ("backward", dict(input_size=[-1, 3, 6, 7]), ValueError, "batch of 0 or more"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "error", "message"), BAD_TENSORS)
+def test_bad_tensors(
+    name: str, change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        call(name, **change)
+
+
+def other_codes() -> dict[str, torch.Tensor]:
+    assert C is not None
+    _, codes = C.forward(X, **GEOMETRY)
+    _, of_three = C.forward(X, **(GEOMETRY | dict(kernel_size=[3, 3], padding=[1, 1])))
+    _, of_relu = C.forward(X, **(GEOMETRY | dict(relu=True)))
+    return {
+        "of another pool": of_three,
+        "of relu": of_relu,
+        "of one image": codes[:1],
+        "too short": codes[:, :-1].contiguous(),
+        "too long": torch.cat([codes, codes], 1),
+        "flat": codes.flatten(),
+        "none": torch.empty(0, dtype=torch.uint8),
+    }
+
+
+@pytest.mark.parametrize("name", ["backward", "apply"])
+@pytest.mark.parametrize("codes", list(other_codes()) if C is not None else [])
+def test_codes_of_another_geometry(name: str, codes: str) -> None:
+    with pytest.raises(ValueError, match="codes must belong to this geometry"):
+        call(name, codes=other_codes()[codes])
+
+
+@pytest.mark.parametrize("name", ["backward", "apply"])
+def test_codes_of_another_backend(name: str) -> None:
+    with pytest.raises(TypeError, match="codes must be the uint8 tensor"):
+        call(name, codes=torch.zeros(2, 30, dtype=torch.int32))
+
+
+def test_arbitrary_codes_of_the_right_shape_are_harmless() -> None:
+    """Whatever bits they hold, nothing outside the tensors is touched, and the maps stay adjoint."""
+    assert C is not None
+    g = Geometry.resolve(3, 2, 1, relu=True).arguments()
+    x = torch.randn(2, 5, 9, 11, dtype=torch.float64)
+    y, codes = C.forward(x, *g)
+    for _ in range(20):
+        noise = torch.randint(0, 256, codes.shape, dtype=torch.uint8)
+        forward = C.apply(x, noise, *g)
+        back = C.backward(y, noise, list(x.shape), *g)
+        inner = [(forward * y).sum(), (x * back).sum()]
+        # A code may name a candidate outside the map: apply reads 0 there, backward drops it.
+        torch.testing.assert_close(*inner, rtol=1e-10, atol=1e-10)
+
+
+def test_cpu_levels() -> None:
+    assert C is not None
+    usable = C.build_info()["cpu_levels"]
+    assert "generic" in usable
+    for level in usable:
+        C.set_cpu_level(level)
+        assert C.cpu_level() == level
+    with pytest.raises(ValueError, match="must be one of 'avx|must be one of 'generic"):
+        C.set_cpu_level("mmx")
