@@ -1,8 +1,8 @@
 """Build of the compiled extension ``fastblur._C``; everything else is in pyproject.toml.
 
 Environment:
-    FASTBLUR_BUILD   ``1``: the extension must build, ``0``: pure Python, unset: build it if there is
-                     a C++ compiler and otherwise install pure Python, saying so.
+    FASTBLUR_BUILD   ``1``: the extension must build, ``0``: pure Python, unset: build it if there
+                     is a C++ compiler and otherwise install pure Python, saying so.
     CXX              the compiler, as usual.
 """
 
@@ -48,5 +48,7 @@ if wanted == "1" and compiler() is None:
     sys.exit("FASTBLUR_BUILD=1, but there is no C++ compiler (set CXX or install one)")
 build = wanted != "0" and compiler() is not None
 if wanted == "" and not build:
-    print("fastblur: no C++ compiler found, installing without the compiled kernels", file=sys.stderr)
+    print(
+        "fastblur: no C++ compiler found, installing without the compiled kernels", file=sys.stderr
+    )
 setup(**(extensions() if build else {}))

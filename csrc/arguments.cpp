@@ -10,7 +10,8 @@ Border parse_border(std::string_view mode) {
   if (mode == "replicate") return Border::replicate;
   if (mode == "zeros") return Border::zeros;
   if (mode == "circular") return Border::circular;
-  TORCH_CHECK_VALUE(false, "padding_mode must be 'reflect', 'replicate', 'zeros' or 'circular', got '",
+  TORCH_CHECK_VALUE(false,
+                    "padding_mode must be 'reflect', 'replicate', 'zeros' or 'circular', got '",
                     mode, "'");
 }
 
@@ -22,7 +23,8 @@ void copy_taps(at::ArrayRef<double> taps, const char* name, double* out) {
   TORCH_CHECK_VALUE(!taps.empty() && taps.size() <= size_t(kMaxTaps), name, " must have 1 to ",
                     kMaxTaps, " entries, got ", taps.size());
   for (size_t i = 0; i < taps.size(); ++i) {
-    TORCH_CHECK_VALUE(std::isfinite(taps[i]), name, " must be finite, got ", taps[i], " at index ", i);
+    TORCH_CHECK_VALUE(std::isfinite(taps[i]), name, " must be finite, got ", taps[i], " at index ",
+                      i);
     out[i] = taps[i];
   }
 }
@@ -40,22 +42,25 @@ Axis make_axis(const char* side, int64_t size, int64_t pool, int64_t stride, int
   TORCH_CHECK_VALUE(pad >= 0 && 2 * pad <= pool, "padding must be 0 to half of kernel_size ", pool,
                     ", got ", pad, " along the ", side);
   TORCH_CHECK_VALUE(before >= 0 && after >= 0 && before < kMaxExtent && after < kMaxExtent,
-                    "blur_padding must be 0 or more, got (", before, ", ", after, ") along the ", side);
+                    "blur_padding must be 0 or more, got (", before, ", ", after, ") along the ",
+                    side);
   TORCH_CHECK_VALUE(size >= 1, "input must have a ", side, " of 1 or more, got ", size);
   TORCH_CHECK_VALUE(size < kMaxSize, "input is too large: its ", side, " is ", size);
   const Axis axis{size, pad, stride, before, after, int(pool), int(n_taps)};
   const int64_t m = axis.pooled();
-  TORCH_CHECK_VALUE(m >= 1, "kernel_size ", pool, " is larger than the padded input, ", size + 2 * pad,
-                    " along the ", side);
+  TORCH_CHECK_VALUE(m >= 1, "kernel_size ", pool, " is larger than the padded input, ",
+                    size + 2 * pad, " along the ", side);
   const int64_t widest = before > after ? before : after;
   TORCH_CHECK_VALUE(border != Border::reflect || widest < m,
                     "padding_mode 'reflect' needs blur_padding smaller than the pooled map: got ",
                     widest, " for ", m, " along the ", side);
-  TORCH_CHECK_VALUE(border != Border::circular || widest <= m,
-                    "padding_mode 'circular' needs blur_padding no larger than the pooled map: got ",
-                    widest, " for ", m, " along the ", side);
+  TORCH_CHECK_VALUE(
+      border != Border::circular || widest <= m,
+      "padding_mode 'circular' needs blur_padding no larger than the pooled map: got ", widest,
+      " for ", m, " along the ", side);
   TORCH_CHECK_VALUE(axis.padded() >= axis.n_taps, "taps (", n_taps,
-                    ") are longer than the padded pooled map, ", axis.padded(), " along the ", side);
+                    ") are longer than the padded pooled map, ", axis.padded(), " along the ",
+                    side);
   return axis;
 }
 
@@ -67,7 +72,8 @@ Params make_params(at::IntArrayRef input_size, const Arguments& args) {
   check_length(args.stride, 2, "stride");
   check_length(args.padding, 2, "padding");
   check_length(args.blur_padding, 4, "blur_padding");
-  TORCH_CHECK_VALUE(input_size[0] >= 0, "input must have a batch of 0 or more, got ", input_size[0]);
+  TORCH_CHECK_VALUE(input_size[0] >= 0, "input must have a batch of 0 or more, got ",
+                    input_size[0]);
   TORCH_CHECK_VALUE(input_size[1] >= 1, "input must have 1 channel or more, got ", input_size[1]);
   Params p{};
   p.batch = input_size[0];
@@ -89,11 +95,12 @@ Params make_params(at::IntArrayRef input_size, const Arguments& args) {
 }
 
 void check_tensor(const at::Tensor& t, const char* name) {
-  TORCH_CHECK_TYPE(t.layout() == at::kStrided, name, " must be a dense tensor, got layout ", t.layout());
+  TORCH_CHECK_TYPE(t.layout() == at::kStrided, name, " must be a dense tensor, got layout ",
+                   t.layout());
   const auto dtype = t.scalar_type();
-  TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
-                       dtype == at::kBFloat16,
-                   name, " must be float32, float64, float16 or bfloat16, got ", dtype);
+  TORCH_CHECK_TYPE(
+      dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16,
+      name, " must be float32, float64, float16 or bfloat16, got ", dtype);
   TORCH_CHECK_VALUE(t.dim() == 4, name, " must have 4 dimensions (N, C, H, W), got ", t.dim());
 }
 

@@ -10,19 +10,19 @@
 #include "max_blur_pool.h"
 
 // The geometry part of every schema; struct Arguments is its C++ side.
-#define FASTBLUR_GEOMETRY_SCHEMA                                                              \
-  "int[] kernel_size, int[] stride, int[] padding, float[] taps_h, float[] taps_w, "          \
+#define FASTBLUR_GEOMETRY_SCHEMA                                                     \
+  "int[] kernel_size, int[] stride, int[] padding, float[] taps_h, float[] taps_w, " \
   "int[] blur_padding, str padding_mode, bool relu, bool channels_last"
 
 namespace fastblur {
 
 struct Arguments {
-  at::IntArrayRef kernel_size;         // (h, w)
-  at::IntArrayRef stride;              // (h, w)
-  at::IntArrayRef padding;             // (h, w)
-  at::ArrayRef<double> taps_h;         // vertical
-  at::ArrayRef<double> taps_w;         // horizontal
-  at::IntArrayRef blur_padding;        // (top, bottom, left, right)
+  at::IntArrayRef kernel_size;   // (h, w)
+  at::IntArrayRef stride;        // (h, w)
+  at::IntArrayRef padding;       // (h, w)
+  at::ArrayRef<double> taps_h;   // vertical
+  at::ArrayRef<double> taps_w;   // horizontal
+  at::IntArrayRef blur_padding;  // (top, bottom, left, right)
   std::string_view padding_mode;
   bool relu;
   bool channels_last;  // memory format of x, y and their gradients, and the layout of the codes

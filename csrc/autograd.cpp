@@ -4,8 +4,8 @@
 //   backward dx = S' B' dy      its backward is  apply      (linear in dy, S given by the codes)
 //   apply    y  = B S x         its backward is  backward   (linear in x)
 //
-// The codes are data, not a function one can differentiate. Forward-mode derivatives and vmap are in
-// fastblur/_autograd.py, which wraps the operators from outside.
+// The codes are data, not a function one can differentiate. Forward-mode derivatives and vmap are
+// in fastblur/_autograd.py, which wraps the operators from outside.
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -25,7 +25,8 @@ struct Saved {
   int64_t n_taps_h;
   std::string padding_mode;
 
-  explicit Saved(const Arguments& a) : n_taps_h(int64_t(a.taps_h.size())), padding_mode(a.padding_mode) {
+  explicit Saved(const Arguments& a)
+      : n_taps_h(int64_t(a.taps_h.size())), padding_mode(a.padding_mode) {
     for (const auto& list : {a.kernel_size, a.stride, a.padding, a.blur_padding})
       ints.insert(ints.end(), list.begin(), list.end());
     ints.push_back(a.relu);
@@ -66,7 +67,7 @@ struct Saved {
 #define FASTBLUR_GEOMETRY_TYPES                                                                  \
   at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, \
       at::IntArrayRef, std::string_view, bool, bool
-#define FASTBLUR_GEOMETRY_OF(a)                                                                 \
+#define FASTBLUR_GEOMETRY_OF(a)                                                                   \
   a.kernel_size, a.stride, a.padding, a.taps_h, a.taps_w, a.blur_padding, a.padding_mode, a.relu, \
       a.channels_last
 
@@ -77,9 +78,8 @@ auto find_operator(const char* name) {
 
 std::tuple<at::Tensor, at::Tensor> call_forward(const at::Tensor& x, const Arguments& a,
                                                 bool need_codes) {
-  static const auto op =
-      find_operator<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, FASTBLUR_GEOMETRY_TYPES,
-                                                       bool)>("fastblur::max_blur_pool_forward");
+  static const auto op = find_operator<std::tuple<at::Tensor, at::Tensor>(
+      const at::Tensor&, FASTBLUR_GEOMETRY_TYPES, bool)>("fastblur::max_blur_pool_forward");
   return op.call(x, FASTBLUR_GEOMETRY_OF(a), need_codes);
 }
 
@@ -160,8 +160,7 @@ bool needs_graph(const at::Tensor& t) { return t.requires_grad() && at::GradMode
 
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& x, at::IntArrayRef kernel_size,
                                            at::IntArrayRef stride, at::IntArrayRef padding,
-                                           at::ArrayRef<double> taps_h,
-                                           at::ArrayRef<double> taps_w,
+                                           at::ArrayRef<double> taps_h, at::ArrayRef<double> taps_w,
                                            at::IntArrayRef blur_padding,
                                            std::string_view padding_mode, bool relu,
                                            bool channels_last, bool need_codes) {

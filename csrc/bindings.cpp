@@ -1,7 +1,7 @@
 // The Python module fastblur._C: the raw operators, without autograd, and facts about the build.
 #include <ATen/Parallel.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
@@ -20,18 +20,19 @@ namespace {
 using Ints = std::vector<int64_t>;
 using Doubles = std::vector<double>;
 
-#define FASTBLUR_RAW_PARAMETERS                                                               \
-  const Ints &kernel_size, const Ints &stride, const Ints &padding, const Doubles &taps_h,    \
+#define FASTBLUR_RAW_PARAMETERS                                                            \
+  const Ints &kernel_size, const Ints &stride, const Ints &padding, const Doubles &taps_h, \
       const Doubles &taps_w, const Ints &blur_padding, const std::string &padding_mode, bool relu
 #define FASTBLUR_RAW_TYPES                                                                       \
   at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, \
       at::IntArrayRef, std::string_view, bool, bool
 #define FASTBLUR_RAW_ARGUMENTS \
   kernel_size, stride, padding, taps_h, taps_w, blur_padding, padding_mode, relu, channels_last
-#define FASTBLUR_RAW_NAMES                                                                       \
-  py::arg("kernel_size"), py::arg("stride"), py::arg("padding"), py::arg("taps_h"),              \
-      py::arg("taps_w"), py::arg("blur_padding"), py::arg("padding_mode") = "reflect",           \
-      py::arg("relu") = false, py::arg("channels_last") = false
+#define FASTBLUR_RAW_NAMES                                                             \
+  py::arg("kernel_size"), py::arg("stride"), py::arg("padding"), py::arg("taps_h"),    \
+      py::arg("taps_w"), py::arg("blur_padding"), py::arg("padding_mode") = "reflect", \
+                                                  py::arg("relu") = false,             \
+                                                  py::arg("channels_last") = false
 
 template <class Signature>
 auto find_operator(const char* name) {
@@ -41,9 +42,8 @@ auto find_operator(const char* name) {
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& x, FASTBLUR_RAW_PARAMETERS,
                                            bool channels_last, bool need_codes) {
   at::AutoDispatchBelowADInplaceOrView guard;
-  static const auto op =
-      find_operator<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, FASTBLUR_RAW_TYPES, bool)>(
-          "fastblur::max_blur_pool_forward");
+  static const auto op = find_operator<std::tuple<at::Tensor, at::Tensor>(
+      const at::Tensor&, FASTBLUR_RAW_TYPES, bool)>("fastblur::max_blur_pool_forward");
   return op.call(x, FASTBLUR_RAW_ARGUMENTS, need_codes);
 }
 
@@ -93,7 +93,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using namespace fastblur;
   m.doc() = "Compiled kernels of fastblur: raw operators without autograd, and facts of the build.";
   const auto free_gil = py::call_guard<py::gil_scoped_release>();
-  m.def("forward", &forward, py::arg("x"), FASTBLUR_RAW_NAMES, py::arg("need_codes") = true, free_gil,
+  m.def("forward", &forward, py::arg("x"), FASTBLUR_RAW_NAMES, py::arg("need_codes") = true,
+        free_gil,
         "x [N, C, H, W] -> (y [N, C, H_out, W_out], codes); codes is empty without need_codes.");
   m.def("backward", &backward, py::arg("grad_output"), py::arg("codes"), py::arg("input_size"),
         FASTBLUR_RAW_NAMES, free_gil, "Gradient of the input, from that of y and forward's codes.");
@@ -118,5 +119,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         "Which sizes of a call the CPU kernels know at compile time, in words.");
   m.def("build_info", &build_info, "What this extension was built with, and for.");
   m.def("cpu_level", [] { return cpu::level().name; }, "The instruction-set level in use.");
-  m.def("set_cpu_level", &cpu::set_level, py::arg("name"), "Uses another usable level from now on.");
+  m.def("set_cpu_level", &cpu::set_level, py::arg("name"),
+        "Uses another usable level from now on.");
 }

@@ -44,18 +44,15 @@ struct Axis {
 };
 
 // Index of m that stands at position q of the unpadded axis (q < 0 or q >= size is padding), or -1
-// where the padding is zero. Valid for one fold: reflect pads less than `size`, circular at most it.
+// where the padding is zero. Valid for one fold: reflect pads less than `size`, circular at most
+// it.
 FASTBLUR_HD inline int64_t border_source(int64_t q, int64_t size, Border border) {
   if (q >= 0 && q < size) return q;
   switch (border) {
-    case Border::reflect:
-      return q < 0 ? -q : 2 * (size - 1) - q;
-    case Border::replicate:
-      return q < 0 ? 0 : size - 1;
-    case Border::circular:
-      return q < 0 ? q + size : q - size;
-    default:
-      return -1;
+    case Border::reflect: return q < 0 ? -q : 2 * (size - 1) - q;
+    case Border::replicate: return q < 0 ? 0 : size - 1;
+    case Border::circular: return q < 0 ? q + size : q - size;
+    default: return -1;
   }
 }
 
@@ -69,6 +66,8 @@ FASTBLUR_HD constexpr int bits_for(int states) {
 // A code names the winner of one element of m: its column among pool_w, and its row among pool_h,
 // where row pool_h means that nobody won because ReLU held everything at zero.
 FASTBLUR_HD constexpr int column_bits(int pool_w) { return bits_for(pool_w); }
-FASTBLUR_HD constexpr int row_bits(int pool_h, bool relu) { return bits_for(pool_h + (relu ? 1 : 0)); }
+FASTBLUR_HD constexpr int row_bits(int pool_h, bool relu) {
+  return bits_for(pool_h + (relu ? 1 : 0));
+}
 
 }  // namespace fastblur

@@ -11,8 +11,10 @@ TORCH_LIBRARY(fastblur, m) {
   m.def("max_blur_pool_forward(Tensor x, " FASTBLUR_GEOMETRY_SCHEMA
         ", bool need_codes) -> (Tensor y, Tensor codes)",
         tags);
-  m.def("max_blur_pool_backward(Tensor grad_output, Tensor codes, SymInt[] input_size, "
-        FASTBLUR_GEOMETRY_SCHEMA ") -> Tensor",
+  m.def(
+      "max_blur_pool_backward(Tensor grad_output, Tensor codes, SymInt[] "
+      "input_size, " FASTBLUR_GEOMETRY_SCHEMA ") -> Tensor",
+      tags);
+  m.def("max_blur_pool_apply(Tensor x, Tensor codes, " FASTBLUR_GEOMETRY_SCHEMA ") -> Tensor",
         tags);
-  m.def("max_blur_pool_apply(Tensor x, Tensor codes, " FASTBLUR_GEOMETRY_SCHEMA ") -> Tensor", tags);
 }

@@ -1,10 +1,10 @@
 """Fused max, blur and subsample for PyTorch: anti-aliased pooling (Zhang, ICML 2019).
 
-    >>> import torch
-    >>> from fastblur import FusedMaxBlurPool
-    >>> pool = FusedMaxBlurPool(kernel_size=3, stride=2, padding=1)  # for nn.MaxPool2d(3, 2, 1)
-    >>> pool(torch.zeros(8, 64, 112, 112)).shape
-    torch.Size([8, 64, 56, 56])
+>>> import torch
+>>> from fastblur import FusedMaxBlurPool
+>>> pool = FusedMaxBlurPool(kernel_size=3, stride=2, padding=1)  # for nn.MaxPool2d(3, 2, 1)
+>>> pool(torch.zeros(8, 64, 112, 112)).shape
+torch.Size([8, 64, 56, 56])
 """
 
 from importlib.metadata import version

@@ -49,7 +49,7 @@ def facts() -> dict[str, str]:
 
 
 def self_check(backend: _backends.Backend) -> str | None:
-    """Compares a backend with the reference, forward and backward; returns what differs, or None."""
+    """Compares a backend with the reference, forward and backward; returns what differs."""
     generator = torch.Generator().manual_seed(0)
     for name, geometry in CHECKS.items():
         for memory_format in (torch.contiguous_format, torch.channels_last):

@@ -38,8 +38,7 @@ def max_blur_pool(x: Tensor, geometry: Geometry) -> Tensor:
 
 def _transforms_at_work() -> bool:
     return (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
     )
 
 
@@ -96,7 +95,7 @@ class _Backward(Function):
 
     @staticmethod
     def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
-        dy, codes, input_size, *arguments = inputs
+        _, codes, input_size, *arguments = inputs
         _remember(ctx, codes, tuple(arguments), input_size)
 
     @staticmethod
@@ -112,7 +111,12 @@ class _Backward(Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], dy: Tensor, codes: Tensor, input_size: Any, *arguments: Any
+        info: Any,
+        in_dims: tuple[Any, ...],
+        dy: Tensor,
+        codes: Tensor,
+        input_size: Any,
+        *arguments: Any,
     ) -> Any:
         b = info.batch_size
         folded = _ops.fold(dy, in_dims[0], b), _ops.fold(codes, in_dims[1], b)
@@ -142,9 +146,7 @@ class _Apply(Function):
         return _Apply.apply(x_tangent, codes, *ctx.arguments)  # type: ignore[no-any-return]
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], x: Tensor, codes: Tensor, *arguments: Any
-    ) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, codes: Tensor, *arguments: Any) -> Any:
         b = info.batch_size
         folded = _ops.fold(x, in_dims[0], b), _ops.fold(codes, in_dims[1], b)
         return _ops.unfold(_Apply.apply(*folded, *arguments), b), 0

@@ -1,10 +1,10 @@
 """Sizes, paddings and taps of the op: the Python statement of the geometry.
 
-The C++ statement is ``csrc/geometry.h`` and ``csrc/arguments.cpp``; ``tests/test_geometry.py`` holds
-the two together with the shapes that plain PyTorch produces.
+The C++ statement is ``csrc/geometry.h`` and ``csrc/arguments.cpp``; ``tests/test_geometry.py``
+holds the two together with the shapes that plain PyTorch produces.
 
-Along one axis, with pool ``k``, max padding ``p``, blur padding ``before`` and ``after``, ``f`` taps
-and stride ``s``::
+Along one axis, with pool ``k``, max padding ``p``, blur padding ``before`` and ``after``, ``f``
+taps and stride ``s``::
 
     pooled = size + 2 p - k + 1
     out    = floor((pooled + before + after - f) / s) + 1
@@ -84,9 +84,7 @@ class Geometry:
                     f"padding must be at most half of kernel_size, got padding={padding!r} for "
                     f"kernel_size={kernel_size!r}"
                 )
-        taps_h, taps_w = (
-            _filter_taps(filter_size) if taps is None else _split_taps(taps)
-        )
+        taps_h, taps_w = _filter_taps(filter_size) if taps is None else _split_taps(taps)
         if padding_mode not in PADDING_MODES:
             raise ValueError(
                 f"padding_mode must be one of {', '.join(map(repr, PADDING_MODES))}, got "
@@ -157,18 +155,12 @@ class Geometry:
             kind = "a quantised tensor" if x.is_quantized else f"layout {x.layout}"
             raise TypeError(f"input must be a dense tensor, got {kind}")
         if x.dtype not in DTYPES:
-            raise TypeError(
-                f"input must be float32, float64, float16 or bfloat16, got {x.dtype}"
-            )
+            raise TypeError(f"input must be float32, float64, float16 or bfloat16, got {x.dtype}")
         if x.dim() not in (3, 4):
-            raise ValueError(
-                f"input must be [N, C, H, W] or [C, H, W], got shape {tuple(x.shape)}"
-            )
+            raise ValueError(f"input must be [N, C, H, W] or [C, H, W], got shape {tuple(x.shape)}")
         channels, height, width = x.shape[-3:]
         if channels < 1 or height < 1 or width < 1:
-            raise ValueError(
-                f"input may be empty only along the batch, got shape {tuple(x.shape)}"
-            )
+            raise ValueError(f"input may be empty only along the batch, got shape {tuple(x.shape)}")
         top, bottom, left, right = self.blur_padding
         m_h, m_w = self.pooled_size(height, width)
         self._check_axis("height", height, m_h, 0, top, bottom, len(self.taps_h))

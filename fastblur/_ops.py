@@ -29,7 +29,7 @@ def is_channels_last(x: Tensor) -> bool:
     n, c, h, w = x.shape
     s_n, s_c, s_h, s_w = x.stride()
     dense_order = s_c * max(c, 1) <= s_w and s_w * max(w, 1) <= s_h and s_h * max(h, 1) <= s_n
-    return bool(c > 1 and s_c > 0 and (dense_order or n == 1 and s_w * max(w, 1) <= s_h))
+    return bool(c > 1 and s_c > 0 and (dense_order or (n == 1 and s_w * max(w, 1) <= s_h)))
 
 
 def forward(x: Tensor, arguments: Arguments, need_codes: bool) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,9 @@ def forward(x: Tensor, arguments: Arguments, need_codes: bool) -> tuple[Tensor, 
     return result
 
 
-def backward(dy: Tensor, codes: Tensor, input_size: tuple[int, ...], arguments: Arguments) -> Tensor:
+def backward(
+    dy: Tensor, codes: Tensor, input_size: tuple[int, ...], arguments: Arguments
+) -> Tensor:
     """The gradient of x, from that of y and the winners."""
     dx: Tensor = torch.ops.fastblur.max_blur_pool_backward(dy, codes, input_size, *arguments)
     return dx
@@ -66,7 +68,9 @@ def _fake_forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     return y, torch.empty(code_shape, dtype=torch.uint8, device=x.device)
 
 
-def _fake_backward(dy: Tensor, codes: Tensor, input_size: tuple[int, ...], *arguments: Any) -> Tensor:
+def _fake_backward(
+    dy: Tensor, codes: Tensor, input_size: tuple[int, ...], *arguments: Any
+) -> Tensor:
     _check_device(codes, dy)
     return _empty(dy, tuple(input_size), arguments[-1])
 
@@ -88,7 +92,8 @@ def _check_device(codes: Tensor, beside: Tensor) -> None:
 
 def _geometry(arguments: list[Any]) -> Geometry:
     """From what crossed a schema, where tuples have become lists."""
-    return Geometry(*(tuple(a) if isinstance(a, (list, tuple)) else a for a in arguments))
+    fields: list[Any] = [tuple(a) if isinstance(a, list) else a for a in arguments]
+    return Geometry(*fields)
 
 
 def fold(x: Tensor, dim: int | None, batch_size: int) -> Tensor:
@@ -99,7 +104,7 @@ def fold(x: Tensor, dim: int | None, batch_size: int) -> Tensor:
 
 def unfold(x: Tensor, batch_size: int) -> Tensor:
     """Undoes :func:`fold`, the mapped axis first."""
-    return x.unflatten(0, (batch_size, x.shape[0] // batch_size))
+    return x.reshape(batch_size, x.shape[0] // batch_size, *x.shape[1:])
 
 
 if AVAILABLE:

@@ -33,6 +33,4 @@ def max_blur_pool(x: Tensor, geometry: Geometry) -> Tensor:
     taps_w = torch.tensor(geometry.taps_w, dtype=torch.float64)
     weight = torch.outer(taps_h, taps_w).to(device=x.device, dtype=x.dtype)
     channels = x.shape[1]
-    return F.conv2d(
-        x, weight.expand(channels, 1, -1, -1), stride=geometry.stride, groups=channels
-    )
+    return F.conv2d(x, weight.expand(channels, 1, -1, -1), stride=geometry.stride, groups=channels)

@@ -15,7 +15,7 @@ __all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlur
 
 
 class Pool(nn.Module):
-    """What the four layers share: a checked geometry, a backend, and the arguments to print back."""
+    """What the four layers share: a checked geometry, a backend, the arguments to print back."""
 
     geometry: Geometry
     backend: BackendName

@@ -61,7 +61,9 @@ class Case:
         size = "x".join(map(str, self.shape))
         relu = "-relu" if self.relu else ""
         taps = f"{len(self.taps_h)}x{len(self.taps_w)}"
-        return f"k{k}-s{s}-p{p}-f{taps}-b{b}-{self.mode}{relu}-{size}{self.note and '-' + self.note}"
+        return (
+            f"k{k}-s{s}-p{p}-f{taps}-b{b}-{self.mode}{relu}-{size}{self.note and '-' + self.note}"
+        )
 
 
 def zhang(pool: int, f: int, **rest: object) -> Case:

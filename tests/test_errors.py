@@ -52,7 +52,9 @@ BAD_ARGUMENTS: list[tuple[dict[str, object], type[Exception], str]] = [
 ONLY_MAX = {"kernel_size", "padding"}
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), BAD_ARGUMENTS, ids=lambda v: str(v)[:50])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"), BAD_ARGUMENTS, ids=lambda v: str(v)[:50]
+)
 def test_arguments(arguments: dict[str, object], error: type[Exception], message: str) -> None:
     """Every way in refuses alike; layers do it when they are made."""
     calls: list[Callable[[], object]] = [
@@ -95,7 +97,11 @@ def test_arguments_1d(arguments: dict[str, object], error: type[Exception], mess
 
 QUANTISED = torch.quantize_per_tensor(X, 0.1, 0, torch.quint8)
 BAD_INPUTS: list[tuple[object, type[Exception], str]] = [
-    (torch.zeros(9, 9), ValueError, r"input must be \[N, C, H, W\] or \[C, H, W\], got shape \(9, 9\)"),
+    (
+        torch.zeros(9, 9),
+        ValueError,
+        r"input must be \[N, C, H, W\] or \[C, H, W\], got shape \(9, 9\)",
+    ),
     (torch.zeros(1, 2, 9, 9, 9), ValueError, "input must be"),
     (
         torch.zeros(1, 2, 9, 9, 9).to(memory_format=torch.channels_last_3d),
@@ -114,11 +120,15 @@ BAD_INPUTS: list[tuple[object, type[Exception], str]] = [
     (torch.zeros(2, 0, 9), ValueError, "empty only along the batch"),
     (X.numpy(), TypeError, "input must be a torch.Tensor, got ndarray"),
     (None, TypeError, "input must be a torch.Tensor, got NoneType"),
-    (torch.zeros(1, 2, 1, 9), ValueError, r"kernel_size \(2, 2\) .* larger than the input, whose height is 1"),
+    (
+        torch.zeros(1, 2, 1, 9),
+        ValueError,
+        r"kernel_size \(2, 2\) .* larger than the input, whose height is 1",
+    ),
     (
         torch.zeros(1, 2, 9, 3),
         ValueError,
-        r"'reflect' needs a blur_padding smaller than the pooled map: got 2 for a width of 2 \(input 3\)",
+        r"'reflect' needs a blur_padding smaller .*: got 2 for a width of 2 \(input 3\)",
     ),
 ]
 
@@ -134,7 +144,9 @@ def test_inputs(x: torch.Tensor, error: type[Exception], message: str, backend: 
 def test_other_padding_modes_and_small_maps() -> None:
     x = torch.zeros(1, 2, 9, 4)
     wide = dict(filter_size=4, blur_padding=(1, 2, 1, 4))
-    with pytest.raises(ValueError, match="'circular' needs a blur_padding no larger than .* got 4"):
+    with pytest.raises(
+        ValueError, match=r"'circular' needs a blur_padding no larger than .* got 4"
+    ):
         fb.max_blur_pool2d(x, padding_mode="circular", **wide)  # type: ignore[arg-type]
     fb.max_blur_pool2d(x, padding_mode="replicate", **wide)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="9 taps are longer than the padded pooled map, 8"):
@@ -144,14 +156,14 @@ def test_other_padding_modes_and_small_maps() -> None:
 def test_inputs_1d() -> None:
     with pytest.raises(ValueError, match=r"input must be \[N, C, L\] or \[C, L\], got shape"):
         FusedMaxBlurPool1d()(X)
-    with pytest.raises(TypeError, match="input must be a torch.Tensor, got list"):
+    with pytest.raises(TypeError, match=r"input must be a torch\.Tensor, got list"):
         FusedBlurPool1d()([1.0])  # type: ignore[arg-type]
 
 
 def test_named_backend_that_cannot_run() -> None:
     from fastblur import _backends
 
-    with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: .* on 'cuda'"):
+    with pytest.raises(RuntimeError, match=r"backend 'cpu' cannot run: .* on 'cuda'"):
         _backends.choose("cpu", "cuda")
     assert _backends.choose("auto", "cuda").name == "reference"
 

@@ -77,7 +77,9 @@ def test_explain_refuses() -> None:
 
 
 def doctor(*code: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "\n".join(code)] if code else [sys.executable, "-m", "fastblur"]
+    command = (
+        [sys.executable, "-c", "\n".join(code)] if code else [sys.executable, "-m", "fastblur"]
+    )
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
@@ -123,8 +125,9 @@ def test_without_the_extension() -> None:
     assert done.returncode == 0, done.stderr
     assert "backend         reference" in done.stdout
     assert "raised backend 'cpu' cannot run: the compiled extension is not installed" in done.stdout
-    assert "extension  none: the compiled extension is not installed: fastblur was built without" in (
-        done.stdout
+    assert (
+        "extension  none: the compiled extension is not installed: fastblur was built without"
+        in (done.stdout)
     )
 
 

@@ -45,9 +45,7 @@ def test_python_and_cpp_refuse_the_same(mode: str) -> None:
     for size, k, s, f, before, after in axes:
         for pad in range(k // 2 + 1):
             taps, b = (1.0,) * f, (before, after, 0, 0)
-            geometry = Geometry(
-                (k, 1), (s, 1), (pad, 0), taps, (1.0,), b, mode, False
-            )
+            geometry = Geometry((k, 1), (s, 1), (pad, 0), taps, (1.0,), b, mode, False)
             try:
                 geometry.check_input(torch.empty(1, 1, size, 3))
                 ours: object = [1, 1, *geometry.output_size(size, 3)]

@@ -1,4 +1,4 @@
-"""Every size from 1 to 40 on a coarse grid, against the unfused chain: values, gradients, errors."""
+"""Sizes from 1 to 40 on a coarse grid, against the unfused chain: values, gradients, errors."""
 
 from __future__ import annotations
 

@@ -22,9 +22,7 @@ constexpr int64_t kRowsPerBlock = 8;
 
 inline int64_t code_row_length(const Params& p) { return p.w.pooled() * p.step(); }
 
-inline int64_t code_rows_per_image(const Params& p) {
-  return p.units_per_image() * p.h.pooled();
-}
+inline int64_t code_rows_per_image(const Params& p) { return p.units_per_image() * p.h.pooled(); }
 
 inline int64_t code_bytes_per_image(const Params& p) {
   return (code_rows_per_image(p) * p.code_bits() * code_row_length(p) + 7) / 8;

@@ -53,11 +53,12 @@ at::Tensor check_codes(const Params& p, const at::Tensor& codes, const at::Tenso
   return codes.contiguous();
 }
 
-std::tuple<at::Tensor, at::Tensor> forward(
-    const at::Tensor& x, at::IntArrayRef kernel_size, at::IntArrayRef stride,
-    at::IntArrayRef padding, at::ArrayRef<double> taps_h, at::ArrayRef<double> taps_w,
-    at::IntArrayRef blur_padding, std::string_view padding_mode, bool relu, bool channels_last,
-    bool need_codes) {
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& x, at::IntArrayRef kernel_size,
+                                           at::IntArrayRef stride, at::IntArrayRef padding,
+                                           at::ArrayRef<double> taps_h, at::ArrayRef<double> taps_w,
+                                           at::IntArrayRef blur_padding,
+                                           std::string_view padding_mode, bool relu,
+                                           bool channels_last, bool need_codes) {
   check_tensor(x, "input");
   const Params p = make_params(x.sizes(), {kernel_size, stride, padding, taps_h, taps_w,
                                            blur_padding, padding_mode, relu, channels_last});
@@ -72,9 +73,9 @@ std::tuple<at::Tensor, at::Tensor> forward(
     const T* in = dense.const_data_ptr<T>();
     T* out = y.mutable_data_ptr<T>();
     uint8_t* code = n_codes ? codes.mutable_data_ptr<uint8_t>() : nullptr;
-    parallel_rows(p.batch, code_rows_per_image(p), code_row_length(p), [&](int64_t begin, int64_t end) {
-      kernel(p, vertical, in, out, code, begin, end);
-    });
+    parallel_rows(
+        p.batch, code_rows_per_image(p), code_row_length(p),
+        [&](int64_t begin, int64_t end) { kernel(p, vertical, in, out, code, begin, end); });
   });
   return {y, codes};
 }
@@ -100,9 +101,9 @@ at::Tensor backward(const at::Tensor& dy, const at::Tensor& codes, at::IntArrayR
     const T* in = dense.const_data_ptr<T>();
     T* out = dx.mutable_data_ptr<T>();
     const uint8_t* bits = code.const_data_ptr<uint8_t>();
-    parallel_rows(p.batch, p.units_per_image() * p.h.size, p.w.size * p.step(), [&](int64_t begin, int64_t end) {
-      kernel(p, vertical, in, bits, out, begin, end);
-    });
+    parallel_rows(
+        p.batch, p.units_per_image() * p.h.size, p.w.size * p.step(),
+        [&](int64_t begin, int64_t end) { kernel(p, vertical, in, bits, out, begin, end); });
   });
   return dx;
 }
@@ -124,9 +125,9 @@ at::Tensor apply(const at::Tensor& x, const at::Tensor& codes, at::IntArrayRef k
     const T* in = dense.const_data_ptr<T>();
     T* out = y.mutable_data_ptr<T>();
     const uint8_t* bits = code.const_data_ptr<uint8_t>();
-    parallel_rows(p.batch, code_rows_per_image(p), code_row_length(p), [&](int64_t begin, int64_t end) {
-      kernel(p, vertical, in, bits, out, begin, end);
-    });
+    parallel_rows(
+        p.batch, code_rows_per_image(p), code_row_length(p),
+        [&](int64_t begin, int64_t end) { kernel(p, vertical, in, bits, out, begin, end); });
   });
   return y;
 }

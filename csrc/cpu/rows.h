@@ -216,9 +216,8 @@ void sum_n_rows(const T* const* row, const typename V::Scalar* weight, int n_row
 template <class V, class T>
 void sum_rows(const T* const* row, const typename V::Scalar* weight, int n_rows, int64_t n,
               typename V::Scalar* out) {
-  with_constant(RowCounts{}, n_rows, [&](auto known) {
-    sum_n_rows<V, known()>(row, weight, n_rows, n, out);
-  });
+  with_constant(RowCounts{}, n_rows,
+                [&](auto known) { sum_n_rows<V, known()>(row, weight, n_rows, n, out); });
 }
 
 // The padding of a row of m, which lies in its margins.
@@ -292,8 +291,8 @@ void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typen
   }
 }
 
-// B_h': m[q - before] = sum over b = q mod stride of taps[b] * dv[(q - b) / stride], q in the padded
-// row; then the padding folds in. dv has zero margins wide enough for every j asked for.
+// B_h': m[q - before] = sum over b = q mod stride of taps[b] * dv[(q - b) / stride], q in the
+// padded row; then the padding folds in. dv has zero margins wide enough for every j asked for.
 template <class V, int F>
 void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
                                const typename V::Scalar* dv, typename V::Scalar* m) {
@@ -386,7 +385,8 @@ void route_back(const Params& p, const typename V::Scalar* const* dm, const Plan
       const V term = V::load(dm[r] + i);
 #pragma GCC unroll 4
       for (int c = 0; c < pool_w; ++c)
-        part[c] = V::add_where(V::to_mask(in_row & where_winner(column, n_column, c)), part[c], term);
+        part[c] =
+            V::add_where(V::to_mask(in_row & where_winner(column, n_column, c)), part[c], term);
     }
     for (int c = 0; c < pool_w; ++c) part[c].store(split[c] + i);
   }

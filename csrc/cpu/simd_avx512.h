@@ -16,7 +16,9 @@ struct Avx512F32 {
   static Avx512F32 splat(float s) { return {_mm512_set1_ps(s)}; }
 
   static Avx512F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static Avx512F32 load(const c10::Half* p) { return widen(p, _mm256_loadu_si256((const __m256i*)p)); }
+  static Avx512F32 load(const c10::Half* p) {
+    return widen(p, _mm256_loadu_si256((const __m256i*)p));
+  }
   static Avx512F32 load(const c10::BFloat16* p) {
     return widen(p, _mm256_loadu_si256((const __m256i*)p));
   }
@@ -66,7 +68,8 @@ struct Avx512F32 {
   }
   static void interleave(Avx512F32 even, Avx512F32 odd, Avx512F32& lo, Avx512F32& hi) {
     const __m512i l = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i h = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    const __m512i h =
+        _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
     lo = {_mm512_permutex2var_ps(even.v, l, odd.v)};
     hi = {_mm512_permutex2var_ps(even.v, h, odd.v)};
   }

@@ -3,9 +3,9 @@
 // Forward goes down the rows of y. The rows of m that one needs come from a source, which keeps the
 // last few, so that each row of x is read and each row of m is made once (but for the few at the
 // ends of a thread's share). All that passes between the stages stays in cache: a ring of pool_h
-// rows of column maxima, one of n_taps rows of m, one row of blur. Backward goes down the rows of dx
-// in the same way. Nothing is added into memory that another row also adds to: no atomics, and the
-// same result for any number of threads.
+// rows of column maxima, one of n_taps rows of m, one row of blur. Backward goes down the rows of
+// dx in the same way. Nothing is added into memory that another row also adds to: no atomics, and
+// the same result for any number of threads.
 #pragma once
 
 #include "rows.h"
@@ -89,8 +89,7 @@ class ChosenRows {
     }
     if (begin == 0 && end == p.h.pool)
       select_rows<V, K, kCodes>(p, best, from, begin, end, m, code_.row(0));
-    else
-      select_rows<V, 0, kCodes>(p, best, from, begin, end, m, code_.row(0));
+    else select_rows<V, 0, kCodes>(p, best, from, begin, end, m, code_.row(0));
     if (kCodes && u >= own_begin_ && u < own_end_) {
       for (int b = 0; b < walk_.code_bits; ++b)
         put_bits(codes_, code_plane_start(p, unit_, u, b),
@@ -218,8 +217,7 @@ class PlainRows {
   void enter(int64_t unit, int64_t, int64_t) { unit_ = unit; }
   int get(VerticalTaps::List list, const T** row) {
     int n = 0;
-    for (const auto& tap : list)
-      row[n++] = x_ + (unit_ * walk_.p.h.size + tap.row) * walk_.x_row;
+    for (const auto& tap : list) row[n++] = x_ + (unit_ * walk_.p.h.size + tap.row) * walk_.x_row;
     return n;
   }
 
@@ -356,10 +354,8 @@ void backward_as(const Walk& walk, const T* dy, const uint8_t* codes, T* dx, int
         row_code[r] = code.row(slot);
       }
       T* const out = dx_unit + h * walk.x_row;
-      if (linear)
-        store_row<V>(row[0], walk.x_row, out);
-      else
-        route_back<V, K>(p, row, row_code, begin_r, end_r, split, out);
+      if (linear) store_row<V>(row[0], walk.x_row, out);
+      else route_back<V, K>(p, row, row_code, begin_r, end_r, split, out);
     }
   });
 }
@@ -379,13 +375,11 @@ struct Entry {
   static void backward(const Params& p, const VerticalTaps& vertical, const T* dy,
                        const uint8_t* codes, T* dx, int64_t begin, int64_t end) {
     const Walk walk(p, vertical);
-    with_pool(p, [&](auto pool) {
-      backward_as<V, T, pool()>(walk, dy, codes, dx, begin, end);
-    });
+    with_pool(p, [&](auto pool) { backward_as<V, T, pool()>(walk, dy, codes, dx, begin, end); });
   }
 
-  static void apply(const Params& p, const VerticalTaps& vertical, const T* x,
-                    const uint8_t* codes, T* y, int64_t begin, int64_t end) {
+  static void apply(const Params& p, const VerticalTaps& vertical, const T* x, const uint8_t* codes,
+                    T* y, int64_t begin, int64_t end) {
     const Walk walk(p, vertical);
     if (p.linear()) return blur_only<V>(walk, x, y, begin, end);
     GivenRows<V, T> source(walk, x, codes);

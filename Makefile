@@ -1,0 +1,38 @@
+# make demo | test | bench | lint | doctor | clean; each makes .venv and builds the kernels first.
+PYTHON ?= python3.11
+VENV ?= .venv
+REQUIREMENTS ?= requirements/dev.txt
+PYTEST_FLAGS ?= -n 2
+
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
+
+.PHONY: demo test bench lint doctor clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.built
+	$(BIN)/python examples/demo.py $(DEMO_FLAGS)
+
+test: $(VENV)/.built
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+bench: $(VENV)/.built
+	$(BIN)/python -m pytest benchmarks --benchmark-enable
+
+lint: $(VENV)/.built
+	$(BIN)/pre-commit run --all-files
+
+doctor: $(VENV)/.built
+	$(BIN)/python -m fastblur
+
+$(VENV)/.installed: $(REQUIREMENTS) requirements/common.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement $(REQUIREMENTS)
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf .venv build fastblur/_C*.so fastblur.egg-info
