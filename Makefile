@@ -17,7 +17,7 @@ test: $(VENV)/.built
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 bench: $(VENV)/.built
-	$(BIN)/python -m pytest benchmarks --benchmark-enable
+	$(BIN)/python -m pytest benchmarks
 
 lint: $(VENV)/.built
 	$(BIN)/pre-commit run --all-files

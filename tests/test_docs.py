@@ -1,0 +1,48 @@
+"""The documents' code runs, and their commands exist."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = ["fastblur", "fastblur.modules", "fastblur.functional", "fastblur._explain"]
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_python_blocks_run(path: Path) -> None:
+    for language, code in BLOCK.findall(path.read_text()):
+        if language == "python":
+            exec(compile(code, str(path), "exec"), {})
+
+
+def test_readme_table_is_true() -> None:
+    """Every replacement in the table of "Use" is a layer that can be made."""
+    import fastblur
+
+    rows = re.findall(r"\| `(Fused[^`]*)` \|", (ROOT / "README.md").read_text())
+    assert len(rows) >= 7
+    for row in rows:
+        eval(row, vars(fastblur))
+
+
+@pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs from a source tree only")
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in (*DOCUMENTS, ROOT / "CONTRIBUTING.md"):
+        for _, code in BLOCK.findall(path.read_text()):
+            used = re.findall(r"^make (\w+)", code, re.MULTILINE)
+            assert set(used) <= targets, path.name
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name: str) -> None:
+    failed, tried = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
+    assert tried > 0 or name == "fastblur.functional"
