@@ -131,14 +131,14 @@ void select_columns(const Params& p, const T* x, typename V::Scalar* best, Plane
 // S_v (and ReLU): m[i] = max over rows r in [begin, end) of best[r][i]; the winner's column moves
 // along with it, and its row joins it. The order, columns first and then rows, makes the first of
 // equal values in row-major order win, as in max_pool2d.
-template <class V, int K, bool kCodes>
-void select_rows(const Params& p, const typename V::Scalar* const* best, const Planes<V>* from,
-                 int begin, int end, typename V::Scalar* m, Planes<V> code) {
+template <class V, int K, bool kCodes, bool kRelu>
+void select_rows_as(const Params& p, const typename V::Scalar* const* best, const Planes<V>* from,
+                    int begin, int end, typename V::Scalar* m, Planes<V> code) {
   using Word = typename V::Word;
   constexpr int L = V::kLanes;
   const int64_t n = p.w.pooled() * p.step();
   const int n_column = kCodes ? column_bits(K ? K : p.w.pool) : 0;
-  const int n_row = kCodes ? row_bits(K ? K : p.h.pool, p.relu) : 0;
+  const int n_row = kCodes ? row_bits(K ? K : p.h.pool, kRelu) : 0;
   if (K) begin = 0, end = K;
   for (int64_t i = 0; i < n; i += L) {
     unsigned column[kMaxPlanes] = {}, row[kMaxPlanes] = {};
@@ -157,7 +157,7 @@ void select_rows(const Params& p, const typename V::Scalar* const* best, const P
         name_winner(row, n_row, r, bits);
       }
     }
-    if (p.relu) {
+    if (kRelu) {
       const V zero = V::splat(0);
       const auto alive = V::beats(top, zero);
       top = V::blend(alive, top, zero);
@@ -167,6 +167,13 @@ void select_rows(const Params& p, const typename V::Scalar* const* best, const P
     for (int b = 0; b < n_column; ++b) code[b][i / L] = Word(column[b]);
     for (int b = 0; b < n_row; ++b) code[n_column + b][i / L] = Word(row[b]);
   }
+}
+
+template <class V, int K, bool kCodes>
+void select_rows(const Params& p, const typename V::Scalar* const* best, const Planes<V>* from,
+                 int begin, int end, typename V::Scalar* m, Planes<V> code) {
+  if (p.relu) select_rows_as<V, K, kCodes, true>(p, best, from, begin, end, m, code);
+  else select_rows_as<V, K, kCodes, false>(p, best, from, begin, end, m, code);
 }
 
 // S_v S_h with the winners given: m[i] = x[row r, i + (c - pad) * step], or 0 where nobody won.
@@ -199,10 +206,16 @@ void sum_n_rows(const T* const* row, const typename V::Scalar* weight, int n_row
                 typename V::Scalar* out) {
   constexpr int L = V::kLanes;
   if (N) n_rows = N;
+  // Copies, if they are few, because a store to out might change weight for all the compiler knows.
+  V own_weight[N ? N : 1];
+  const T* own_row[N ? N : 1];
+  for (int a = 0; a < N; ++a) own_weight[a] = V::splat(weight[a]), own_row[a] = row[a];
   const auto at = [&](int64_t i, auto load) {
     V sum = V::splat(0);
 #pragma GCC unroll 8
-    for (int a = 0; a < n_rows; ++a) sum = V::fma(V::splat(weight[a]), load(row[a] + i), sum);
+    for (int a = 0; a < n_rows; ++a)
+      sum = N ? V::fma(own_weight[a], load(own_row[a] + i), sum)
+              : V::fma(V::splat(weight[a]), load(row[a] + i), sum);
     sum.store(out + i);
   };
   int64_t i = 0;
@@ -364,19 +377,22 @@ void store_row(const typename V::Scalar* row, int64_t n, T* out) {
 
 // S_h' S_v': dx[i] = sum over r in [begin, end) and c of dm[r][i + (pad - c) * step] where the code
 // there says (r, c). First S_v' splits the rows of dm by the winner's column (split[c], with zero
-// margins of pool columns), then S_h' adds the parts up, each shifted to its column.
-template <class V, int K, class T>
-void route_back(const Params& p, const typename V::Scalar* const* dm, const Planes<V>* code,
-                int begin, int end, Scratch<typename V::Scalar>& split, T* dx) {
+// margins of pool columns), then S_h' adds the parts up, each shifted to its column. K = pool where
+// all of its rows take part, or 0.
+template <class V, int K, bool kRelu, class T>
+void route_back_as(const Params& p, const typename V::Scalar* const* dm, const Planes<V>* code,
+                   int begin, int end, Scratch<typename V::Scalar>& split, T* dx) {
   using S = typename V::Scalar;
   constexpr int L = V::kLanes;
   const int64_t step = p.step(), n_m = p.w.pooled() * step, n_x = p.w.size * step;
   const int pool_w = K ? K : p.w.pool;
-  const int n_column = column_bits(pool_w), n_row = row_bits(K ? K : p.h.pool, p.relu);
+  const int n_column = column_bits(pool_w), n_row = row_bits(K ? K : p.h.pool, kRelu);
+  if (K) begin = 0, end = K;
 
   for (int64_t i = 0; i < n_m; i += L) {
     V part[K ? K : kMaxPool];
     for (int c = 0; c < pool_w; ++c) part[c] = V::splat(0);
+#pragma GCC unroll 4
     for (int r = begin; r < end; ++r) {
       unsigned column[kMaxPlanes], row[kMaxPlanes];
       for (int b = 0; b < n_column; ++b) column[b] = code[r][b][i / L];
@@ -402,6 +418,13 @@ void route_back(const Params& p, const typename V::Scalar* const* dm, const Plan
     if (i + L <= n_x) sum.store(dx + i);
     else sum.store_first(dx + i, int(n_x - i));
   }
+}
+
+template <class V, int K, class T>
+void route_back(const Params& p, const typename V::Scalar* const* dm, const Planes<V>* code,
+                int begin, int end, Scratch<typename V::Scalar>& split, T* dx) {
+  if (p.relu) route_back_as<V, K, true>(p, dm, code, begin, end, split, dx);
+  else route_back_as<V, K, false>(p, dm, code, begin, end, split, dx);
 }
 
 }  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

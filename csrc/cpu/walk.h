@@ -355,7 +355,9 @@ void backward_as(const Walk& walk, const T* dy, const uint8_t* codes, T* dx, int
       }
       T* const out = dx_unit + h * walk.x_row;
       if (linear) store_row<V>(row[0], walk.x_row, out);
-      else route_back<V, K>(p, row, row_code, begin_r, end_r, split, out);
+      else if (begin_r == 0 && end_r == p.h.pool)
+        route_back<V, K>(p, row, row_code, begin_r, end_r, split, out);
+      else route_back<V, 0>(p, row, row_code, begin_r, end_r, split, out);
     }
   });
 }
