@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
-from . import _ops
+from . import _extension, _ops
 from ._geometry import Geometry
 
 _Context = Any  # torch's context grows attributes
@@ -57,10 +57,15 @@ class MaxBlurPoolFunction(Function):
     ``need_codes``: kernel_size, stride, padding, taps_h, taps_w, blur_padding, padding_mode, relu,
     channels_last. ``x`` is [N, C, H, W]; ``codes`` are opaque, and all that is kept for backward.
     Most users want :func:`fastblur.functional.max_blur_pool2d`.
+
+    Raises:
+        RuntimeError: the compiled extension is not there.
     """
 
     @staticmethod
     def forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        if not _ops.AVAILABLE:
+            raise RuntimeError(f"MaxBlurPoolFunction cannot run: {_extension.WHY_NOT}")
         return _ops.forward(x, arguments, True)
 
     @staticmethod

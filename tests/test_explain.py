@@ -120,6 +120,8 @@ def test_without_the_extension() -> None:
         "print(fastblur.explain(x))",
         "try: fastblur.FusedMaxBlurPool(backend='cpu')(x)",
         "except RuntimeError as error: print('raised', error)",
+        "try: fastblur.MaxBlurPoolFunction.apply(x)",
+        "except RuntimeError as error: print('raised', error)",
         "sys.exit(doctor.main())",
     )
     assert done.returncode == 0, done.stderr
