@@ -11,6 +11,8 @@ from fastblur import FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d, expl
 from fastblur import functional as fb
 from fastblur.modules import FusedBlurPool
 
+from .conftest import needs_extension
+
 X = torch.zeros(1, 2, 9, 9)
 
 BAD_ARGUMENTS: list[tuple[dict[str, object], type[Exception], str]] = [
@@ -160,6 +162,7 @@ def test_inputs_1d() -> None:
         FusedBlurPool1d()([1.0])  # type: ignore[arg-type]
 
 
+@needs_extension
 def test_named_backend_that_cannot_run() -> None:
     from fastblur import _backends
 
@@ -168,12 +171,11 @@ def test_named_backend_that_cannot_run() -> None:
     assert _backends.choose("auto", "cuda").name == "reference"
 
 
+@needs_extension
 def test_mixed_devices() -> None:
-    from fastblur import _extension, _ops
+    from fastblur import _ops
     from fastblur._geometry import Geometry
 
-    if _extension.C is None:
-        pytest.skip("tests the compiled extension, which is not installed")
     arguments = (*Geometry.resolve().arguments(), False)
     y, codes = _ops.forward(X, arguments, True)
     with pytest.raises(RuntimeError, match="codes must be on the input's device cpu, got meta"):
