@@ -9,7 +9,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "arguments.h"
+#include "call_operators.h"
 
 namespace fastblur {
 namespace {
@@ -62,41 +62,6 @@ struct Saved {
             all[11] != 0};
   }
 };
-
-// The operators, called through the dispatcher.
-#define FASTBLUR_GEOMETRY_TYPES                                                                  \
-  at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, \
-      at::IntArrayRef, std::string_view, bool, bool
-#define FASTBLUR_GEOMETRY_OF(a)                                                                   \
-  a.kernel_size, a.stride, a.padding, a.taps_h, a.taps_w, a.blur_padding, a.padding_mode, a.relu, \
-      a.channels_last
-
-template <class Signature>
-auto find_operator(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
-std::tuple<at::Tensor, at::Tensor> call_forward(const at::Tensor& x, const Arguments& a,
-                                                bool need_codes) {
-  static const auto op = find_operator<std::tuple<at::Tensor, at::Tensor>(
-      const at::Tensor&, FASTBLUR_GEOMETRY_TYPES, bool)>("fastblur::max_blur_pool_forward");
-  return op.call(x, FASTBLUR_GEOMETRY_OF(a), need_codes);
-}
-
-at::Tensor call_backward(const at::Tensor& dy, const at::Tensor& codes,
-                         c10::SymIntArrayRef input_size, const Arguments& a) {
-  static const auto op =
-      find_operator<at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymIntArrayRef,
-                               FASTBLUR_GEOMETRY_TYPES)>("fastblur::max_blur_pool_backward");
-  return op.call(dy, codes, input_size, FASTBLUR_GEOMETRY_OF(a));
-}
-
-at::Tensor call_apply(const at::Tensor& x, const at::Tensor& codes, const Arguments& a) {
-  static const auto op =
-      find_operator<at::Tensor(const at::Tensor&, const at::Tensor&, FASTBLUR_GEOMETRY_TYPES)>(
-          "fastblur::max_blur_pool_apply");
-  return op.call(x, codes, FASTBLUR_GEOMETRY_OF(a));
-}
 
 // What forward and apply share: dx = S' B' dy.
 variable_list backward_to_input(AutogradContext* ctx, const at::Tensor& dy, size_t n_arguments) {

@@ -1,13 +1,11 @@
 // The Python module fastblur._C: the raw operators, without autograd, and facts about the build.
-#include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
-#include "arguments.h"
+#include "call_operators.h"
 #include "cpu/codes.h"
 #include "cpu/level_choice.h"
 #include "cpu/specialisation.h"
@@ -23,9 +21,6 @@ using Doubles = std::vector<double>;
 #define FASTBLUR_RAW_PARAMETERS                                                            \
   const Ints &kernel_size, const Ints &stride, const Ints &padding, const Doubles &taps_h, \
       const Doubles &taps_w, const Ints &blur_padding, const std::string &padding_mode, bool relu
-#define FASTBLUR_RAW_TYPES                                                                       \
-  at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, \
-      at::IntArrayRef, std::string_view, bool, bool
 #define FASTBLUR_RAW_ARGUMENTS \
   kernel_size, stride, padding, taps_h, taps_w, blur_padding, padding_mode, relu, channels_last
 #define FASTBLUR_RAW_NAMES                                                             \
@@ -34,35 +29,23 @@ using Doubles = std::vector<double>;
                                                   py::arg("relu") = false,             \
                                                   py::arg("channels_last") = false
 
-template <class Signature>
-auto find_operator(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& x, FASTBLUR_RAW_PARAMETERS,
                                            bool channels_last, bool need_codes) {
   at::AutoDispatchBelowADInplaceOrView guard;
-  static const auto op = find_operator<std::tuple<at::Tensor, at::Tensor>(
-      const at::Tensor&, FASTBLUR_RAW_TYPES, bool)>("fastblur::max_blur_pool_forward");
-  return op.call(x, FASTBLUR_RAW_ARGUMENTS, need_codes);
+  return call_forward(x, {FASTBLUR_RAW_ARGUMENTS}, need_codes);
 }
 
 at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& codes, const Ints& input_size,
                     FASTBLUR_RAW_PARAMETERS, bool channels_last) {
   at::AutoDispatchBelowADInplaceOrView guard;
-  static const auto op =
-      find_operator<at::Tensor(const at::Tensor&, const at::Tensor&, at::IntArrayRef,
-                               FASTBLUR_RAW_TYPES)>("fastblur::max_blur_pool_backward");
-  return op.call(grad_output, codes, input_size, FASTBLUR_RAW_ARGUMENTS);
+  const auto size = c10::fromIntArrayRefSlow(input_size);
+  return call_backward(grad_output, codes, size, {FASTBLUR_RAW_ARGUMENTS});
 }
 
 at::Tensor apply(const at::Tensor& x, const at::Tensor& codes, FASTBLUR_RAW_PARAMETERS,
                  bool channels_last) {
   at::AutoDispatchBelowADInplaceOrView guard;
-  static const auto op =
-      find_operator<at::Tensor(const at::Tensor&, const at::Tensor&, FASTBLUR_RAW_TYPES)>(
-          "fastblur::max_blur_pool_apply");
-  return op.call(x, codes, FASTBLUR_RAW_ARGUMENTS);
+  return call_apply(x, codes, {FASTBLUR_RAW_ARGUMENTS});
 }
 
 Params params_of(const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last) {
