@@ -382,7 +382,6 @@ void store_row(const typename V::Scalar* row, int64_t n, T* out) {
 template <class V, int K, bool kRelu, class T>
 void route_back_as(const Params& p, const typename V::Scalar* const* dm, const Planes<V>* code,
                    int begin, int end, Scratch<typename V::Scalar>& split, T* dx) {
-  using S = typename V::Scalar;
   constexpr int L = V::kLanes;
   const int64_t step = p.step(), n_m = p.w.pooled() * step, n_x = p.w.size * step;
   const int pool_w = K ? K : p.w.pool;
@@ -404,10 +403,12 @@ void route_back_as(const Params& p, const typename V::Scalar* const* dm, const P
         part[c] =
             V::add_where(V::to_mask(in_row & where_winner(column, n_column, c)), part[c], term);
     }
+    if (i + L > n_m) {  // the margin behind the row must stay zero
+      const auto mine = V::to_mask(lanes_between<V>(0, n_m - i));
+      for (int c = 0; c < pool_w; ++c) part[c] = V::blend(mine, part[c], V::splat(0));
+    }
     for (int c = 0; c < pool_w; ++c) part[c].store(split[c] + i);
   }
-  for (int c = 0; c < pool_w; ++c)  // the last vector may have reached into the margin
-    for (int64_t i = n_m; i % L; ++i) split[c][i] = S(0);
 
   for (int64_t i = 0; i < n_x; i += L) {
     V sum = V::load(split[0] + i + p.w.pad * step);
