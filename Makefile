@@ -20,7 +20,7 @@ bench: $(VENV)/.built
 	$(BIN)/python -m pytest benchmarks
 
 lint: $(VENV)/.built
-	$(BIN)/pre-commit run --all-files
+	PATH="$(abspath $(BIN)):$$PATH" pre-commit run --all-files
 
 doctor: $(VENV)/.built
 	$(BIN)/python -m fastblur

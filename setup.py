@@ -28,7 +28,7 @@ def extensions() -> dict[str, object]:
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
     sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.cpp"))
-    flags = ["-O3", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+    flags = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
     # With -fopenmp, ATen's parallel_for uses torch's own thread pool; without it, it runs serially.
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
     extension = CppExtension(

@@ -4,8 +4,9 @@
 //   backward dx = S' B' dy      its backward is  apply      (linear in dy, S given by the codes)
 //   apply    y  = B S x         its backward is  backward   (linear in x)
 //
-// The codes are data, not a function one can differentiate. Forward-mode derivatives and vmap are
-// in fastblur/_autograd.py, which wraps the operators from outside.
+// The codes are data, not a function one can differentiate. Forward mode is here too: the map is
+// linear once its winners are known, so a tangent goes through the same map. What C++ cannot have,
+// the transforms of torch.func, is in fastblur/_autograd.py, which wraps the operators.
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -20,8 +21,9 @@ using torch::autograd::variable_list;
 
 // The geometry of a call, owned, to outlive the call in its node of the graph.
 struct Saved {
-  std::vector<int64_t> ints;  // kernel_size, stride, padding, blur_padding, relu, channels_last
-  std::vector<double> taps;   // h, then w
+  std::vector<int64_t>
+      ints;  // kernel_size, stride, padding, blur_padding, relu, channels_last, n_taps_h
+  std::vector<double> taps;  // h, then w
   int64_t n_taps_h;
   std::string padding_mode;
 
@@ -123,14 +125,9 @@ struct MaxBlurPoolApply : Function<MaxBlurPoolApply> {
 
 bool needs_graph(const at::Tensor& t) { return t.requires_grad() && at::GradMode::is_enabled(); }
 
-std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& x, at::IntArrayRef kernel_size,
-                                           at::IntArrayRef stride, at::IntArrayRef padding,
-                                           at::ArrayRef<double> taps_h, at::ArrayRef<double> taps_w,
-                                           at::IntArrayRef blur_padding,
-                                           std::string_view padding_mode, bool relu,
-                                           bool channels_last, bool need_codes) {
-  const Arguments a{kernel_size,  stride,       padding, taps_h,       taps_w,
-                    blur_padding, padding_mode, relu,    channels_last};
+// The operators on primals, recorded for reverse mode where that is asked for.
+std::tuple<at::Tensor, at::Tensor> record_forward(const at::Tensor& x, const Arguments& a,
+                                                  bool need_codes) {
   if (needs_graph(x)) {
     TORCH_CHECK_VALUE(need_codes, "need_codes must be True for an input that requires grad");
     auto out = MaxBlurPoolForward::apply(x, a);
@@ -140,6 +137,47 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& x, at::IntArrayRef 
   return call_forward(x, a, need_codes);
 }
 
+at::Tensor record_backward(const at::Tensor& dy, const at::Tensor& codes,
+                           c10::SymIntArrayRef input_size, const Arguments& a) {
+  if (needs_graph(dy)) return MaxBlurPoolBackward::apply(dy, codes, input_size, a);
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return call_backward(dy, codes, input_size, a);
+}
+
+at::Tensor record_apply(const at::Tensor& x, const at::Tensor& codes, const Arguments& a) {
+  if (needs_graph(x)) return MaxBlurPoolApply::apply(x, codes, a);
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return call_apply(x, codes, a);
+}
+
+// Forward mode has one level in torch, number 0. Returns the tangent, undefined if there is none,
+// and leaves the primal in x.
+at::Tensor split_dual(at::Tensor& x) {
+  at::Tensor tangent = x._fw_grad(/*level=*/0);
+  if (tangent.defined()) x = x._fw_primal(/*level=*/0);
+  return tangent;
+}
+
+at::Tensor make_dual(at::Tensor y, const at::Tensor& tangent) {
+  y._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
+  return y;
+}
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& x, at::IntArrayRef kernel_size,
+                                           at::IntArrayRef stride, at::IntArrayRef padding,
+                                           at::ArrayRef<double> taps_h, at::ArrayRef<double> taps_w,
+                                           at::IntArrayRef blur_padding,
+                                           std::string_view padding_mode, bool relu,
+                                           bool channels_last, bool need_codes) {
+  const Arguments a{kernel_size,  stride,       padding, taps_h,       taps_w,
+                    blur_padding, padding_mode, relu,    channels_last};
+  at::Tensor primal = x;
+  const at::Tensor tangent = split_dual(primal);
+  auto [y, codes] = record_forward(primal, a, need_codes || tangent.defined());
+  if (tangent.defined()) y = make_dual(y, call_apply(tangent, codes, a));
+  return {y, codes};
+}
+
 at::Tensor backward(const at::Tensor& dy, const at::Tensor& codes, c10::SymIntArrayRef input_size,
                     at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
                     at::ArrayRef<double> taps_h, at::ArrayRef<double> taps_w,
@@ -147,9 +185,10 @@ at::Tensor backward(const at::Tensor& dy, const at::Tensor& codes, c10::SymIntAr
                     bool channels_last) {
   const Arguments a{kernel_size,  stride,       padding, taps_h,       taps_w,
                     blur_padding, padding_mode, relu,    channels_last};
-  if (needs_graph(dy)) return MaxBlurPoolBackward::apply(dy, codes, input_size, a);
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return call_backward(dy, codes, input_size, a);
+  at::Tensor primal = dy;
+  const at::Tensor tangent = split_dual(primal);
+  const at::Tensor dx = record_backward(primal, codes, input_size, a);
+  return tangent.defined() ? make_dual(dx, call_backward(tangent, codes, input_size, a)) : dx;
 }
 
 at::Tensor apply(const at::Tensor& x, const at::Tensor& codes, at::IntArrayRef kernel_size,
@@ -158,9 +197,10 @@ at::Tensor apply(const at::Tensor& x, const at::Tensor& codes, at::IntArrayRef k
                  std::string_view padding_mode, bool relu, bool channels_last) {
   const Arguments a{kernel_size,  stride,       padding, taps_h,       taps_w,
                     blur_padding, padding_mode, relu,    channels_last};
-  if (needs_graph(x)) return MaxBlurPoolApply::apply(x, codes, a);
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return call_apply(x, codes, a);
+  at::Tensor primal = x;
+  const at::Tensor tangent = split_dual(primal);
+  const at::Tensor y = record_apply(primal, codes, a);
+  return tangent.defined() ? make_dual(y, call_apply(tangent, codes, a)) : y;
 }
 
 TORCH_LIBRARY_IMPL(fastblur, Autograd, m) {

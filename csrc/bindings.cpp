@@ -98,7 +98,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       },
       py::arg("input_size"), FASTBLUR_RAW_NAMES, "Bytes that the CPU backend keeps for backward.");
   m.def("specialisation", &cpu::specialisation, py::arg("pool_h"), py::arg("pool_w"),
-        py::arg("taps_h"), py::arg("taps_w"), py::arg("stride_w"),
+        py::arg("taps_h"), py::arg("taps_w"), py::arg("stride_w"), py::arg("channels_last"),
         "Which sizes of a call the CPU kernels know at compile time, in words.");
   m.def("build_info", &build_info, "What this extension was built with, and for.");
   m.def("cpu_level", [] { return cpu::level().name; }, "The instruction-set level in use.");

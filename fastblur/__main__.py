@@ -36,7 +36,10 @@ def facts() -> dict[str, str]:
         openmp = "with OpenMP" if info["openmp"] else "without OpenMP: one thread"
         found["extension"] = f"built for torch {info['torch']} by {info['compiler']}, {openmp}"
         usable = ", ".join(info["cpu_levels"])
-        found["CPU level"] = f"{extension.cpu_level()} (usable: {usable})"
+        try:
+            found["CPU level"] = f"{extension.cpu_level()} (usable: {usable})"
+        except ValueError as error:
+            found["CPU level"] = f"ERROR: {error}"
         found["CUDA archs"] = info["cuda"] or "none: this version has no CUDA kernels"
     found["GPU"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none visible"
     if importlib.util.find_spec("triton") is None:
@@ -50,6 +53,13 @@ def facts() -> dict[str, str]:
 
 def self_check(backend: _backends.Backend) -> str | None:
     """Compares a backend with the reference, forward and backward; returns what differs."""
+    try:
+        return _first_difference(backend)
+    except Exception as error:  # whatever it is, it is the finding
+        return f"{type(error).__name__}: {error}"
+
+
+def _first_difference(backend: _backends.Backend) -> str | None:
     generator = torch.Generator().manual_seed(0)
     for name, geometry in CHECKS.items():
         for memory_format in (torch.contiguous_format, torch.channels_last):

@@ -4,8 +4,8 @@ Two roads lead to the operators, with the same derivatives (``tests/test_autogra
 
 - plainly through the dispatcher, whose C++ derivatives (``csrc/autograd.cpp``) are the fastest, and
   which ``torch.compile`` and ``torch.export`` put in their graphs;
-- through the three Functions here, which add what C++ derivatives cannot have: ``torch.func``
-  transforms, ``vmap`` and forward mode. They are taken when one of those is at work.
+- through the three Functions here, which add what C++ derivatives cannot have: the transforms of
+  ``torch.func``. They are taken when one of those is at work.
 
 The derivative of each is another of the three: the op is linear once its winners are known.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch._C._functorch import TransformType
 from torch.autograd.function import Function
 
 from . import _extension, _ops
@@ -37,9 +37,9 @@ def max_blur_pool(x: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _transforms_at_work() -> bool:
-    return (
-        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-    )
+    innermost = torch._C._functorch.peek_interpreter_stack()
+    # functionalize has a rule for operators, and none for Functions.
+    return innermost is not None and innermost.key() != TransformType.Functionalize
 
 
 def _is_mapped(x: Tensor) -> bool:
@@ -88,7 +88,8 @@ class MaxBlurPoolFunction(Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *arguments: Any) -> Any:
         folded = _ops.fold(x, in_dims[0], info.batch_size)
         y, codes = MaxBlurPoolFunction.apply(folded, *arguments)
-        return (_ops.unfold(y, info.batch_size), _ops.unfold(codes, info.batch_size)), (0, 0)
+        b, n = info.batch_size, _batch_of(x, in_dims[0])
+        return (_ops.unfold(y, b, n), _ops.unfold(codes, b, n)), (0, 0)
 
 
 class _Backward(Function):
@@ -126,7 +127,7 @@ class _Backward(Function):
         b = info.batch_size
         folded = _ops.fold(dy, in_dims[0], b), _ops.fold(codes, in_dims[1], b)
         size = (b * input_size[0], *input_size[1:])
-        return _ops.unfold(_Backward.apply(*folded, size, *arguments), b), 0
+        return _ops.unfold(_Backward.apply(*folded, size, *arguments), b, input_size[0]), 0
 
 
 class _Apply(Function):
@@ -154,7 +155,12 @@ class _Apply(Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, codes: Tensor, *arguments: Any) -> Any:
         b = info.batch_size
         folded = _ops.fold(x, in_dims[0], b), _ops.fold(codes, in_dims[1], b)
-        return _ops.unfold(_Apply.apply(*folded, *arguments), b), 0
+        y = _Apply.apply(*folded, *arguments)
+        return _ops.unfold(y, b, _batch_of(x, in_dims[0])), 0
+
+
+def _batch_of(x: Tensor, mapped: int | None) -> int:
+    return x.shape[1 if mapped == 0 else 0]
 
 
 def _remember(

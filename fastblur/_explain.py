@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from . import _backends, _extension
+from . import _backends, _extension, _ops
 from ._geometry import Geometry
-from .functional import autocast
+from .functional import as_map, autocast
 from .modules import FusedBlurPool1d, FusedMaxBlurPool1d, Pool
 
 
@@ -54,7 +54,8 @@ class Explanation:
 def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Explanation:
     """Tells which backend runs a call and why, with which kernel, and what it moves and keeps.
 
-    Runs nothing. The call is ``layer(input)``, or without a layer
+    Runs nothing. Bytes are those of training; without grad there are no codes to write. The call is
+    ``layer(input)``, or without a layer
     ``max_blur_pool2d(input, **arguments)``.
 
     Args:
@@ -80,22 +81,25 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
         raise TypeError("give either a layer or arguments, not both")
     else:
         backend, geometry = layer.backend, layer.geometry
-        if isinstance(layer, (FusedMaxBlurPool1d, FusedBlurPool1d)):
-            input = input.unsqueeze(-2)
+    one_dimensional = isinstance(layer, (FusedMaxBlurPool1d, FusedBlurPool1d))
+    if one_dimensional:
+        input = as_map(input, geometry)
     geometry.check_input(input)
     chosen = _backends.choose(backend, input.device.type)
 
     *lead, height, width = input.shape
     element = autocast(input.new_empty(0, device=input.device)).element_size()
     output_size = (*lead, *geometry.output_size(height, width))
-    batch, channels = lead if len(lead) == 2 else (1, *lead)
+    shown_size = (*lead, output_size[-1]) if one_dimensional else output_size
+    batched = input if input.dim() == 4 else input.unsqueeze(0)
+    batch, channels = batched.shape[:2]
     x_bytes, y_bytes = input.numel() * element, prod(output_size) * element
     codes = prod(geometry.code_shape(batch, channels, height, width)) if chosen.keeps_codes else 0
     return Explanation(
         backend=chosen.name,
-        specialisation=_specialisation(chosen.name, geometry),
+        specialisation=_specialisation(chosen.name, geometry, _ops.is_channels_last(batched)),
         refused=_refused(backend, chosen.name, input.device.type),
-        output_size=output_size,
+        output_size=shown_size,
         bytes_forward=x_bytes + y_bytes + codes,
         bytes_backward=x_bytes + y_bytes + codes,
         bytes_saved=codes if chosen.keeps_codes else None,
@@ -112,11 +116,11 @@ def _refused(asked: str, chosen: str, device_type: str) -> dict[str, str]:
     return reasons
 
 
-def _specialisation(backend: str, geometry: Geometry) -> str:
+def _specialisation(backend: str, geometry: Geometry, channels_last: bool) -> str:
     if backend != "cpu" or _extension.C is None:
         return "max_pool2d, pad, conv2d"
     k_h, k_w = geometry.kernel_size
     f_h, f_w = len(geometry.taps_h), len(geometry.taps_w)
     pool = "no max" if geometry.linear else f"max {k_h}x{k_w}"
-    kind = _extension.C.specialisation(k_h, k_w, f_h, f_w, geometry.stride[1])
+    kind = _extension.C.specialisation(k_h, k_w, f_h, f_w, geometry.stride[1], channels_last)
     return f"{_extension.C.cpu_level()}, {pool}, {f_h}x{f_w} taps ({kind})"

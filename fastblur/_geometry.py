@@ -202,15 +202,22 @@ def _integer(name: str, value: Any) -> int:
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}") from None
 
 
-def _sequence(value: Any) -> bool:
+def is_sequence(value: Any) -> bool:
     """Lists, tuples, and the tensors and arrays that have a length."""
     if isinstance(value, (str, bytes, dict)):
         return False
     return hasattr(value, "__getitem__") and getattr(value, "ndim", 1) > 0
 
 
+def check_scalar(name: str, value: Any, low: int, high: int | None = None) -> None:
+    """Raises unless ``value`` is one int from ``low`` to ``high``."""
+    if is_sequence(value) or isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    _pair(name, value, low, high)
+
+
 def _pair(name: str, value: Any, low: int, high: int | None = None) -> Pair:
-    if _sequence(value):
+    if is_sequence(value):
         if len(value) != 2:
             raise ValueError(f"{name} must be an int or a (height, width) pair, got {value!r}")
         pair = (_integer(name, value[0]), _integer(name, value[1]))
@@ -229,29 +236,34 @@ def _filter_taps(filter_size: Any) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def _split_taps(taps: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if not _sequence(taps):
+    if not is_sequence(taps):
         raise TypeError(f"taps must be a sequence of numbers or a pair of them, got {taps!r}")
-    if hasattr(taps, "tolist"):
-        taps = taps.tolist()
-    if len(taps) == 2 and all(_sequence(axis) for axis in taps):
+    # An array of two rows might be meant as a 2x2 filter; a list or tuple of two rows is a pair.
+    if not hasattr(taps, "tolist") and len(taps) == 2 and all(map(is_sequence, taps)):
         return _tap_row("taps[0]", taps[0]), _tap_row("taps[1]", taps[1])
     row = _tap_row("taps", taps)
     return row, row
 
 
 def _tap_row(name: str, taps: Any) -> tuple[float, ...]:
+    if getattr(taps, "requires_grad", False):
+        raise ValueError(f"{name} must be constant, got a tensor that requires grad")
     values = taps.tolist() if hasattr(taps, "tolist") else taps
     if not 1 <= len(values) <= MAX_TAPS:
         raise ValueError(f"{name} must have 1 to {MAX_TAPS} entries, got {len(values)}")
-    if any(_sequence(value) for value in values):
+    if any(map(is_sequence, values)):
         raise TypeError(
-            f"{name} must be one row of numbers: a separable filter is given as one row, or one "
-            f"for each axis, got {taps!r}"
+            f"{name} must be one row of numbers: a separable filter is given as one row, or as a "
+            f"pair of rows, got {taps!r}"
         )
     try:
+        if any(isinstance(value, (str, bytes)) for value in values):
+            raise TypeError
         row = tuple(float(value) for value in values)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a sequence of numbers, got {taps!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, got {taps!r}") from None
     if not all(math.isfinite(value) for value in row):
         raise ValueError(f"{name} must be finite, got {row}")
     return row
@@ -265,11 +277,11 @@ def _blur_padding(value: Any, f_h: int, f_w: int) -> tuple[int, int, int, int]:
                 f"right), got {value!r}"
             )
         return (f_h - 1) // 2, f_h // 2, (f_w - 1) // 2, f_w // 2
-    if _sequence(value) and len(value) == 4:
+    if is_sequence(value) and len(value) == 4:
         top, bottom = _pair("blur_padding", value[:2], 0)
         left, right = _pair("blur_padding", value[2:], 0)
         return top, bottom, left, right
-    if _sequence(value) and len(value) != 2:
+    if is_sequence(value) and len(value) != 2:
         raise ValueError(
             f"blur_padding must be 'same', an int, (height, width) or (top, bottom, left, right), "
             f"got {value!r}"

@@ -1,8 +1,8 @@
-"""The compiled operators as Python sees them: their names, shapes for fake tensors, vmap rules.
+"""The compiled operators as Python sees them: calls, shapes for fake tensors, memory formats.
 
 ``torch.ops.fastblur.max_blur_pool_{forward,backward,apply}`` are defined in ``csrc/operators.cpp``,
 with kernels in ``csrc/cpu`` and derivatives in ``csrc/autograd.cpp``. Here is what the compiler and
-the batching transform need to know of them.
+``fastblur/_autograd.py`` need to know of them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,26 @@ Arguments = tuple[Any, ...]  # Geometry.arguments() and channels_last
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether a 4-D tensor is, or would best be made, channels_last: torch's own rule."""
+    """Whether a 4-D tensor is, or would best be made, channels_last, by torch's rule.
+
+    Going out from the channels over columns and rows to the images, no stride is less than the
+    extent of what lies inside it.
+    """
     if x.is_contiguous():
         return False
     if x.is_contiguous(memory_format=torch.channels_last):
         return True
-    n, c, h, w = x.shape
-    s_n, s_c, s_h, s_w = x.stride()
-    dense_order = s_c * max(c, 1) <= s_w and s_w * max(w, 1) <= s_h and s_h * max(h, 1) <= s_n
-    return bool(c > 1 and s_c > 0 and (dense_order or (n == 1 and s_w * max(w, 1) <= s_h)))
+    size, stride = x.shape, x.stride()
+    if stride[1] == 0:
+        return False
+    extent = 0
+    for axis in (1, 3, 2, 0):
+        if size[axis] == 0 or stride[axis] < extent:
+            return False
+        if axis == 0 and extent == stride[1]:  # one element an image: both formats, so contiguous
+            return False
+        extent = stride[axis] * size[axis]
+    return True
 
 
 def forward(x: Tensor, arguments: Arguments, need_codes: bool) -> tuple[Tensor, Tensor]:
@@ -102,9 +113,9 @@ def fold(x: Tensor, dim: int | None, batch_size: int) -> Tensor:
     return x.flatten(0, 1)
 
 
-def unfold(x: Tensor, batch_size: int) -> Tensor:
-    """Undoes :func:`fold`, the mapped axis first."""
-    return x.reshape(batch_size, x.shape[0] // batch_size, *x.shape[1:])
+def unfold(x: Tensor, batch_size: int, n: int) -> Tensor:
+    """Undoes :func:`fold`, the mapped axis first, before the ``n`` images of each."""
+    return x.reshape(batch_size, n, *x.shape[1:])
 
 
 if AVAILABLE:

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from . import _backends
 from ._backends import BackendName
-from ._geometry import BlurPadding, Geometry, IntOrPair, PaddingMode, TapsArgument
+from ._geometry import (
+    MAX_POOL,
+    MAX_TAPS,
+    BlurPadding,
+    Geometry,
+    IntOrPair,
+    PaddingMode,
+    TapsArgument,
+    check_scalar,
+    is_sequence,
+)
 
 __all__ = ["blur_pool1d", "blur_pool2d", "max_blur_pool1d", "max_blur_pool2d"]
 
@@ -156,12 +166,17 @@ def run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
 
 
 def run_1d(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
-    """:func:`run` on [N, C, L] or [C, L], as a map of height 1."""
+    """:func:`run` on [N, C, L] or [C, L]."""
+    return run(as_map(input, geometry), geometry, backend).squeeze(-2)
+
+
+def as_map(input: Tensor, geometry: Geometry) -> Tensor:
+    """[N, C, L] or [C, L] as a map of height 1."""
     if not isinstance(input, Tensor):
         geometry.check_input(input)  # raises
     if input.dim() not in (2, 3):
         raise ValueError(f"input must be [N, C, L] or [C, L], got shape {tuple(input.shape)}")
-    return run(input.unsqueeze(-2), geometry, backend).squeeze(-2)
+    return input.unsqueeze(-2)
 
 
 def resolve_1d(
@@ -175,19 +190,19 @@ def resolve_1d(
     relu: bool,
 ) -> Geometry:
     """The geometry of a 1-D call: nothing happens along the height, which is 1."""
-    scalars = dict(kernel_size=kernel_size, stride=stride, padding=padding, filter_size=filter_size)
-    for name, value in scalars.items():
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"{name} must be an int, got {value!r}")
+    check_scalar("kernel_size", kernel_size, 1, MAX_POOL)
+    check_scalar("stride", stride, 1)
+    check_scalar("padding", padding, 0)
+    check_scalar("filter_size", filter_size, 1, MAX_TAPS)
     if taps is not None:
         taps = ((1.0,), taps)  # type: ignore[assignment]
-    if isinstance(blur_padding, (list, tuple)):
-        if len(blur_padding) != 2:
+    if is_sequence(blur_padding):
+        if len(blur_padding) != 2:  # type: ignore[arg-type]
             raise ValueError(
                 f"blur_padding must be 'same', an int or (left, right), got {blur_padding!r}"
             )
-        blur_padding = (0, 0, *blur_padding)
-    elif blur_padding != "same":
+        blur_padding = (0, 0, *blur_padding)  # type: ignore[misc]
+    elif not isinstance(blur_padding, str):
         blur_padding = (0, blur_padding)  # type: ignore[assignment]
     return _resolve(
         (1, kernel_size),
@@ -202,15 +217,21 @@ def resolve_1d(
 
 
 def _resolve(*arguments: Any) -> Geometry:
-    if torch.compiler.is_compiling():
-        return Geometry.resolve(*arguments)
-    try:
-        return _resolve_hashable(*arguments)
-    except TypeError:  # a list or a tensor among them, or a wrong kind, which this raises again
-        return Geometry.resolve(*arguments)
+    """Geometry.resolve, remembered for arguments that cannot change and whose type is plain."""
+    if not torch.compiler.is_compiling() and all(map(_is_plain, arguments)):
+        return _resolve_plain(*arguments)
+    return Geometry.resolve(*arguments)
 
 
-_resolve_hashable = lru_cache(maxsize=256, typed=True)(Geometry.resolve)
+_resolve_plain = lru_cache(maxsize=256, typed=True)(Geometry.resolve)
+
+
+def _is_plain(argument: Any) -> bool:
+    # A tensor is hashable too, by identity. And equal keys must be equally valid: (1, 1) equals
+    # (True, True) and (1.0, 1.0), so tuples of ints alone are plain.
+    if type(argument) is tuple:
+        return all(type(entry) is int for entry in argument)
+    return argument is None or type(argument) in (int, bool, str)
 
 
 def autocast(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from . import _backends
 from ._backends import BackendName
-from ._geometry import BlurPadding, Geometry, IntOrPair, PaddingMode, TapsArgument
+from ._geometry import BlurPadding, Geometry, IntOrPair, PaddingMode, Pair, TapsArgument
 from .functional import resolve_1d, run, run_1d
 
 __all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlurPool1d"]
@@ -27,7 +27,22 @@ class Pool(nn.Module):
             raise ValueError(f"backend must be one of {names}, got {backend!r}")
         self.geometry = geometry
         self.backend = backend
-        self._shown = shown
+        self._shown = {name: _plain(value) for name, value in shown.items()}
+
+    @property
+    def kernel_size(self) -> Pair:
+        """Of the max, (height, width)."""
+        return self.geometry.kernel_size
+
+    @property
+    def stride(self) -> Pair:
+        """Of the blur, (height, width)."""
+        return self.geometry.stride
+
+    @property
+    def padding(self) -> Pair:
+        """Of the max, (height, width)."""
+        return self.geometry.padding
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
@@ -41,8 +56,9 @@ class Pool(nn.Module):
 class FusedMaxBlurPool(Pool):
     """Anti-aliased max pooling (Zhang 2019): max with stride 1, blur, subsample, in one kernel.
 
-    Stands where ``nn.MaxPool2d(kernel_size, stride, padding)`` stood. Arguments, result and errors
-    are those of :func:`fastblur.functional.max_blur_pool2d`; wrong arguments raise here.
+    Stands where ``nn.MaxPool2d(kernel_size, stride, padding)`` stood; only, its stride is 2 unless
+    given, and not the kernel's size. Arguments, result and errors are those of
+    :func:`fastblur.functional.max_blur_pool2d`; wrong arguments raise here.
 
     Shape:
         - Input: [N, C, H, W] or [C, H, W].
@@ -180,5 +196,13 @@ def _filter(geometry: Geometry, filter_size: Any, taps: Any) -> dict[str, Any]:
 def _unusual(blur_padding: Any, padding_mode: str, relu: bool, backend: str) -> dict[str, Any]:
     """The remaining arguments where they are not the default, for printing."""
     defaults = dict(blur_padding="same", padding_mode="reflect", relu=False, backend="auto")
-    given = dict(blur_padding=blur_padding, padding_mode=padding_mode, relu=relu, backend=backend)
+    given = dict(
+        blur_padding=_plain(blur_padding), padding_mode=padding_mode, relu=relu, backend=backend
+    )
     return {name: value for name, value in given.items() if value != defaults[name]}
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, tensors and their scalars as the ints and tuples that print as code."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.library import opcheck
 
 from fastblur import MaxBlurPoolFunction
@@ -63,8 +63,7 @@ def test_gradcheck(road: str, arguments: dict[str, object]) -> None:
             return MaxBlurPoolFunction.apply(x, *geometry, False)[0]
 
     leaf = x(2).requires_grad_()
-    # The operators alone have no forward mode: the functional adds it (next test).
-    assert gradcheck(f, leaf, check_forward_ad=road == "functions")
+    assert gradcheck(f, leaf, check_forward_ad=True)
     assert gradgradcheck(f, leaf)
 
 
@@ -74,12 +73,28 @@ def test_gradcheck_of_the_functional(fused: Callable[[Tensor], Tensor]) -> None:
     assert gradgradcheck(fused, leaf, check_fwd_over_rev=True, check_batched_grad=True)
 
 
-def test_operators_without_forward_mode_say_so() -> None:
-    geometry = Geometry.resolve().arguments()
+@pytest.mark.parametrize("recorded", [False, True], ids=["alone", "with reverse mode"])
+def test_forward_mode_of_the_operators(
+    recorded: bool, arguments: dict[str, object], plain: Callable[[Tensor], Tensor]
+) -> None:
+    """A tangent is never dropped, whichever operator it meets."""
+    g = (*Geometry.resolve(**arguments).arguments(), False)  # type: ignore[arg-type]
+    ops = torch.ops.fastblur
+    primal, tangent = x(2).requires_grad_(recorded), x(2, seed=1)
+    y, codes = ops.max_blur_pool_forward(primal.detach(), *g, True)
     with forward_ad.dual_level():
-        dual = forward_ad.make_dual(x(1).requires_grad_(), x(1))
-        with pytest.raises(RuntimeError, match=r"jvp|forward"):
-            torch.ops.fastblur.max_blur_pool_forward(dual, *geometry, False, True)
+        dual = forward_ad.make_dual(primal, tangent)
+        want = forward_ad.unpack_dual(plain(dual)).tangent
+        for name, out in {
+            "forward": ops.max_blur_pool_forward(dual, *g, True)[0],
+            "apply": ops.max_blur_pool_apply(dual, codes, *g),
+        }.items():
+            got = forward_ad.unpack_dual(out).tangent
+            torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12, msg=name)
+        dual = forward_ad.make_dual(y.requires_grad_(recorded), 2 * y.detach())
+        out = ops.max_blur_pool_backward(dual, codes, list(primal.shape), *g)
+        dx, dx_tangent = forward_ad.unpack_dual(out)
+        torch.testing.assert_close(dx_tangent, 2 * dx)
 
 
 def test_double_backward_is_not_silently_zero(
@@ -132,6 +147,13 @@ def test_forward_mode(fused: Callable[[Tensor], Tensor], plain: Callable[[Tensor
             results += [out]
     torch.testing.assert_close(results[0].primal, results[1].primal)
     torch.testing.assert_close(results[0].tangent, results[1].tangent)
+
+
+def test_functionalize_and_empty_vmap(
+    fused: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor]
+) -> None:
+    torch.testing.assert_close(functionalize(fused)(x(2)), plain(x(2)))
+    assert vmap(fused)(x(0, 2)).shape == (0, *fused(x(2)).shape)
 
 
 def test_grad_keeps_channels_last(fused: Callable[[Tensor], Tensor]) -> None:

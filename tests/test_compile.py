@@ -97,16 +97,38 @@ def test_layer_after_compiled_strides_change() -> None:
     torch.testing.assert_close(a, b)
 
 
-def test_compiled_grad_transform() -> None:
-    def loss(x: torch.Tensor) -> torch.Tensor:
-        return max_blur_pool2d(x).square().sum()
+def test_transforms_inside_a_compiled_function() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return max_blur_pool2d(x, relu=True)
 
-    x = torch.randn(2, 3, 9, 9)
-    batched = torch.compile(torch.func.vmap(max_blur_pool2d), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(batched(x.unsqueeze(1)), max_blur_pool2d(x).unsqueeze(1))
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return max_blur_pool2d(x, relu=True, backend="reference")
+
+    x, t = torch.randn(2, 3, 9, 9), torch.randn(2, 3, 9, 9)
+    small = x[:1, :1]
+    uses = {
+        "vmap": lambda f: torch.func.vmap(f)(x.unsqueeze(1)),
+        "jvp": lambda f: torch.func.jvp(f, (x,), (t,))[1],
+        "jacfwd": lambda f: torch.func.jacfwd(f)(small),
+    }
+    for name, use in uses.items():
+        compiled = torch.compile(use, backend="aot_eager")
+        torch.testing.assert_close(compiled(f), use(plain), msg=name)
+        assert compiled(f).abs().sum() > 0
+
     # A known limit, which must stay an error and never become a wrong gradient.
+    grad = torch.func.grad(lambda x: f(x).square().sum())
     with pytest.raises(Exception, match="autograd"):
-        torch.compile(torch.func.grad(loss), fullgraph=True, backend="aot_eager")(x)
+        torch.compile(grad, fullgraph=True, backend="aot_eager")(x)
+
+
+def test_forward_mode_through_a_compiled_layer() -> None:
+    layer = FusedMaxBlurPool()
+    x, t = torch.randn(2, 3, 9, 9), torch.randn(2, 3, 9, 9)
+    compiled = torch.compile(layer, backend="aot_eager")
+    compiled(x)
+    want = torch.func.jvp(layer, (x,), (t,))[1]
+    torch.testing.assert_close(torch.func.jvp(compiled, (x,), (t,))[1], want)
 
 
 @pytest.mark.parametrize("strict", [False, True])

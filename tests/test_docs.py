@@ -33,6 +33,14 @@ def test_readme_table_is_true() -> None:
 
 
 @pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs from a source tree only")
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs from a source tree only")
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for path in (*DOCUMENTS, ROOT / "CONTRIBUTING.md"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,10 @@ BAD_ARGUMENTS: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(taps=([1.0], [float("inf")])), ValueError, r"taps\[1\] must be finite"),
     (dict(taps=3), TypeError, "taps must be a sequence of numbers"),
     (dict(taps=["a"]), TypeError, "taps must be a sequence of numbers"),
+    (dict(taps=["1", "2"]), TypeError, "taps must be a sequence of numbers"),
+    (dict(taps=[10**400]), ValueError, "taps must be finite"),
+    (dict(taps=torch.ones(2, 2)), TypeError, "taps must be one row of numbers"),
+    (dict(taps=torch.ones(2, requires_grad=True)), ValueError, "taps must be constant"),
     (dict(taps=torch.ones(3, 3)), TypeError, "taps must be one row of numbers"),
     (dict(blur_padding="valid"), ValueError, "blur_padding must be 'same', an int"),
     (dict(blur_padding=-1), ValueError, "blur_padding must be 0 or more, got -1"),
@@ -74,6 +79,14 @@ def test_arguments(arguments: dict[str, object], error: type[Exception], message
             call()
 
 
+def test_a_good_call_does_not_let_a_bad_one_pass() -> None:
+    """Equal is not the same: (True, True) == (1, 1) == (1.0, 1.0)."""
+    for good, bad in (((2, 2), (2.0, 2.0)), ((1, 1), (True, True)), (1, True), (2, 2.0)):
+        fb.max_blur_pool2d(X, good)
+        with pytest.raises(TypeError, match="kernel_size must be an int"):
+            fb.max_blur_pool2d(X, bad)  # type: ignore[arg-type]
+
+
 BAD_1D: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(stride=(1, 2)), TypeError, r"stride must be an int, got \(1, 2\)"),
     (dict(filter_size=True), TypeError, "filter_size must be an int, got True"),
@@ -82,6 +95,9 @@ BAD_1D: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(blur_padding=-1), ValueError, "blur_padding must be 0 or more"),
     (dict(taps=[[1.0], [1.0]]), TypeError, "one row of numbers"),
     (dict(padding_mode="same"), ValueError, "padding_mode"),
+    (dict(filter_size=40), ValueError, "filter_size must be 1 to 31, got 40$"),
+    (dict(blur_padding="valid"), ValueError, "blur_padding must be 'same'"),
+    (dict(blur_padding=np.array([1, 1, 1])), ValueError, r"'same', an int or \(left, right\)"),
 ]
 
 

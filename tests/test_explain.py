@@ -59,6 +59,11 @@ def test_explains_other_shapes_and_types() -> None:
     x = torch.randn(3, 30, requires_grad=True)
     layer = FusedMaxBlurPool1d()
     assert explain(x, layer).bytes_saved == saved_bytes(layer, x)
+    assert explain(x, layer).output_size == tuple(layer(x).shape)
+    with pytest.raises(ValueError, match=r"got shape \(1, 1, 1, 9\)"):
+        explain(torch.zeros(1, 1, 1, 9), layer)
+    with pytest.raises(TypeError, match="got NoneType"):
+        explain(None, layer)  # type: ignore[arg-type]
     half = explain(torch.zeros(4, 9, 9, dtype=torch.half), FusedBlurPool())
     assert half.bytes_forward == 2 * (4 * 9 * 9 + 4 * 5 * 5)
     assert half.bytes_saved == 0
@@ -90,6 +95,15 @@ def test_doctor() -> None:
     for word in (fastblur.__version__, torch.__version__, "CPU level", "usable: ", "CUDA archs"):
         assert word in done.stdout
     assert "cpu: agrees with the reference" in done.stdout
+
+
+@needs_extension
+def test_doctor_reports_a_wrong_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTBLUR_CPU_LEVEL", "mmx")
+    done = doctor()
+    assert done.returncode == 1
+    assert "FASTBLUR_CPU_LEVEL" in done.stdout
+    assert not done.stderr
 
 
 @needs_extension

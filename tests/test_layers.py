@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -39,6 +40,11 @@ LAYERS = {
         3, 2, 1
     ),
     "FusedBlurPool1d(filter_size=5, stride=2)": FusedBlurPool1d(5),
+    "FusedBlurPool(filter_size=3, stride=(1, 2), blur_padding=(1, 1))": FusedBlurPool(
+        np.int64(3),  # type: ignore[arg-type]
+        torch.tensor([1, 2]),  # type: ignore[arg-type]
+        blur_padding=np.array([1, 1]),  # type: ignore[arg-type]
+    ),
 }
 
 
@@ -72,6 +78,20 @@ def test_stands_where_max_pool_stood() -> None:
     for k, s, p in ((3, 2, 1), (2, 2, 0)):
         # torch floors and "same" ceils: equal on the even sizes that networks have.
         assert FusedMaxBlurPool(k, s, p)(x).shape == nn.MaxPool2d(k, s, p)(x).shape
+
+
+def test_attributes_of_max_pool() -> None:
+    layer = FusedMaxBlurPool(3, (1, 2), 1)
+    assert (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 2), (1, 1))
+
+
+def test_arguments_are_read_at_each_call() -> None:
+    """A tensor that changes between calls is not taken for its old self."""
+    x = torch.ones(1, 1, 6, 6)
+    taps = torch.tensor([0.5, 0.5])
+    assert fb.blur_pool2d(x, taps=taps).max() == 1
+    taps.mul_(2)
+    assert fb.blur_pool2d(x, taps=taps).max() == 4
 
 
 def test_one_tap_is_max_pool_with_a_stride() -> None:
@@ -149,6 +169,31 @@ def test_views(view: str) -> None:
     y.backward(dy)
     want.backward(dy)
     torch.testing.assert_close(leaf.grad, other.grad)
+
+
+CROPS = {
+    "one image": lambda x: x[:1, :, 2:-2, 2:-2],
+    "one image, half the channels": lambda x: x[:1, ::2],
+    "one image, half the rows": lambda x: x[:1, :, ::2],
+    "unbatched": lambda x: x[0, :, 2:-2, 2:-2],
+    "two images": lambda x: x[:, :, 2:-2, 2:-2],
+    "one channel": lambda x: x[:, :1, 2:-2],
+    "one pixel": lambda x: x[:, :, :1, :1],
+}
+
+
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_crops_have_the_format_that_torch_gives(crop: str, channels_last: bool) -> None:
+    x = torch.randn(2, 6, 14, 14)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    x = CROPS[crop](x)
+    y = fb.max_blur_pool2d(x, 1, 1, filter_size=1)
+    assert y.stride() == x.clone().add(0).stride() or y.stride() == nn.MaxPool2d(1)(x).stride()
+    if x.dim() == 4:
+        assert y.stride() == nn.MaxPool2d(1)(x).stride()
+    if not channels_last:
+        assert y.is_contiguous()
 
 
 def test_memory_format_is_kept() -> None:

@@ -142,7 +142,7 @@ def test_codes_of_another_backend(name: str) -> None:
 
 
 def test_arbitrary_codes_of_the_right_shape_are_harmless() -> None:
-    """Whatever bits they hold, no memory outside is touched, and the maps stay adjoint."""
+    """Whatever bits they hold, the two maps stay each other's transposes."""
     assert C is not None
     g = Geometry.resolve(3, 2, 1, relu=True).arguments()
     x = torch.randn(2, 5, 9, 11, dtype=torch.float64)

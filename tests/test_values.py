@@ -93,3 +93,16 @@ def test_sixteen_bits_route_like_max_pool2d(
                 torch.testing.assert_close(
                     ours.double(), theirs, rtol=0, atol=0, equal_nan=True, msg=f"{case} {kind}"
                 )
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("target", [t for t in TARGETS if t.level], ids=str)
+def test_largest_stride(target: Target, channels_last: bool) -> None:
+    """Any stride beyond the map is as good as another; conv2d itself overflows at this one."""
+    x = in_format(fill((2, 3, 9, 11), "normal", torch.float32), channels_last)
+    dy = torch.randn(2, 3, 1, 1)
+    far, near = (
+        run(target, Case(stride=(stride, stride), shape=(2, 3, 9, 11)), x, dy)
+        for stride in (2**31 - 1, 100)
+    )
+    assert all(map(torch.equal, far, near))

@@ -11,12 +11,15 @@
 // whole bytes, so threads that own blocks of eight rows never write to one byte.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 
 #include "../max_blur_pool.h"
 
 namespace fastblur::cpu {
+
+static_assert(std::endian::native == std::endian::little, "bits are moved in 64-bit words");
 
 constexpr int64_t kRowsPerBlock = 8;
 

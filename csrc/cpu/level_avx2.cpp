@@ -3,6 +3,15 @@
 #include "level.h"
 
 #if defined(__x86_64__)
+
+// Before the instruction set is on: this much runs on any machine.
+namespace fastblur::cpu::avx2 {
+static bool supported() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+}  // namespace fastblur::cpu::avx2
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
@@ -15,10 +24,6 @@
 #include "walk.h"
 
 namespace fastblur::cpu::avx2 {
-static bool supported() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
-}
 extern const Level level = make_level<Avx2F32, GenericF64>("avx2", &supported);
 }  // namespace fastblur::cpu::avx2
 

@@ -6,6 +6,16 @@
 #include "level.h"
 
 #if defined(__x86_64__)
+
+// Before the instruction set is on: this much runs on any machine.
+namespace fastblur::cpu::avx512 {
+static bool supported() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("fma");
+}
+}  // namespace fastblur::cpu::avx512
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), \
                              apply_to = function)
@@ -19,10 +29,6 @@
 #include "walk.h"
 
 namespace fastblur::cpu::avx512 {
-static bool supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-}
 extern const Level level = make_level<Avx512F32, GenericF64>("avx512", &supported);
 }  // namespace fastblur::cpu::avx512
 

@@ -25,8 +25,8 @@ const Level& find(const std::string& name) {
     usable += usable.empty() ? "'" : ", '";
     usable += std::string(level->name) + "'";
   }
-  throw std::invalid_argument("the CPU level must be one of " + usable + " on this machine, got '" +
-                              name + "'");
+  throw std::invalid_argument("the CPU level (FASTBLUR_CPU_LEVEL) must be one of " + usable +
+                              " on this machine, got '" + name + "'");
 }
 
 std::atomic<const Level*>& current() {
@@ -48,10 +48,11 @@ std::vector<std::string> usable_levels() {
 
 const Level& level() { return *current().load(std::memory_order_relaxed); }
 
-std::string specialisation(int pool_h, int pool_w, int taps_h, int taps_w, int64_t stride_w) {
+std::string specialisation(int pool_h, int pool_w, int taps_h, int taps_w, int64_t stride_w,
+                           bool channels_last) {
   const bool pool = specialised_pool(pool_h, pool_w) != 0;
   const bool rows = RowCounts::known(taps_h) != 0;
-  const bool columns = TapCounts::known(taps_w) != 0 && stride_w <= 2;
+  const bool columns = TapCounts::known(taps_w) != 0 && (stride_w <= 2 || channels_last);
   if (pool && rows && columns) return "specialised";
   std::string generic;
   for (const auto& [known, name] : {std::pair{pool, "max"}, {rows, "rows"}, {columns, "columns"}})

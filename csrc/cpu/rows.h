@@ -319,7 +319,7 @@ void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
     for (int64_t i = 0; i < n; i += L) {
       V sum = V::splat(0);
 #pragma GCC unroll 8
-      for (int b = first; b < n_taps; b += int(stride))
+      for (int64_t b = first; b < n_taps; b += stride)
         sum = V::fma(V::splat(taps[b]), V::load(in + i - (b - first) / stride * step), sum);
       sum.store(to + i);
     }

@@ -23,6 +23,7 @@ constexpr int specialised_pool(int pool_h, int pool_w) {
 }
 
 // For people: which of it applies to a call.
-std::string specialisation(int pool_h, int pool_w, int taps_h, int taps_w, int64_t stride_w);
+std::string specialisation(int pool_h, int pool_w, int taps_h, int taps_w, int64_t stride_w,
+                           bool channels_last);
 
 }  // namespace fastblur::cpu
