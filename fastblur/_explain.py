@@ -54,9 +54,9 @@ class Explanation:
 def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Explanation:
     """Tells which backend runs a call and why, with which kernel, and what it moves and keeps.
 
-    Runs nothing. Bytes are those of training; without grad there are no codes to write. The call is
-    ``layer(input)``, or without a layer
-    ``max_blur_pool2d(input, **arguments)``.
+    Runs nothing. The call is ``layer(input)``, or without a layer
+    ``max_blur_pool2d(input, **arguments)``. Bytes are those of training; without grad there are no
+    codes to write.
 
     Args:
         input: as for the call; only its metadata is read.

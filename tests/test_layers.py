@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from fastblur import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
 from fastblur import functional as fb
 
+from .conftest import needs_extension
 from .judge import binomial, judge
 
 LAYERS = {
@@ -182,6 +183,7 @@ CROPS = {
 }
 
 
+@needs_extension
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_crops_have_the_format_that_torch_gives(crop: str, channels_last: bool) -> None:
@@ -189,7 +191,6 @@ def test_crops_have_the_format_that_torch_gives(crop: str, channels_last: bool) 
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
     x = CROPS[crop](x)
     y = fb.max_blur_pool2d(x, 1, 1, filter_size=1)
-    assert y.stride() == x.clone().add(0).stride() or y.stride() == nn.MaxPool2d(1)(x).stride()
     if x.dim() == 4:
         assert y.stride() == nn.MaxPool2d(1)(x).stride()
     if not channels_last:
