@@ -95,6 +95,23 @@ def test_sixteen_bits_route_like_max_pool2d(
                 )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("target", [t for t in TARGETS if t.level], ids=str)
+def test_sixteen_bits_round_to_nearest_even(
+    target: Target, channels_last: bool, dtype: torch.dtype
+) -> None:
+    """Means of neighbours, half of which lie midway between two 16-bit numbers; all magnitudes."""
+    magnitude = torch.logspace(-8, 4, 64).view(1, -1, 1, 1)
+    x = (fill((2, 64, 6, 40), "normal", torch.float32) * magnitude).to(dtype)
+    case = Case((1, 1), (1, 1), taps_h=(1.0,), taps_w=(0.5, 0.5), blur_pad=(0, 0, 0, 0))
+    y = target(in_format(x, channels_last), case.geometry())
+    wide = x.float()
+    mean = 0.5 * wide[..., :-1] + 0.5 * wide[..., 1:]
+    assert torch.equal(y, mean.to(dtype))
+    assert (mean != mean.to(dtype)).any()
+
+
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("target", [t for t in TARGETS if t.level], ids=str)
 def test_largest_stride(target: Target, channels_last: bool) -> None:
