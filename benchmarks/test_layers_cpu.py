@@ -32,6 +32,12 @@ def forward(layer: nn.Module, x: Tensor, _: Tensor) -> Callable[[], object]:
     return run
 
 
+def backward(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], object]:
+    leaf = x.detach().requires_grad_()
+    y = layer(leaf)
+    return lambda: torch.autograd.grad(y, leaf, dy, retain_graph=True)
+
+
 def full(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], object]:
     leaf = x.detach().requires_grad_()
     return lambda: torch.autograd.grad(layer(leaf), leaf, dy)
@@ -44,7 +50,7 @@ def copy_of(n_bytes: int) -> Callable[[], object]:
     return lambda: target.copy_(source)
 
 
-@pytest.mark.parametrize("run", [forward, full])
+@pytest.mark.parametrize("run", [forward, backward, full])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", LAYERS)
@@ -77,7 +83,7 @@ def test_layer(
 
     runners = {key: run(layer, x, dy) for key, layer in layers.items()}
     one_way = x.nbytes + y.nbytes
-    if _extension.C is not None and run is full:
+    if _extension.C is not None and run is not forward:
         codes = layers["fastblur"].geometry.code_shape(*shape)  # type: ignore[union-attr]
         one_way += codes[0] * codes[1]
     runners["copy of its bytes"] = copy_of(one_way * (2 if run is full else 1))

@@ -89,7 +89,7 @@ class FusedMaxBlurPool(Pool):
             kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu
         )
         shown = dict(kernel_size=kernel_size, stride=stride, padding=padding)
-        shown |= _filter(geometry, filter_size, taps)
+        shown |= _filter(filter_size, taps)
         shown |= _unusual(blur_padding, padding_mode, relu, backend)
         super().__init__(geometry, backend, shown)
 
@@ -120,7 +120,7 @@ class FusedBlurPool(Pool):
         geometry = Geometry.resolve(
             1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu
         )
-        shown = _filter(geometry, filter_size, taps) | dict(stride=stride)
+        shown = _filter(filter_size, taps) | dict(stride=stride)
         shown |= _unusual(blur_padding, padding_mode, relu, backend)
         super().__init__(geometry, backend, shown)
 
@@ -148,7 +148,7 @@ class FusedMaxBlurPool1d(Pool):
             kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu
         )
         shown = dict(kernel_size=kernel_size, stride=stride, padding=padding)
-        shown |= _filter(geometry, filter_size, taps)
+        shown |= _filter(filter_size, taps)
         shown |= _unusual(blur_padding, padding_mode, relu, backend)
         super().__init__(geometry, backend, shown)
 
@@ -175,7 +175,7 @@ class FusedBlurPool1d(Pool):
         backend: BackendName = "auto",
     ) -> None:
         geometry = resolve_1d(1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu)
-        shown = _filter(geometry, filter_size, taps) | dict(stride=stride)
+        shown = _filter(filter_size, taps) | dict(stride=stride)
         shown |= _unusual(blur_padding, padding_mode, relu, backend)
         super().__init__(geometry, backend, shown)
 
@@ -184,13 +184,9 @@ class FusedBlurPool1d(Pool):
         return run_1d(input, self.geometry, self.backend)
 
 
-def _filter(geometry: Geometry, filter_size: Any, taps: Any) -> dict[str, Any]:
+def _filter(filter_size: Any, taps: Any) -> dict[str, Any]:
     """The argument that gave the taps, for printing."""
-    if taps is None:
-        return {"filter_size": filter_size}
-    if geometry.taps_h == geometry.taps_w:
-        return {"taps": geometry.taps_w}
-    return {"taps": (geometry.taps_h, geometry.taps_w)}
+    return {"filter_size": filter_size} if taps is None else {"taps": taps}
 
 
 def _unusual(blur_padding: Any, padding_mode: str, relu: bool, backend: str) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_transforms_inside_a_compiled_function() -> None:
         "jacfwd": lambda f: torch.func.jacfwd(f)(small),
     }
     for name, use in uses.items():
-        compiled = torch.compile(use, backend="aot_eager")
+        compiled = torch.compile(use, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(f), use(plain), msg=name)
         assert compiled(f).abs().sum() > 0
 

@@ -33,14 +33,15 @@ LAYERS = {
         relu=True,
         backend="reference",
     ),
-    "FusedBlurPool(taps=(1.0, 2.0), stride=2)": FusedBlurPool(taps=(1, 2)),
-    "FusedBlurPool(taps=((1.0,), (1.0, 2.0)), stride=3, relu=True)": FusedBlurPool(
-        taps=([1], torch.tensor([1, 2])), stride=3, relu=True
+    "FusedBlurPool(taps=(1, 2), stride=2)": FusedBlurPool(taps=[1, 2]),
+    "FusedBlurPool(taps=((1,), (1.0, 2.0)), stride=3, relu=True)": FusedBlurPool(
+        taps=([1], torch.tensor([1.0, 2.0])), stride=3, relu=True
     ),
     "FusedMaxBlurPool1d(kernel_size=3, stride=2, padding=1, filter_size=4)": FusedMaxBlurPool1d(
         3, 2, 1
     ),
     "FusedBlurPool1d(filter_size=5, stride=2)": FusedBlurPool1d(5),
+    "FusedBlurPool1d(taps=(1, 2), stride=2)": FusedBlurPool1d(taps=[1, 2]),
     "FusedBlurPool(filter_size=3, stride=(1, 2), blur_padding=(1, 1))": FusedBlurPool(
         np.int64(3),  # type: ignore[arg-type]
         torch.tensor([1, 2]),  # type: ignore[arg-type]
