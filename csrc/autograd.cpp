@@ -21,19 +21,17 @@ using torch::autograd::variable_list;
 
 // The geometry of a call, owned, to outlive the call in its node of the graph.
 struct Saved {
-  std::vector<int64_t>
-      ints;  // kernel_size, stride, padding, blur_padding, relu, channels_last, n_taps_h
+  // kernel_size, stride, padding, blur_padding, relu, channels_last, number of taps_h
+  std::vector<int64_t> ints;
   std::vector<double> taps;  // h, then w
-  int64_t n_taps_h;
   std::string padding_mode;
 
-  explicit Saved(const Arguments& a)
-      : n_taps_h(int64_t(a.taps_h.size())), padding_mode(a.padding_mode) {
+  explicit Saved(const Arguments& a) : padding_mode(a.padding_mode) {
     for (const auto& list : {a.kernel_size, a.stride, a.padding, a.blur_padding})
       ints.insert(ints.end(), list.begin(), list.end());
     ints.push_back(a.relu);
     ints.push_back(a.channels_last);
-    ints.push_back(n_taps_h);
+    ints.push_back(int64_t(a.taps_h.size()));
     taps.assign(a.taps_h.begin(), a.taps_h.end());
     taps.insert(taps.end(), a.taps_w.begin(), a.taps_w.end());
   }
@@ -41,7 +39,6 @@ struct Saved {
   explicit Saved(const AutogradContext& ctx)
       : ints(ctx.saved_data.at("ints").toIntVector()),
         taps(ctx.saved_data.at("taps").toDoubleVector()),
-        n_taps_h(ints.back()),
         padding_mode(ctx.saved_data.at("padding_mode").toStringRef()) {}
 
   void save(AutogradContext& ctx) const {
@@ -53,14 +50,9 @@ struct Saved {
   Arguments arguments() const {
     const at::IntArrayRef all(ints);
     const at::ArrayRef<double> both(taps);
-    return {all.slice(0, 2),
-            all.slice(2, 2),
-            all.slice(4, 2),
-            both.slice(0, size_t(n_taps_h)),
-            both.slice(size_t(n_taps_h)),
-            all.slice(6, 4),
-            padding_mode,
-            all[10] != 0,
+    const auto n_taps_h = size_t(all.back());
+    return {all.slice(0, 2),      all.slice(2, 2), all.slice(4, 2), both.slice(0, n_taps_h),
+            both.slice(n_taps_h), all.slice(6, 4), padding_mode,    all[10] != 0,
             all[11] != 0};
   }
 };

@@ -174,8 +174,7 @@ class MadeRows {
   }
 
   // All rows of the list at once, so that none is dropped for another.
-  int get(VerticalTaps::List list, const Row** row) {
-    int n = 0;
+  void get(VerticalTaps::List list, const Row** row) {
     for (const auto& tap : list) {
       int slot = find(tap.row);
       if (slot < 0) {
@@ -183,9 +182,8 @@ class MadeRows {
         source_.make(tap.row, row_[slot]);
         held_[slot] = tap.row;
       }
-      row[n++] = row_[slot];
+      *row++ = row_[slot];
     }
-    return n;
   }
 
  private:
@@ -215,10 +213,8 @@ class PlainRows {
  public:
   PlainRows(const Walk& walk, const T* x) : walk_(walk), x_(x) {}
   void enter(int64_t unit, int64_t, int64_t) { unit_ = unit; }
-  int get(VerticalTaps::List list, const T** row) {
-    int n = 0;
-    for (const auto& tap : list) row[n++] = x_ + (unit_ * walk_.p.h.size + tap.row) * walk_.x_row;
-    return n;
+  void get(VerticalTaps::List list, const T** row) {
+    for (const auto& tap : list) *row++ = x_ + (unit_ * walk_.p.h.size + tap.row) * walk_.x_row;
   }
 
  private:
