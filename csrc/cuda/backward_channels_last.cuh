@@ -1,0 +1,385 @@
+// Backward, channels_last:  dx = S_h' S_v' B_v' B_h' dy.
+//
+// The march of backward_contiguous.cuh, by threads that own channels of a strip of columns
+// (pixel.cuh). A thread makes dm also for the columns beside its strip whose winners can lie in it.
+#pragma once
+
+#include "pixel.cuh"
+#include "routing.cuh"
+#include "specialisation.h"
+
+namespace fastblur::cuda {
+
+template <class T, class S>
+class BackwardChannelsLast {
+  using Word = Packed<T>;
+  static constexpr int K = S::kPool, P = S::kPad, F = S::kTaps, B = S::kBefore;
+  static constexpr int kPerWord = Word::kPerWord;
+  // 16-bit channels come in eights, where the registers allow.
+  static constexpr int kWords = kPerWord == 2 && (K == 3 || F == 5) ? 2 : 4;
+  static constexpr int R = K - 1 - P;         // columns of m needed before the strip
+  static constexpr int kWindow = kStrip + K - 1;
+  // Columns of y that have a part in the window's, counted from the strip's own: as inner ones, or
+  // as the last that reads padding whose source is in the window, though it be in the next strip.
+  static constexpr int kFirstY = -((R + F - 1 - B) / 2);
+  static constexpr int last_y() {
+    int last = (kStrip - 1 + P + B) / 2;
+    for (int columns = 1; columns <= kStrip; ++columns)
+      for (int t = 0; t < 2; ++t)
+        if (padding_tap<F>(columns, t) < F && columns - 2 - t < P) {
+          const int of = (columns + 1) / 2 + 1;
+          if (of > last) last = of;
+        }
+    return last;
+  }
+  static constexpr int kLastY = last_y();
+  static constexpr int kColumnsY = kLastY - kFirstY + 1;
+  static constexpr int kHeld = K > 1 ? K - 1 : 1;
+  static constexpr int kFirst = int(S::kRows.first_row(0));
+  static constexpr bool kCodes = !S::kLinear;
+  using Bits = typename S::Bits;
+  using Code = typename S::Code;
+
+ public:
+  static constexpr int kChannels = kWords * kPerWord;
+
+ private:
+  static constexpr int kCodeWords = kChannels * int(sizeof(Code)) / 4;
+  using Row = Cell<kWords>[kColumnsY];
+  using Sums = float[kChannels][kWindow];
+  struct Codes {
+    Cell<kCodeWords> tile[3];  // left, own, right
+  };
+
+ public:
+  FASTBLUR_DEVICE BackwardChannelsLast(const Call& c, int64_t unit)
+      : c_(c), pixel_(c, unit, kChannels), left_(int(c.channels) - pixel_.channel) {
+    const int64_t channels = c.channels;
+    dy_ = static_cast<const T*>(c.in) +
+          (pixel_.image * c.y_h * c.y_w + 2 * pixel_.strip) * channels + pixel_.channel;
+    dx_ = static_cast<T*>(c.out) +
+          (pixel_.image * c.h * c.w + kStrip * pixel_.strip) * channels + pixel_.channel;
+    if constexpr (kCodes)
+      codes_ = reinterpret_cast<const Code*>(static_cast<const unsigned char*>(c.codes) +
+                                             pixel_.image * c.code_bytes_per_image) +
+               pixel_.strip * channels + pixel_.channel;
+#pragma unroll
+    for (int z = 0; z < kHeld; ++z)
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i)
+#pragma unroll
+        for (int g = 0; g < kWindow; ++g) owed_[z][i][g] = 0;
+  }
+
+  static constexpr int kFirstStep = (P - kFirst) >> 1;
+  static int steps(int h) { return ((h - 1 + P - kFirst) >> 1) - kFirstStep + 1; }
+
+  FASTBLUR_DEVICE void run() {
+    const int begin = kFirstStep + int(blockIdx.y) * c_.chunk;
+    const int end = min(begin + c_.chunk, kFirstStep + c_.steps);
+    const int fast_begin = max(begin, (B + 2 - kFirst) >> 1);
+    const int fast_end = min(min(end, c_.y_h - S::kSums + 1),
+                             ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
+    int step = begin - (K > 1 ? 1 : 0);
+    before_ = load_codes(step - 1);
+    for (; step < min(fast_begin, end); ++step) edge_step(step, begin);
+    if (c_.usual && step < fast_end) {
+      fast_steps(step, fast_end);
+      step = fast_end;
+    }
+    for (; step < end; ++step) edge_step(step, begin);
+  }
+
+ private:
+  FASTBLUR_DEVICE Codes load_codes(int step) const {
+    Codes codes = {};
+    if constexpr (kCodes) {
+      const int row = step + S::kRows.tile_shift();
+      if (row < 0 || row >= c_.tile_rows) return codes;
+#pragma unroll
+      for (int n = -1; n <= 1; ++n) {
+        if ((n < 0 && R == 0) || (n > 0 && P == 0)) continue;
+        const int tile = pixel_.strip + n;
+        const Code* const at = codes_ + (int64_t(row) * c_.tile_columns + n) * c_.channels;
+        if (tile >= 0 && tile < c_.tile_columns)
+          codes.tile[n + 1] = load_vector<kCodeWords>(at, left_, c_.wide_x);
+      }
+    }
+    return codes;
+  }
+
+  // A row of dy, of the columns that exist; the others are zero.
+  FASTBLUR_DEVICE void load_dy(const T* row, Row& dy, bool wide) const {
+#pragma unroll
+    for (int j = 0; j < kColumnsY; ++j) {
+      const int column = 2 * pixel_.strip + j + kFirstY;
+      dy[j] = {};
+      if (column >= 0 && column < c_.y_w)
+        dy[j] = load_vector<kWords>(row + (j + kFirstY) * c_.channels, left_, wide);
+    }
+  }
+
+  // B_h' of a row of dy.
+  template <bool kUsual>
+  FASTBLUR_DEVICE void spread_columns(const Row& row, Sums& e) const {
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) {
+      float dy[kColumnsY];
+#pragma unroll
+      for (int j = 0; j < kColumnsY; ++j) dy[j] = Word::unpack(row[j].at[i / kPerWord], i % kPerWord);
+#pragma unroll
+      for (int g = 0; g < kWindow; ++g) {
+        bool any = false;
+#pragma unroll
+        for (int j = 0; j < kColumnsY; ++j) {
+          const int tap = g - R + B - 2 * (j + kFirstY);
+          if (tap < 0 || tap >= F) continue;
+          e[i][g] = any ? fmaf(c_.taps_w[tap], dy[j], e[i][g]) : c_.taps_w[tap] * dy[j];
+          any = true;
+        }
+      }
+      fold_columns<kUsual>(dy, e[i]);
+    }
+  }
+
+  // What the padding at the ends of a row would receive goes to its source; and what lies beyond
+  // the row receives nothing.
+  template <bool kUsual>
+  FASTBLUR_DEVICE void fold_columns(const float (&dy)[kColumnsY], float (&e)[kWindow]) const {
+    const bool reflect = kUsual || c_.border == Border::reflect;
+    const bool replicate = !kUsual && c_.border == Border::replicate;
+    constexpr int kUsualColumns = kStrip - (K - 1 - 2 * P);
+    // Column `to` of m, seen from the strip that is `from` strips further on, receives a tap of
+    // column `of` of y; both count from the strip that they are given for.
+    const auto add = [&](bool here, int from, int to, int tap, int of) {
+      const int g = to - kStrip * from + R, j = of - 2 * from - kFirstY;
+      if (g < 0 || g >= kWindow || j < 0 || j >= kColumnsY) return;
+      if (here && pixel_.strip == from) e[g] = fmaf(c_.taps_w[tap], dy[j], e[g]);
+    };
+#pragma unroll
+    for (int g = 0; g < R; ++g) e[g] = pixel_.first ? 0 : e[g];
+#pragma unroll
+    for (int n = 1; n <= B; ++n) {
+#pragma unroll
+      for (int from = 0; from <= 1; ++from) {
+        add(reflect, from, n, B - n, 0);
+        if (!kUsual) add(replicate, from, 0, B - n, 0);
+      }
+    }
+#pragma unroll
+    for (int columns = 1; columns <= kStrip; ++columns) {
+      if (kUsual && columns != kUsualColumns) continue;
+#pragma unroll
+      for (int from = -1; from <= 1; ++from) {
+        if (kUsual && from == 1) continue;  // no strip is beyond the one with the last column
+        const bool here = (kUsual || c_.last_columns == columns) &&
+                          pixel_.strip == c_.last_group + from;
+        const int last = columns - 1 - kStrip * from, of = (columns + 1) / 2 - 1 - 2 * from;
+#pragma unroll
+        for (int t = 0; t < 2; ++t) {
+          const int tap = padding_tap<F>(columns, t), j = of - kFirstY;
+          if (tap >= F || j < 0 || j >= kColumnsY) continue;
+          const int mirrored = last - 1 - t + R, same = last + R;
+          if (mirrored >= 0 && mirrored < kWindow && here && reflect)
+            e[mirrored] = fmaf(c_.taps_w[tap], dy[j], e[mirrored]);
+          if (!kUsual && same >= 0 && same < kWindow && here && replicate)
+            e[same] = fmaf(c_.taps_w[tap], dy[j], e[same]);
+        }
+#pragma unroll
+        for (int g = 0; g < kWindow; ++g)
+          if (g > last + R) e[g] = here ? 0 : e[g];
+      }
+    }
+  }
+
+  // Bits of a column of the window, and where those of channel i begin in them.
+  FASTBLUR_DEVICE static uint32_t bits_of(const Codes& codes, int g, int i) {
+    const int column = g - R + kStrip;
+    return codes.tile[column / kStrip].at[i * int(sizeof(Code)) / 4];
+  }
+  static constexpr int place_of(int g, int e, int i) {
+    return i * int(sizeof(Code)) % 4 * 8 + Bits::at(e, (g - R + kStrip) % kStrip);
+  }
+
+  // S_v' and S_h' of row r of dm, of which row `e` of the tiles tells the winners: the row of x that
+  // this makes whole, in the strip.
+  FASTBLUR_DEVICE void route(const float (&dm)[kWindow], int i, const Codes& codes, int e,
+                             float (&dx)[kStrip]) {
+    float whole[kWindow];
+#pragma unroll
+    for (int g = 0; g < kWindow; ++g) {
+      float d = dm[g];
+      if constexpr (S::kRelu) {
+        const uint32_t bits = bits_of(codes, g, i);
+        const int shift = i * int(sizeof(Code)) % 4 * 8;
+        const int at = Bits::kNobodyApart
+                           ? shift + Bits::kNobody + e * kTileColumns + (g - R + kStrip) % kStrip
+                           : place_of(g, e, i) + Bits::kRowWinners;
+        const bool nobody = Bits::kNobodyApart ? bits >> at & 1 : (bits >> at & 3) == 3;
+        d = nobody ? 0 : d;
+      }
+      if constexpr (K == 1) {
+        whole[g] = d;
+      } else {
+        const uint32_t bits = bits_of(codes, g, i);
+        const int at = Bits::kRowWinners + place_of(g, e, i);
+        whole[g] = owed_[0][i][g];
+        if (won<K>(bits, at, 0)) whole[g] += d;
+#pragma unroll
+        for (int z = 1; z + 1 < K; ++z) {
+          owed_[z - 1][i][g] = owed_[z < kHeld ? z : 0][i][g];
+          if (won<K>(bits, at, z)) owed_[z - 1][i][g] += d;
+        }
+        owed_[kHeld - 1][i][g] = won<K>(bits, at, K - 1) ? d : 0;
+      }
+    }
+    // Row r - P of x has its winners of columns K - 1 rows of tiles ago.
+    const Codes& columns = K == 3 || (K == 2 && e == 0) ? before_ : codes;
+    const int row = K == 2 ? 1 - e : e;
+#pragma unroll
+    for (int k = 0; k < kStrip; ++k) {
+      if constexpr (K == 1) {
+        dx[k] = whole[k];
+      } else {
+        dx[k] = won<K>(bits_of(columns, k, i), place_of(k, row, i), K - 1) ? whole[k] : 0;
+#pragma unroll
+        for (int z = K - 2; z >= 0; --z) {
+          const int g = k + K - 1 - z;
+          if (won<K>(bits_of(columns, g, i), place_of(g, row, i), z)) dx[k] += whole[g];
+        }
+      }
+    }
+  }
+
+  FASTBLUR_DEVICE void store_dx(T* row, const Cell<kWords> (&dx)[kStrip], bool usual) const {
+#pragma unroll
+    for (int k = 0; k < kStrip; ++k)
+      if (usual || kStrip * pixel_.strip + k < c_.w)
+        store_cell<T, kWords>(row + k * c_.channels, left_, usual || c_.wide_x, dx[k]);
+  }
+
+  // Packs channel i of four columns.
+  static FASTBLUR_DEVICE void collect(const float (&dx)[kPerWord][kStrip], int q,
+                                      Cell<kWords> (&out)[kStrip]) {
+#pragma unroll
+    for (int k = 0; k < kStrip; ++k) {
+      float v[2] = {dx[0][k], dx[kPerWord - 1][k]};
+      out[k].at[q] = Word::pack(v);
+    }
+  }
+
+  FASTBLUR_DEVICE void fast_steps(int step, int end) {
+    constexpr int D = S::kSums;
+    const int64_t x_row = int64_t(c_.w) * c_.channels, y_row = int64_t(c_.y_w) * c_.channels;
+    Sums e[D];
+    Row row;
+    const T* dy = dy_ + step * y_row;
+#pragma unroll
+    for (int d = 0; d + 1 < D; ++d) {
+      load_dy(dy, row, true);
+      spread_columns<true>(row, e[d]);
+      dy += y_row;
+    }
+    T* dx = dx_ + (2 * step + kFirst - P) * x_row;
+#pragma unroll 1
+    for (; step < end; ++step) {
+      load_dy(dy, row, true);
+      const Codes codes = load_codes(step);
+      dy += y_row;
+      spread_columns<true>(row, e[D - 1]);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        Cell<kWords> out[kStrip];
+#pragma unroll
+        for (int q = 0; q < kWords; ++q) {
+          float own[kPerWord][kStrip];
+#pragma unroll
+          for (int n = 0; n < kPerWord; ++n) {
+            const int i = q * kPerWord + n;
+            float dm[kWindow];
+#pragma unroll
+            for (int g = 0; g < kWindow; ++g) {
+              dm[g] = c_.taps_h[F - 2 + r] * e[0][i][g];
+#pragma unroll
+              for (int d = 1; d < D; ++d) {
+                const int tap = F - 2 + r - 2 * d;
+                if (tap >= 0) dm[g] = fmaf(c_.taps_h[tap], e[d][i][g], dm[g]);
+              }
+            }
+            route(dm, i, codes, r, own[n]);
+          }
+          collect(own, q, out);
+        }
+        store_dx(dx, out, true);
+        dx += x_row;
+      }
+      before_ = codes;
+#pragma unroll
+      for (int d = 0; d + 1 < D; ++d)
+#pragma unroll
+        for (int i = 0; i < kChannels; ++i)
+#pragma unroll
+          for (int g = 0; g < kWindow; ++g) e[d][i][g] = e[d + 1][i][g];
+    }
+  }
+
+  FASTBLUR_DEVICE void edge_step(int step, int begin) {
+    rarely();
+    const Codes codes = load_codes(step);
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int r = 2 * step + kFirst + e;
+      Sums dm;
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i)
+#pragma unroll
+        for (int g = 0; g < kWindow; ++g) dm[i][g] = 0;
+      if (r >= 0 && r < c_.m_h) {
+        for_each_padded(r, c_.m_h, c_.after_h, B, c_.border, [&](int p) {
+          for_each_output<F>(p + B, c_.y_h, c_.taps_h, [&](int i, float tap) {
+            Row row;
+            Sums part;
+            load_dy(dy_ + int64_t(i) * c_.y_w * c_.channels, row, c_.wide_y);
+            spread_columns<false>(row, part);
+#pragma unroll
+            for (int k = 0; k < kChannels; ++k)
+#pragma unroll
+              for (int g = 0; g < kWindow; ++g) dm[k][g] = fmaf(tap, part[k][g], dm[k][g]);
+          });
+        });
+      }
+      Cell<kWords> out[kStrip];
+#pragma unroll
+      for (int q = 0; q < kWords; ++q) {
+        float own[kPerWord][kStrip];
+#pragma unroll
+        for (int n = 0; n < kPerWord; ++n)
+          route(dm[q * kPerWord + n], q * kPerWord + n, codes, e, own[n]);
+        collect(own, q, out);
+      }
+      const int row = r - P;
+      if (step >= begin && row >= 0 && row < c_.h)
+        store_dx(dx_ + int64_t(row) * c_.w * c_.channels, out, false);
+    }
+    before_ = codes;
+  }
+
+  const Call& c_;
+  const Pixel pixel_;
+  const int left_;  // channels from the first of ours to the last
+  const T* dy_;     // our first channel of the strip's first pixel; likewise for the others
+  T* dx_;
+  const Code* codes_ = nullptr;
+  Codes before_;  // of the step before
+  // What the rows of x that are not whole have received so far.
+  float owed_[kHeld][kChannels][kWindow];
+};
+
+template <class T, class S>
+__global__ void __launch_bounds__(kPixelThreads, 3)
+    backward_channels_last(const __grid_constant__ Call call) {
+  const int64_t unit = int64_t(blockIdx.x) * kPixelThreads + threadIdx.x;
+  if (unit < call.units) BackwardChannelsLast<T, S>(call, unit).run();
+}
+
+}  // namespace fastblur::cuda

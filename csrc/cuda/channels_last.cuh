@@ -1,0 +1,56 @@
+// Launches of the kernels for the channels_last format.
+#pragma once
+
+#include "backward_channels_last.cuh"
+#include "forward_channels_last.cuh"
+#include "launch.cuh"
+
+namespace fastblur::cuda {
+
+// For threads of `channels` channels; `strips` of them in a row.
+template <class T>
+Call in_pixels(const Params& p, Call c, const void* x, const void* y, int strips, int channels) {
+  group_columns(c, kStrip);
+  c.groups = strips;
+  c.channel_groups = int(ceil_div(p.channels, channels));
+  c.units = p.batch * strips * c.channel_groups;
+  const int64_t bytes = channels * int64_t(sizeof(T));
+  const bool whole = p.channels % channels == 0;
+  c.wide_x = whole && is_aligned(x, bytes);
+  c.wide_y = whole && is_aligned(y, bytes);
+  c.usual = c.wide_x && c.wide_y && c.w % kStrip == 0 && p.border == Border::reflect;
+  return c;
+}
+
+template <class T>
+cudaError_t forward_channels_last_as(const Params& p, Call c, const Queue& queue) {
+  return with_sizes(p, [&](auto sizes) {
+    using S = decltype(sizes);
+    using Plain = Sizes<S::kPool, S::kPad, S::kTaps, false>;
+    c.steps = forward_steps(c, S::kRows);
+    const auto launch_as = [&](auto kernel_of, auto kernel) {
+      using Kernel = std::remove_pointer_t<decltype(kernel_of)>;
+      const Call call = in_pixels<T>(p, c, c.in, c.out, c.tile_columns, Kernel::kChannels);
+      return march(kernel, call, kPixelThreads, kPixelThreads, queue);
+    };
+    if constexpr (!S::kLinear)
+      if (c.codes)
+        return launch_as(static_cast<ForwardChannelsLast<T, S, true>*>(nullptr),
+                         forward_channels_last<T, S, true>);
+    return launch_as(static_cast<ForwardChannelsLast<T, Plain, false>*>(nullptr),
+                     forward_channels_last<T, Plain, false>);
+  });
+}
+
+template <class T>
+cudaError_t backward_channels_last_as(const Params& p, Call c, const Queue& queue) {
+  return with_sizes(p, [&](auto sizes) {
+    using S = decltype(sizes);
+    using Kernel = BackwardChannelsLast<T, S>;
+    Call call = in_pixels<T>(p, c, c.out, c.in, int(ceil_div(c.w, kStrip)), Kernel::kChannels);
+    call.steps = Kernel::steps(c.h);
+    return march(backward_channels_last<T, S>, call, kPixelThreads, kPixelThreads, queue);
+  });
+}
+
+}  // namespace fastblur::cuda

@@ -1,0 +1,47 @@
+// Launches of the kernels for the contiguous format.
+#pragma once
+
+#include "backward_contiguous.cuh"
+#include "forward_contiguous.cuh"
+#include "launch.cuh"
+
+namespace fastblur::cuda {
+
+constexpr int kUnitsPerBlock = kThreads / kWarp * kOwners;
+
+template <class T>
+Call in_groups(const Params& p, Call c, const void* x, const void* y) {
+  constexpr int L = kColumns<T>;
+  group_columns(c, L);
+  c.units = p.batch * p.channels * c.groups;
+  c.wide_x = c.w % L == 0 && is_aligned(x, 16);
+  c.wide_y = c.y_w % (L / 2) == 0 && is_aligned(y, 8);
+  c.usual = c.wide_x && c.wide_y && c.y_w == c.groups * (L / 2) && p.border == Border::reflect;
+  return c;
+}
+
+template <class T>
+cudaError_t forward_contiguous_as(const Params& p, Call call, const Queue& queue) {
+  Call c = in_groups<T>(p, call, call.in, call.out);
+  return with_sizes(p, [&](auto sizes) {
+    using S = decltype(sizes);
+    c.steps = forward_steps(c, S::kRows);
+    // Without codes ReLU is no matter of specialisation.
+    using Plain = Sizes<S::kPool, S::kPad, S::kTaps, false>;
+    if constexpr (!S::kLinear)
+      if (c.codes) return march(forward_contiguous<T, S, true>, c, kUnitsPerBlock, kThreads, queue);
+    return march(forward_contiguous<T, Plain, false>, c, kUnitsPerBlock, kThreads, queue);
+  });
+}
+
+template <class T>
+cudaError_t backward_contiguous_as(const Params& p, Call call, const Queue& queue) {
+  Call c = in_groups<T>(p, call, call.out, call.in);
+  return with_sizes(p, [&](auto sizes) {
+    using S = decltype(sizes);
+    c.steps = BackwardContiguous<T, S>::steps(c.h);
+    return march(backward_contiguous<T, S>, c, kUnitsPerBlock, kThreads, queue);
+  });
+}
+
+}  // namespace fastblur::cuda

@@ -1,0 +1,89 @@
+// What the backend uses of CUDA, on a device or, with FASTBLUR_CUDA_ON_HOST, on the test runner that
+// executes device code on the CPU. No torch.
+#pragma once
+
+#if defined(FASTBLUR_CUDA_ON_HOST)
+#include "cuda_on_host.h"
+#else
+#include <cuda_runtime.h>
+#endif
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#define FASTBLUR_DEVICE __device__ __forceinline__
+#if !defined(__CUDACC__) && !defined(__grid_constant__)
+#define __grid_constant__
+#endif
+
+namespace fastblur::cuda {
+
+constexpr int kWarp = 32;
+
+// An integer type, or a vector of them, that one instruction loads or stores.
+template <size_t kBytes>
+using BitsOf = std::conditional_t<
+    kBytes == 16, uint4,
+    std::conditional_t<
+        kBytes == 8, uint2,
+        std::conditional_t<kBytes == 4, unsigned,
+                           std::conditional_t<kBytes == 2, unsigned short, unsigned char>>>>;
+
+// Every access to global memory goes through these two; V is as wide as the access. The runner
+// counts them, and checks their alignment.
+template <class V>
+FASTBLUR_DEVICE V load(const V* from) {
+#if defined(FASTBLUR_CUDA_ON_HOST)
+  cuda_on_host::on_load(from, sizeof(V), alignof(V));
+  return *from;
+#else
+  // Nothing that a kernel reads is written while it runs, so loads may go through the read-only
+  // path and be moved ahead of stores.
+  using Bits = BitsOf<sizeof(V)>;
+  const Bits bits = __ldg(reinterpret_cast<const Bits*>(from));
+  V value;
+  memcpy(&value, &bits, sizeof(V));
+  return value;
+#endif
+}
+
+template <class V>
+FASTBLUR_DEVICE void store(V* to, V value) {
+#if defined(FASTBLUR_CUDA_ON_HOST)
+  cuda_on_host::on_store(to, sizeof(V), alignof(V));
+  *to = value;
+#else
+  BitsOf<sizeof(V)> bits;
+  memcpy(&bits, &value, sizeof(V));
+  *reinterpret_cast<BitsOf<sizeof(V)>*>(to) = bits;
+#endif
+}
+
+// `from` and so many bytes on: an addition of 32 to 64 bits, which costs less than an index does.
+template <class T>
+FASTBLUR_DEVICE const T* displaced(const T* from, unsigned bytes) {
+#if defined(FASTBLUR_CUDA_ON_HOST)
+  return reinterpret_cast<const T*>(reinterpret_cast<const char*>(from) + bytes);
+#else
+  const T* to;
+  asm("{\n\t.reg .u64 wide;\n\tcvt.u64.u32 wide, %1;\n\tadd.s64 %0, wide, %2;\n\t}"
+      : "=l"(to)
+      : "r"(bytes), "l"(from));
+  return to;
+#endif
+}
+
+template <class... P, class... A>
+cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, A... args) {
+#if defined(FASTBLUR_CUDA_ON_HOST)
+  return cuda_on_host::launch(kernel, grid, block, stream, args...);
+#else
+  kernel<<<grid, block, 0, stream>>>(args...);
+  return cudaGetLastError();
+#endif
+}
+
+}  // namespace fastblur::cuda

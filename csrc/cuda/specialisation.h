@@ -1,0 +1,61 @@
+// The sizes that the kernels know at compile time, and the table of them.
+#pragma once
+
+#include "codes.h"
+#include "launch.h"
+
+namespace fastblur::cuda {
+
+// Pool K x K with padding P, F x F taps with Zhang's blur padding, stride 2.
+template <int K, int P, int F, bool kRelu_>
+struct Sizes {
+  static constexpr int kPool = K, kPad = P, kTaps = F;
+  static constexpr bool kRelu = kRelu_;
+  static constexpr bool kLinear = K == 1 && !kRelu;
+  static constexpr TileRows kRows{K, P, F};
+  static constexpr int kBefore = kRows.before();   // blur padding
+  static constexpr int kSums = (F + 1) / 2;        // rows of y that a row of m takes part in
+  static constexpr int kWarmUp = (F - 1) / 2;      // steps before the first row of y is whole
+  using Bits = TileBits<K, kRelu>;
+  using Code = TileCode<K, kRelu>;
+};
+
+// Which (pool, padding) pairs and which numbers of taps there are.
+#if !defined(FASTBLUR_CUDA_POOLS)
+#define FASTBLUR_CUDA_POOLS(f) f(1, 0) f(2, 0) f(3, 0) f(3, 1)
+#define FASTBLUR_CUDA_TAPS(f, K, P) f(K, P, 2) f(K, P, 3) f(K, P, 4) f(K, P, 5)
+#endif
+
+inline bool is_specialised(const Params& p, Type type) {
+  const auto fits = [](const Axis& a) {
+    const int64_t before = (a.n_taps - 1) / 2, after = a.n_taps / 2;
+    return a.stride == 2 && a.before == before && a.after <= after && a.size < (1 << 30);
+  };
+  // Places within a row, and a plane's rows, are counted in 32 bits.
+  if (double(p.w.size) * double(p.step()) >= 1 << 30) return false;
+  if (type == Type::f64 || p.border == Border::circular || !fits(p.h) || !fits(p.w)) return false;
+  if (p.h.pool != p.w.pool || p.h.pad != p.w.pad || p.h.n_taps != p.w.n_taps) return false;
+  const auto same = [&](int k, int pad, int f) {
+    return p.h.pool == k && p.h.pad == pad && p.h.n_taps == f;
+  };
+#define FASTBLUR_CUDA_SAME(K, P, F) || same(K, P, F)
+#define FASTBLUR_CUDA_SAME_POOL(K, P) FASTBLUR_CUDA_TAPS(FASTBLUR_CUDA_SAME, K, P)
+  return false FASTBLUR_CUDA_POOLS(FASTBLUR_CUDA_SAME_POOL);
+#undef FASTBLUR_CUDA_SAME
+#undef FASTBLUR_CUDA_SAME_POOL
+}
+
+// Calls f with the Sizes of p, which is_specialised.
+template <class Fn>
+cudaError_t with_sizes(const Params& p, Fn f) {
+#define FASTBLUR_CUDA_CASE(K, P, F)                       \
+  if (p.h.pool == K && p.h.pad == P && p.h.n_taps == F) \
+    return p.relu ? f(Sizes<K, P, F, true>{}) : f(Sizes<K, P, F, false>{});
+#define FASTBLUR_CUDA_CASES(K, P) FASTBLUR_CUDA_TAPS(FASTBLUR_CUDA_CASE, K, P)
+  FASTBLUR_CUDA_POOLS(FASTBLUR_CUDA_CASES)
+#undef FASTBLUR_CUDA_CASE
+#undef FASTBLUR_CUDA_CASES
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace fastblur::cuda
