@@ -104,6 +104,25 @@ void check_tensor(const at::Tensor& t, const char* name) {
   TORCH_CHECK_VALUE(t.dim() == 4, name, " must have 4 dimensions (N, C, H, W), got ", t.dim());
 }
 
+void check_grad_output(const Params& p, const at::Tensor& dy) {
+  const auto size = output_size(p);
+  TORCH_CHECK_VALUE(dy.sizes() == at::IntArrayRef(size),
+                    "grad_output must have the output's shape ", at::IntArrayRef(size), ", got ",
+                    dy.sizes());
+}
+
+void check_codes(const Params& p, const at::Tensor& codes, const at::Tensor& beside,
+                 at::ScalarType type, int64_t per_image) {
+  TORCH_CHECK(codes.device() == beside.device(), "codes must be on the input's device ",
+              beside.device(), ", got ", codes.device());
+  TORCH_CHECK_TYPE(codes.scalar_type() == type, "codes must be the ",
+                   c10::getDtypeNames(type).first, " tensor that forward returned on device type ",
+                   beside.device().type(), ", got ", c10::getDtypeNames(codes.scalar_type()).first);
+  TORCH_CHECK_VALUE(codes.sizes() == at::IntArrayRef({p.batch, per_image}),
+                    "codes must belong to this geometry, which has shape [", p.batch, ", ",
+                    per_image, "], got ", codes.sizes());
+}
+
 std::array<int64_t, 4> output_size(const Params& p) {
   return {p.batch, p.channels, p.h.out(), p.w.out()};
 }

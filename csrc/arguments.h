@@ -34,6 +34,14 @@ Params make_params(at::IntArrayRef input_size, const Arguments& args);
 // Checks that a tensor is a dense 4-D floating-point one; `name` is for the message.
 void check_tensor(const at::Tensor& t, const char* name);
 
+// Checks that dy has the shape of y.
+void check_grad_output(const Params& p, const at::Tensor& dy);
+
+// Checks that codes are those of a backend which keeps [N, per_image] of `type`, and lie on the
+// device of the tensor beside them.
+void check_codes(const Params& p, const at::Tensor& codes, const at::Tensor& beside,
+                 at::ScalarType type, int64_t per_image);
+
 // The sizes of y for x of input_size, [N, C, H, W] -> [N, C, H_out, W_out].
 std::array<int64_t, 4> output_size(const Params& p);
 

@@ -10,6 +10,10 @@
 #include "cpu/level_choice.h"
 #include "cpu/specialisation.h"
 
+#if defined(FASTBLUR_CUDA_ARCHS)  // what setup.py built for
+#include "cuda/build.h"
+#endif
+
 namespace py = pybind11;
 
 namespace fastblur {
@@ -65,6 +69,12 @@ py::dict build_info() {
   info["openmp"] = false;
 #endif
   info["cuda"] = py::none();
+  info["cuda_archs"] = std::vector<std::string>();
+#if defined(FASTBLUR_CUDA_ARCHS)
+  info["cuda"] =
+      std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+  info["cuda_archs"] = cuda::built_archs();
+#endif
   info["cpu_levels"] = cpu::usable_levels();
   return info;
 }
@@ -100,6 +110,26 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("specialisation", &cpu::specialisation, py::arg("pool_h"), py::arg("pool_w"),
         py::arg("taps_h"), py::arg("taps_w"), py::arg("stride_w"), py::arg("channels_last"),
         "Which sizes of a call the CPU kernels know at compile time, in words.");
+#if defined(FASTBLUR_CUDA_ARCHS)
+  m.def(
+      "cuda_code_bytes",
+      [](const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last,
+         at::ScalarType dtype) {
+        const Params p = params_of(input_size, FASTBLUR_RAW_ARGUMENTS);
+        return p.batch * cuda::code_words_per_image(p, cuda::type_of(dtype)) * 4;
+      },
+      py::arg("input_size"), FASTBLUR_RAW_NAMES, py::arg("dtype") = at::kFloat,
+      "Bytes that the CUDA backend keeps for backward.");
+  m.def(
+      "cuda_specialisation",
+      [](const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last,
+         at::ScalarType dtype) {
+        const Params p = params_of(input_size, FASTBLUR_RAW_ARGUMENTS);
+        return cuda::specialisation(p, cuda::type_of(dtype));
+      },
+      py::arg("input_size"), FASTBLUR_RAW_NAMES, py::arg("dtype") = at::kFloat,
+      "Which kernels of the CUDA backend run a call, in words.");
+#endif
   m.def("build_info", &build_info, "What this extension was built with, and for.");
   m.def("cpu_level", [] { return cpu::level().name; }, "The instruction-set level in use.");
   m.def("set_cpu_level", &cpu::set_level, py::arg("name"),

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from . import __version__, _backends, _extension, _reference
+from . import __version__, _backends, _extension, _ops, _reference
 from ._geometry import Geometry
 
 # A tie-rich map of odd size, so that borders, tails and the tie rule all take part.
@@ -40,8 +40,12 @@ def facts() -> dict[str, str]:
             found["CPU level"] = f"{extension.cpu_level()} (usable: {usable})"
         except ValueError as error:
             found["CPU level"] = f"ERROR: {error}"
-        found["CUDA archs"] = info["cuda"] or "none: this version has no CUDA kernels"
-    found["GPU"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none visible"
+        archs = ", ".join(_ops.CUDA_ARCHS)
+        found["CUDA"] = f"{info['cuda']}, for {archs}" if archs else "none: built without it"
+    found["GPU"] = "none visible"
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties()
+        found["GPU"] = f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}"
     if importlib.util.find_spec("triton") is None:
         found["triton"] = "not installed"
     else:
@@ -66,14 +70,17 @@ def _first_difference(backend: _backends.Backend) -> str | None:
             x = torch.randint(-4, 5, (2, 19, 13, 21), generator=generator).float()
             x = x.to(memory_format=memory_format)
             results = []
-            for run in (backend.run, _reference.max_blur_pool):
-                leaf = x.clone().requires_grad_()
+            # The judge judges on the CPU, where no TensorFloat-32 rounds its convolution.
+            both = (backend.run, backend.device_type), (_reference.max_blur_pool, "cpu")
+            for run, where in both:
+                leaf = x.to(where).requires_grad_()
                 y = run(leaf, geometry)
-                weight = torch.linspace(-1, 1, y.numel()).view(y.shape)
-                results.append((y.detach(), *torch.autograd.grad((y * weight).sum(), leaf)))
-            for what, ours, judge in zip(("output", "gradient"), *results, strict=True):
-                if not torch.allclose(ours, judge, rtol=1e-5, atol=1e-5):
-                    worst = (ours - judge).abs().max().item()
+                weight = torch.linspace(-1, 1, y.numel()).view(y.shape).to(where)
+                (dx,) = torch.autograd.grad((y * weight).sum(), leaf)
+                results.append((y.detach().cpu(), dx.cpu()))
+            for what, mine, judge in zip(("output", "gradient"), *results, strict=True):
+                if not torch.allclose(mine, judge, rtol=1e-5, atol=1e-5):
+                    worst = (mine - judge).abs().max().item()
                     return f"{what} of {name!r} in {memory_format} differs by {worst:.2g}"
     return None
 
@@ -84,9 +91,11 @@ def main() -> int:
         print(f"{name:<10} {value}")
     failed = False
     for backend in _backends.BACKENDS:
-        reason = backend.why_not("cpu")
+        reason = backend.why_not(torch.device(backend.device_type))
+        if reason is None and backend.device_type == "cuda" and not torch.cuda.is_available():
+            reason = "no GPU is visible"
         if reason is not None:
-            verdict = f"not usable on the CPU: {reason}"
+            verdict = f"not usable: {reason}"
         else:
             wrong = self_check(backend)
             failed |= wrong is not None

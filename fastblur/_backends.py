@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from . import _autograd, _extension, _ops, _reference
 from ._geometry import Geometry
 
-BackendName: TypeAlias = Literal["auto", "cpu", "reference"]
+BackendName: TypeAlias = Literal["auto", "cpu", "cuda", "reference"]
 
 
 @dataclass(frozen=True)
@@ -20,34 +22,77 @@ class Backend:
 
     Attributes:
         name: what ``backend=`` calls it.
+        device_type: where it is at home; tests and the doctor run it there.
         run: ``(x [N, C, H, W], geometry) -> y``, for checked input.
-        why_not: the reason why it cannot run on a device type, or None if it can.
+        why_not: the reason why it cannot run on a device, or None if it can.
         keeps_codes: whether it keeps codes for backward (else whatever autograd keeps).
     """
 
     name: str
+    device_type: str
     run: Callable[[Tensor, Geometry], Tensor]
-    why_not: Callable[[str], str | None]
+    why_not: Callable[[torch.device], str | None]
     keeps_codes: bool
 
 
-def _why_not_cpu(device_type: str) -> str | None:
+def _why_not_cpu(device: torch.device) -> str | None:
     if not _ops.AVAILABLE:
         return _extension.WHY_NOT
-    if device_type not in ("cpu", "meta"):
-        return f"it runs on the CPU only, and the input is on {device_type!r}"
+    if device.type not in ("cpu", "meta"):
+        return f"it runs on the CPU only, and the input is on {device.type!r}"
     return None
+
+
+def _why_not_cuda(device: torch.device) -> str | None:
+    if not _ops.AVAILABLE:
+        return _extension.WHY_NOT
+    if not _ops.CUDA_ARCHS:
+        return (
+            "fastblur was built without CUDA (FASTBLUR_CUDA=1 makes the build say what is missing)"
+        )
+    if device.type != "cuda":
+        return f"it runs on CUDA devices only, and the input is on {device.type!r}"
+    # What the compiler traces cannot come from a cache; it asks once anyway.
+    ask = _why_not_gpu if torch.compiler.is_compiling() else _why_not_known_gpu
+    return ask(0 if device.index is None else device.index)
+
+
+def _why_not_gpu(index: int) -> str | None:
+    if not torch.cuda.is_available():  # a fake tensor: nothing will run
+        return None
+    gpu = torch.cuda.get_device_properties(index)
+    if any(_runs(arch, gpu.major, gpu.minor) for arch in _ops.CUDA_ARCHS):
+        return None
+    return (
+        f"it was built for {', '.join(_ops.CUDA_ARCHS)}, and the GPU has compute capability "
+        f"{gpu.major}.{gpu.minor} (rebuild with TORCH_CUDA_ARCH_LIST={gpu.major}.{gpu.minor})"
+    )
+
+
+_why_not_known_gpu = functools.cache(_why_not_gpu)
+
+
+def _runs(arch: str, major: int, minor: int) -> bool:
+    """CUDA's rule: sm_80 runs on 8.0 and later 8.x, compute_80 on all later, sm_90a on 9.0."""
+    kind, number = arch.split("_")
+    built = divmod(int(number.rstrip("af")), 10)
+    if number.endswith("a"):
+        return built == (major, minor)
+    if kind == "sm" or number.endswith("f"):
+        return built[0] == major and built[1] <= minor
+    return built <= (major, minor)
 
 
 # In the order in which "auto" tries them.
 BACKENDS = (
-    Backend("cpu", _autograd.max_blur_pool, _why_not_cpu, keeps_codes=True),
-    Backend("reference", _reference.max_blur_pool, lambda device_type: None, keeps_codes=False),
+    Backend("cuda", "cuda", _autograd.max_blur_pool, _why_not_cuda, keeps_codes=True),
+    Backend("cpu", "cpu", _autograd.max_blur_pool, _why_not_cpu, keeps_codes=True),
+    Backend("reference", "cpu", _reference.max_blur_pool, lambda device: None, keeps_codes=False),
 )
 NAMES = ("auto", *(backend.name for backend in BACKENDS))
 
 
-def choose(name: str, device_type: str) -> Backend:
+def choose(name: str, device: torch.device) -> Backend:
     """The backend that runs a call.
 
     Raises:
@@ -59,7 +104,7 @@ def choose(name: str, device_type: str) -> Backend:
     for backend in BACKENDS:
         if name not in ("auto", backend.name):
             continue
-        reason = backend.why_not(device_type)
+        reason = backend.why_not(device)
         if reason is None:
             return backend
         if name != "auto":

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from . import _backends, _extension, _ops
+from . import _backends, _codes, _extension, _ops
 from ._geometry import Geometry
 from .functional import as_map, autocast
 from .modules import FusedBlurPool1d, FusedMaxBlurPool1d, Pool
@@ -85,20 +86,23 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
     if one_dimensional:
         input = as_map(input, geometry)
     geometry.check_input(input)
-    chosen = _backends.choose(backend, input.device.type)
+    chosen = _backends.choose(backend, input.device)
 
     *lead, height, width = input.shape
-    element = autocast(input.new_empty(0, device=input.device)).element_size()
+    dtype = autocast(input.new_empty(0)).dtype
     output_size = (*lead, *geometry.output_size(height, width))
     shown_size = (*lead, output_size[-1]) if one_dimensional else output_size
     batched = input if input.dim() == 4 else input.unsqueeze(0)
-    batch, channels = batched.shape[:2]
-    x_bytes, y_bytes = input.numel() * element, prod(output_size) * element
-    codes = prod(geometry.code_shape(batch, channels, height, width)) if chosen.keeps_codes else 0
+    size = (*batched.shape[:2], height, width)
+    x_bytes, y_bytes = (prod(shape) * dtype.itemsize for shape in (size, output_size))
+    codes = 0
+    if chosen.keeps_codes:
+        code_shape, code_type = _codes.shape_and_dtype(geometry, size, input.device.type, dtype)
+        codes = prod(code_shape) * code_type.itemsize
     return Explanation(
         backend=chosen.name,
-        specialisation=_specialisation(chosen.name, geometry, _ops.is_channels_last(batched)),
-        refused=_refused(backend, chosen.name, input.device.type),
+        specialisation=_specialisation(chosen.name, geometry, batched, dtype),
+        refused=_refused(backend, chosen.name, input.device),
         output_size=shown_size,
         bytes_forward=x_bytes + y_bytes + codes,
         bytes_backward=x_bytes + y_bytes + codes,
@@ -106,21 +110,26 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
     )
 
 
-def _refused(asked: str, chosen: str, device_type: str) -> dict[str, str]:
+def _refused(asked: str, chosen: str, device: torch.device) -> dict[str, str]:
     reasons = {}
     for backend in _backends.BACKENDS:
         if backend.name != chosen:
-            reason = backend.why_not(device_type)
+            reason = backend.why_not(device)
             unasked = f"backend={asked!r} was asked for" if asked != "auto" else "slower"
             reasons[backend.name] = reason or unasked
     return reasons
 
 
-def _specialisation(backend: str, geometry: Geometry, channels_last: bool) -> str:
-    if backend != "cpu" or _extension.C is None:
+def _specialisation(backend: str, geometry: Geometry, x: Tensor, dtype: torch.dtype) -> str:
+    if backend == "reference" or _extension.C is None:
         return "max_pool2d, pad, conv2d"
     k_h, k_w = geometry.kernel_size
     f_h, f_w = len(geometry.taps_h), len(geometry.taps_w)
     pool = "no max" if geometry.linear else f"max {k_h}x{k_w}"
+    channels_last = _ops.is_channels_last(x)
+    if backend == "cuda":
+        arguments = (*geometry.arguments(), channels_last)
+        kind = _extension.C.cuda_specialisation(list(x.shape), *arguments, dtype=dtype)
+        return f"{pool}, {f_h}x{f_w} taps ({kind})"
     kind = _extension.C.specialisation(k_h, k_w, f_h, f_w, geometry.stride[1], channels_last)
     return f"{_extension.C.cpu_level()}, {pool}, {f_h}x{f_w} taps ({kind})"

@@ -142,11 +142,6 @@ class Geometry:
             (m_w + left + right - len(self.taps_w)) // s_w + 1,
         )
 
-    def code_shape(self, batch: int, channels: int, height: int, width: int) -> Pair:
-        """Shape of the CPU backend's codes (uint8); the layout is described in csrc/cpu/codes.h."""
-        m_h, m_w = self.pooled_size(height, width)
-        return batch, (channels * m_h * m_w * self.code_bits + 7) // 8
-
     def check_input(self, x: Tensor) -> None:
         """Raises TypeError or ValueError unless ``x`` fits; reads its metadata only."""
         if not isinstance(x, Tensor):

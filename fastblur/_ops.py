@@ -1,8 +1,8 @@
 """The compiled operators as Python sees them: calls, shapes for fake tensors, memory formats.
 
 ``torch.ops.fastblur.max_blur_pool_{forward,backward,apply}`` are defined in ``csrc/operators.cpp``,
-with kernels in ``csrc/cpu`` and derivatives in ``csrc/autograd.cpp``. Here is what the compiler and
-``fastblur/_autograd.py`` need to know of them.
+with kernels in ``csrc/cpu`` and ``csrc/cuda`` and derivatives in ``csrc/autograd.cpp``. Here is
+what the compiler and ``fastblur/_autograd.py`` need to know of them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _extension
+from . import _codes, _extension
 from ._geometry import Geometry
 
 AVAILABLE = _extension.C is not None
+_BUILD: dict[str, Any] = {} if _extension.C is None else _extension.C.build_info()
+# "sm_90" for machine code, "compute_90" for PTX; none if the extension was built without CUDA.
+CUDA_ARCHS: tuple[str, ...] = tuple(_BUILD["cuda_archs"]) if _BUILD.get("cuda") else ()
 
 Arguments = tuple[Any, ...]  # Geometry.arguments() and channels_last
 
@@ -75,8 +78,8 @@ def _fake_forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     g = _geometry(geometry)
     n, c, h, w = x.shape
     y = _empty(x, (n, c, *g.output_size(h, w)), channels_last)
-    code_shape = g.code_shape(n, c, h, w) if need_codes else (n, 0)
-    return y, torch.empty(code_shape, dtype=torch.uint8, device=x.device)
+    shape, dtype = _codes.shape_and_dtype(g, (n, c, h, w), x.device.type, x.dtype)
+    return y, torch.empty(shape if need_codes else (n, 0), dtype=dtype, device=x.device)
 
 
 def _fake_backward(

@@ -58,7 +58,8 @@ def max_blur_pool2d(
             (top, bottom, left, right).
         padding_mode: "reflect", "replicate", "zeros" or "circular", for ``blur_padding``.
         relu: puts a ReLU in front of the max, at no cost in memory.
-        backend: "auto", "cpu" or "reference"; :func:`fastblur.explain` tells what "auto" takes.
+        backend: "auto", "cpu", "cuda" or "reference"; :func:`fastblur.explain` tells what "auto"
+            takes.
 
     Returns:
         [N, C, H_out, W_out] or [C, H_out, W_out] with
@@ -158,7 +159,7 @@ def blur_pool1d(
 def run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
     """Checks the input, chooses the backend and runs it: what functions and modules share."""
     geometry.check_input(input)
-    chosen = _backends.choose(backend, input.device.type)
+    chosen = _backends.choose(backend, input.device)
     x = autocast(input)
     if x.dim() == 4:
         return chosen.run(x, geometry)

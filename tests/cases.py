@@ -120,7 +120,10 @@ UNSUPPORTED: dict[str, dict[Case, str]] = {}
 
 @dataclass(frozen=True)
 class Target:
-    """A backend, and for the CPU the instruction-set level to run it at."""
+    """A backend, and for the CPU the instruction-set level to run it at.
+
+    Tensors come from the CPU, where the judge is, and go back there.
+    """
 
     backend: Backend
     level: str | None = None
@@ -129,7 +132,7 @@ class Target:
         if self.level is not None:
             assert _extension.C is not None
             _extension.C.set_cpu_level(self.level)
-        return self.backend.run(x, geometry)
+        return self.backend.run(x.to(self.backend.device_type), geometry).to(x.device)
 
     def __str__(self) -> str:
         return f"{self.backend.name}-{self.level}" if self.level else self.backend.name
@@ -139,7 +142,8 @@ def targets() -> list[Target]:
     """Every usable backend; the best CPU level comes first of its levels."""
     found = []
     for backend in BACKENDS:
-        if backend.why_not("cpu") is None:
+        there = backend.device_type == "cpu" or torch.cuda.is_available()
+        if there and backend.why_not(torch.device(backend.device_type)) is None:
             levels = _extension.C.build_info()["cpu_levels"] if backend.name == "cpu" else [None]
             found += [Target(backend, level) for level in levels]
     return found

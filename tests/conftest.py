@@ -5,7 +5,23 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fastblur import _extension
+from fastblur import _extension, _ops
+
+from .cases import Target
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that run on the GPU, and skips them where there is none."""
+    for item in items:
+        target = item.callspec.params.get("target") if hasattr(item, "callspec") else None
+        if isinstance(target, Target) and target.backend.device_type == "cuda":
+            item.add_marker("gpu")
+        if item.get_closest_marker("gpu") is None:
+            continue
+        if not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        elif not _ops.CUDA_ARCHS:
+            item.add_marker(pytest.mark.skip(reason="fastblur was built without CUDA"))
 
 
 @pytest.fixture(autouse=True)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from fastblur import FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d, explain
+from fastblur import (
+    FusedBlurPool1d,
+    FusedMaxBlurPool,
+    FusedMaxBlurPool1d,
+    _backends,
+    _ops,
+    explain,
+)
 from fastblur import functional as fb
+from fastblur._geometry import Geometry
 from fastblur.modules import FusedBlurPool
 
 from .conftest import needs_extension
@@ -180,18 +189,54 @@ def test_inputs_1d() -> None:
 
 @needs_extension
 def test_named_backend_that_cannot_run() -> None:
-    from fastblur import _backends
-
+    cpu, cuda, other = map(torch.device, ("cpu", "cuda", "mps"))
     with pytest.raises(RuntimeError, match=r"backend 'cpu' cannot run: .* on 'cuda'"):
-        _backends.choose("cpu", "cuda")
-    assert _backends.choose("auto", "cuda").name == "reference"
+        _backends.choose("cpu", cuda)
+    why = "CUDA devices only, and the input is on 'cpu'" if _ops.CUDA_ARCHS else "without CUDA"
+    with pytest.raises(RuntimeError, match=f"backend 'cuda' cannot run: .*{why}"):
+        fb.blur_pool2d(X, backend="cuda")
+    assert _backends.choose("auto", cpu).name == "cpu"
+    assert _backends.choose("auto", cuda).name == ("cuda" if _ops.CUDA_ARCHS else "reference")
+    assert _backends.choose("auto", other).name == "reference"
+
+
+@pytest.mark.parametrize(
+    ("archs", "capability", "runs"),
+    [
+        (("sm_80", "sm_90"), (8, 6), True),
+        (("sm_80", "sm_90"), (7, 5), False),
+        (("sm_80", "sm_90"), (10, 0), False),
+        (("sm_86",), (8, 0), False),
+        (("sm_80", "compute_90"), (12, 0), True),
+        (("sm_90a",), (9, 0), True),
+        (("sm_100a",), (10, 3), False),
+        (("sm_100f",), (10, 3), True),
+    ],
+)
+def test_a_gpu_that_the_build_is_not_for(
+    archs: tuple[str, ...],
+    capability: tuple[int, int],
+    runs: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
+    monkeypatch.setattr(_ops, "CUDA_ARCHS", archs)
+    monkeypatch.setattr(_backends, "_why_not_known_gpu", _backends._why_not_gpu)
+    monkeypatch.setattr(_ops, "AVAILABLE", True)
+    device = torch.device("cuda", 0)
+    assert _backends.choose("auto", device).name == ("cuda" if runs else "reference")
+    if not runs:
+        major, minor = capability
+        with pytest.raises(
+            RuntimeError, match=rf"has compute capability {major}\.{minor} \(rebuild"
+        ):
+            _backends.choose("cuda", device)
 
 
 @needs_extension
 def test_mixed_devices() -> None:
-    from fastblur import _ops
-    from fastblur._geometry import Geometry
-
     arguments = (*Geometry.resolve().arguments(), False)
     y, codes = _ops.forward(X, arguments, True)
     with pytest.raises(RuntimeError, match="codes must be on the input's device cpu, got meta"):

@@ -26,11 +26,13 @@ def test_explains_the_cpu_call() -> None:
     assert found.output_size == tuple(y.shape)
     assert found.bytes_saved == saved_bytes(layer, x)
     assert found.bytes_forward == 4 * (x.numel() + y.numel()) + found.bytes_saved
-    assert found.refused == {"reference": "slower"}
+    assert found.refused.keys() == {"cuda", "reference"}
+    assert found.refused["reference"] == "slower"
+    assert "CUDA" in found.refused["cuda"]
     assert "max 3x3, 3x3 taps (specialised)" in found.specialisation
     assert _extension.C is not None
     assert _extension.C.cpu_level() in found.specialisation
-    assert str(found).count("\n") == 4
+    assert str(found).count("\n") == 5
 
 
 @needs_extension
@@ -92,7 +94,7 @@ def doctor(*code: str) -> subprocess.CompletedProcess[str]:
 def test_doctor() -> None:
     done = doctor()
     assert done.returncode == 0, done.stderr
-    for word in (fastblur.__version__, torch.__version__, "CPU level", "usable: ", "CUDA archs"):
+    for word in (fastblur.__version__, torch.__version__, "CPU level", "usable: ", "CUDA ", "GPU "):
         assert word in done.stdout
     assert "cpu: agrees with the reference" in done.stdout
 
@@ -109,12 +111,12 @@ def test_doctor_reports_a_wrong_level(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_extension
 def test_doctor_finds_a_wrong_kernel() -> None:
     done = doctor(
-        "import sys, fastblur.__main__ as doctor",
+        "import sys, torch, fastblur.__main__ as doctor",
         "from fastblur import _backends, _autograd",
         "from dataclasses import replace",
-        "first, *rest = _backends.BACKENDS",
-        "wrong = lambda x, g: first.run(x, g) * 1.001",
-        "_backends.BACKENDS = (replace(first, run=wrong), *rest)",
+        "cpu = _backends.choose('cpu', torch.device('cpu'))",
+        "wrong = lambda x, g: cpu.run(x, g) * 1.001",
+        "_backends.BACKENDS = (replace(cpu, run=wrong),)",
         "sys.exit(doctor.main())",
     )
     assert done.returncode == 1, done.stderr

@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from fastblur import _extension
-from fastblur._geometry import MAX_POOL, MAX_TAPS, Geometry, binomial_taps
+from fastblur import _codes, _extension, _ops
+from fastblur._geometry import DTYPES, MAX_POOL, MAX_TAPS, Geometry, binomial_taps
 
 from .cases import CASES, MODES, Case
 from .conftest import needs_extension
@@ -29,8 +29,48 @@ def test_three_statements_agree(case: Case) -> None:
     assert in_cpp == [n, c, *geometry.output_size(h, w)]
     assert in_cpp == list(judge(torch.zeros(case.shape), *case.chain()).shape)  # type: ignore[arg-type]
     code_bytes = _extension.C.code_bytes(list(case.shape), *raw(geometry))
-    batch, per_image = geometry.code_shape(n, c, h, w)
-    assert code_bytes == batch * per_image
+    shape, dtype = _codes.shape_and_dtype(geometry, case.shape, "cpu", torch.float32)
+    assert code_bytes == shape[0] * shape[1]
+    assert dtype == torch.uint8
+
+
+def code_geometries() -> list[Geometry]:
+    """Around everything that decides which CUDA kernels run, and so how they keep their codes."""
+    near = [
+        Geometry.resolve(k, 2, p, f, relu=relu, blur_padding=(low, low + f % 3, low, f // 2))
+        for k, f, relu in itertools.product((1, 2, 3, 4), range(1, 7), (False, True))
+        for p in range(k // 2 + 1)
+        for low in {(f - 1) // 2, f // 2}
+    ]
+    zhang = [
+        Geometry.resolve((k_h, k_w), (s, t), (p, p), (f, g), padding_mode=mode)
+        for k_h, k_w in itertools.product((1, 2, 3), (2, 3))
+        for s, t in ((2, 2), (1, 2), (2, 3))
+        for p in (0, 1)
+        for f, g in ((3, 3), (4, 4), (3, 4))
+        for mode in MODES
+        if 2 * p <= min(k_h, k_w)
+    ]
+    return near + zhang + [case.geometry() for case in CASES]
+
+
+@pytest.mark.skipif(not _ops.CUDA_ARCHS, reason="asks the CUDA backend, which is not built")
+def test_cuda_codes_have_the_size_that_python_says() -> None:
+    assert _extension.C is not None
+    sizes = [(2, 3, 13, 18), (1, 5, 14, 7), (3, 1, 40, 41), (1, 2, 16, 40), (0, 3, 14, 14)]
+    checked = set()
+    for geometry, size, dtype in itertools.product(code_geometries(), sizes, DTYPES):
+        try:
+            geometry.check_input(torch.empty(size, device="meta"))
+        except ValueError:
+            continue
+        shape, kind = _codes.shape_and_dtype(geometry, size, "cuda", dtype)
+        for channels_last in (False, True):
+            arguments = (list(size), *raw(geometry), channels_last)
+            in_cpp = _extension.C.cuda_code_bytes(*arguments, dtype=dtype)
+            assert in_cpp == shape[0] * shape[1] * kind.itemsize, (geometry, size, dtype)
+            checked.add(_extension.C.cuda_specialisation(*arguments, dtype=dtype))
+    assert len(checked) > 1  # specialised kernels and others
 
 
 @needs_extension

@@ -22,7 +22,7 @@ SIZES = (1, 2, 3, 4, 5, 7, 8, 11, 15, 16, 17, 23, 32, 33, 40)
 @pytest.mark.parametrize("pool", [1, 2, 3, 4])
 def test_sizes(pool: int, mode: str) -> None:
     """Every pair of sizes; taps, strides and paddings go round, so that all of them meet."""
-    cpu = _backends.choose("cpu", "cpu")
+    cpu = _backends.choose("cpu", torch.device("cpu"))
     settings = itertools.cycle(itertools.product((0, pool // 2), range(1, 8), (1, 2, 3, 4)))
     checked = refused = 0
     for (h, w), channels_last in itertools.product(itertools.product(SIZES, SIZES), (False, True)):

@@ -1,10 +1,7 @@
-// The CPU backend of the three operators: checks, threads, and the choice of kernel.
+// The CPU backend of the three operators: threads, and the choice of kernel.
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
 
-#include "../arguments.h"
+#include "../backend_operators.h"
 #include "codes.h"
 #include "level_choice.h"
 
@@ -37,106 +34,61 @@ void parallel_rows(int64_t images, int64_t rows, int64_t row_length, F f) {
                    [&](int64_t begin, int64_t end) { f(row_at(begin), row_at(end)); });
 }
 
-at::Tensor empty_like_in(const Params& p, at::IntArrayRef size, const at::Tensor& like) {
-  return at::empty(size, like.options().memory_format(memory_format(p)));
-}
+struct Cpu {
+  static constexpr at::ScalarType kCodeType = at::kByte;
+  static constexpr uintptr_t kAlignment = 1;  // any address will do
 
-at::Tensor check_codes(const Params& p, const at::Tensor& codes, const at::Tensor& beside) {
-  TORCH_CHECK_TYPE(codes.scalar_type() == at::kByte,
-                   "codes must be the uint8 tensor that forward on the CPU returned, got ",
-                   codes.scalar_type());
-  TORCH_CHECK(codes.device() == beside.device(), "codes must be on the input's device ",
-              beside.device(), ", got ", codes.device());
-  TORCH_CHECK_VALUE(codes.sizes() == at::IntArrayRef({p.batch, code_bytes_per_image(p)}),
-                    "codes must belong to this geometry, which has shape [", p.batch, ", ",
-                    code_bytes_per_image(p), "], got ", codes.sizes());
-  return codes.contiguous();
-}
+  static int64_t codes_per_image(const Params& p, at::ScalarType) {
+    return code_bytes_per_image(p);
+  }
 
-std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& x, at::IntArrayRef kernel_size,
-                                           at::IntArrayRef stride, at::IntArrayRef padding,
-                                           at::ArrayRef<double> taps_h, at::ArrayRef<double> taps_w,
-                                           at::IntArrayRef blur_padding,
-                                           std::string_view padding_mode, bool relu,
-                                           bool channels_last, bool need_codes) {
-  check_tensor(x, "input");
-  const Params p = make_params(x.sizes(), {kernel_size, stride, padding, taps_h, taps_w,
-                                           blur_padding, padding_mode, relu, channels_last});
-  const at::Tensor dense = x.contiguous(memory_format(p));
-  at::Tensor y = empty_like_in(p, output_size(p), x);
-  const int64_t n_codes = need_codes ? code_bytes_per_image(p) : 0;
-  at::Tensor codes = at::empty({p.batch, n_codes}, x.options().dtype(at::kByte));
-  const VerticalTaps vertical(p);
-  with_type_of(x, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    const auto kernel = level().kernels(type).forward;
-    const T* in = dense.const_data_ptr<T>();
-    T* out = y.mutable_data_ptr<T>();
-    uint8_t* code = n_codes ? codes.mutable_data_ptr<uint8_t>() : nullptr;
-    parallel_rows(
-        p.batch, code_rows_per_image(p), code_row_length(p),
-        [&](int64_t begin, int64_t end) { kernel(p, vertical, in, out, code, begin, end); });
-  });
-  return {y, codes};
-}
+  static void forward(const Params& p, const at::Tensor& x, const at::Tensor& y,
+                      const at::Tensor& codes) {
+    const VerticalTaps vertical(p);
+    with_type_of(x, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      const auto kernel = level().kernels(type).forward;
+      const T* in = x.const_data_ptr<T>();
+      T* out = y.mutable_data_ptr<T>();
+      uint8_t* bits = codes.size(1) ? codes.mutable_data_ptr<uint8_t>() : nullptr;
+      parallel_rows(
+          p.batch, code_rows_per_image(p), code_row_length(p),
+          [&](int64_t begin, int64_t end) { kernel(p, vertical, in, out, bits, begin, end); });
+    });
+  }
 
-at::Tensor backward(const at::Tensor& dy, const at::Tensor& codes, at::IntArrayRef input_size,
-                    at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
-                    at::ArrayRef<double> taps_h, at::ArrayRef<double> taps_w,
-                    at::IntArrayRef blur_padding, std::string_view padding_mode, bool relu,
-                    bool channels_last) {
-  check_tensor(dy, "grad_output");
-  const Params p = make_params(input_size, {kernel_size, stride, padding, taps_h, taps_w,
-                                            blur_padding, padding_mode, relu, channels_last});
-  TORCH_CHECK_VALUE(dy.sizes() == at::IntArrayRef(output_size(p)),
-                    "grad_output must have the output's shape ", at::IntArrayRef(output_size(p)),
-                    ", got ", dy.sizes());
-  const at::Tensor code = check_codes(p, codes, dy);
-  const at::Tensor dense = dy.contiguous(memory_format(p));
-  at::Tensor dx = empty_like_in(p, input_size, dy);
-  const VerticalTaps vertical(p);
-  with_type_of(dy, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    const auto kernel = level().kernels(type).backward;
-    const T* in = dense.const_data_ptr<T>();
-    T* out = dx.mutable_data_ptr<T>();
-    const uint8_t* bits = code.const_data_ptr<uint8_t>();
-    parallel_rows(
-        p.batch, p.units_per_image() * p.h.size, p.w.size * p.step(),
-        [&](int64_t begin, int64_t end) { kernel(p, vertical, in, bits, out, begin, end); });
-  });
-  return dx;
-}
+  static void backward(const Params& p, const at::Tensor& dy, const at::Tensor& codes,
+                       const at::Tensor& dx) {
+    const VerticalTaps vertical(p);
+    with_type_of(dy, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      const auto kernel = level().kernels(type).backward;
+      const T* in = dy.const_data_ptr<T>();
+      T* out = dx.mutable_data_ptr<T>();
+      const uint8_t* bits = codes.const_data_ptr<uint8_t>();
+      parallel_rows(
+          p.batch, p.units_per_image() * p.h.size, p.w.size * p.step(),
+          [&](int64_t begin, int64_t end) { kernel(p, vertical, in, bits, out, begin, end); });
+    });
+  }
 
-at::Tensor apply(const at::Tensor& x, const at::Tensor& codes, at::IntArrayRef kernel_size,
-                 at::IntArrayRef stride, at::IntArrayRef padding, at::ArrayRef<double> taps_h,
-                 at::ArrayRef<double> taps_w, at::IntArrayRef blur_padding,
-                 std::string_view padding_mode, bool relu, bool channels_last) {
-  check_tensor(x, "input");
-  const Params p = make_params(x.sizes(), {kernel_size, stride, padding, taps_h, taps_w,
-                                           blur_padding, padding_mode, relu, channels_last});
-  const at::Tensor code = check_codes(p, codes, x);
-  const at::Tensor dense = x.contiguous(memory_format(p));
-  at::Tensor y = empty_like_in(p, output_size(p), x);
-  const VerticalTaps vertical(p);
-  with_type_of(x, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    const auto kernel = level().kernels(type).apply;
-    const T* in = dense.const_data_ptr<T>();
-    T* out = y.mutable_data_ptr<T>();
-    const uint8_t* bits = code.const_data_ptr<uint8_t>();
-    parallel_rows(
-        p.batch, code_rows_per_image(p), code_row_length(p),
-        [&](int64_t begin, int64_t end) { kernel(p, vertical, in, bits, out, begin, end); });
-  });
-  return y;
-}
+  static void apply(const Params& p, const at::Tensor& x, const at::Tensor& codes,
+                    const at::Tensor& y) {
+    const VerticalTaps vertical(p);
+    with_type_of(x, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      const auto kernel = level().kernels(type).apply;
+      const T* in = x.const_data_ptr<T>();
+      T* out = y.mutable_data_ptr<T>();
+      const uint8_t* bits = codes.const_data_ptr<uint8_t>();
+      parallel_rows(
+          p.batch, code_rows_per_image(p), code_row_length(p),
+          [&](int64_t begin, int64_t end) { kernel(p, vertical, in, bits, out, begin, end); });
+    });
+  }
+};
 
-TORCH_LIBRARY_IMPL(fastblur, CPU, m) {
-  m.impl("max_blur_pool_forward", &forward);
-  m.impl("max_blur_pool_backward", &backward);
-  m.impl("max_blur_pool_apply", &apply);
-}
+TORCH_LIBRARY_IMPL(fastblur, CPU, m) { Operators<Cpu>::implement(m); }
 
 }  // namespace
 }  // namespace fastblur::cpu

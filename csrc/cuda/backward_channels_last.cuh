@@ -15,9 +15,13 @@ class BackwardChannelsLast {
   using Word = Packed<T>;
   static constexpr int K = S::kPool, P = S::kPad, F = S::kTaps, B = S::kBefore;
   static constexpr int kPerWord = Word::kPerWord;
-  // 16-bit channels come in eights, where the registers allow.
-  static constexpr int kWords = kPerWord == 2 && (K == 3 || F == 5) ? 2 : 4;
-  static constexpr int R = K - 1 - P;         // columns of m needed before the strip
+  // At most four channels, for the sums of more do not fit in the registers; half of them where the
+  // sums are many.
+  static constexpr bool kMany = K == 3 || (K == 2 && F == 5);
+  static constexpr bool kVeryMany =
+      (K == 3 && (F >= 4 || (F == 3 && (S::kRelu || P == 0)))) || (K == 2 && F == 5 && S::kRelu);
+  static constexpr int kWords = kPerWord == 1 ? (kMany ? 2 : 4) : (kVeryMany ? 1 : 2);
+  static constexpr int R = K - 1 - P;  // columns of m needed before the strip
   static constexpr int kWindow = kStrip + K - 1;
   // Columns of y that have a part in the window's, counted from the strip's own: as inner ones, or
   // as the last that reads padding whose source is in the window, though it be in the next strip.
@@ -46,23 +50,26 @@ class BackwardChannelsLast {
  private:
   static constexpr int kCodeWords = kChannels * int(sizeof(Code)) / 4;
   using Row = Cell<kWords>[kColumnsY];
-  using Sums = float[kChannels][kWindow];
+  // Of the strip's own tile, and of the tiles beside it the columns that are in the window: at most
+  // the left one's last two or, with padding, the left one's last and the right one's first, so
+  // that one set of words has room for both.
   struct Codes {
-    Cell<kCodeWords> tile[3];  // left, own, right
+    Cell<kCodeWords> own, beside;
   };
+  static constexpr uint32_t kFirstColumn = 0x03030303u;  // its bits in a tile's code, for K = 3
+  static_assert(P == 0 || K == 3);
 
  public:
   FASTBLUR_DEVICE BackwardChannelsLast(const Call& c, int64_t unit)
       : c_(c), pixel_(c, unit, kChannels), left_(int(c.channels) - pixel_.channel) {
     const int64_t channels = c.channels;
-    dy_ = static_cast<const T*>(c.in) +
-          (pixel_.image * c.y_h * c.y_w + 2 * pixel_.strip) * channels + pixel_.channel;
-    dx_ = static_cast<T*>(c.out) +
-          (pixel_.image * c.h * c.w + kStrip * pixel_.strip) * channels + pixel_.channel;
+    dy_ = static_cast<const T*>(c.in) + pixel_.image * c.y_h * c.y_w * channels + pixel_.channel;
+    dx_ = static_cast<T*>(c.out) + (pixel_.image * c.h * c.w + kStrip * pixel_.strip) * channels +
+          pixel_.channel;
     if constexpr (kCodes)
       codes_ = reinterpret_cast<const Code*>(static_cast<const unsigned char*>(c.codes) +
                                              pixel_.image * c.code_bytes_per_image) +
-               pixel_.strip * channels + pixel_.channel;
+               pixel_.channel;
 #pragma unroll
     for (int z = 0; z < kHeld; ++z)
 #pragma unroll
@@ -78,68 +85,74 @@ class BackwardChannelsLast {
     const int begin = kFirstStep + int(blockIdx.y) * c_.chunk;
     const int end = min(begin + c_.chunk, kFirstStep + c_.steps);
     const int fast_begin = max(begin, (B + 2 - kFirst) >> 1);
-    const int fast_end = min(min(end, c_.y_h - S::kSums + 1),
-                             ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
+    const int fast_end =
+        min(min(end, c_.y_h - S::kSums + 1), ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
     int step = begin - (K > 1 ? 1 : 0);
-    before_ = load_codes(step - 1);
-    for (; step < min(fast_begin, end); ++step) edge_step(step, begin);
-    if (c_.usual && step < fast_end) {
-      fast_steps(step, fast_end);
-      step = fast_end;
+    before_ = load_codes(step - 1, c_.wide_x);
+    while (step < end) {
+      if (c_.usual && step == fast_begin && step < fast_end) {
+        fast_steps(step, fast_end);
+        step = fast_end;
+      } else {
+        edge_step(step, begin);
+        ++step;
+      }
     }
-    for (; step < end; ++step) edge_step(step, begin);
   }
 
  private:
-  FASTBLUR_DEVICE Codes load_codes(int step) const {
+  // Of a tile that does not exist the nearest one's are as good: its elements receive nothing.
+  FASTBLUR_DEVICE Codes load_codes(int step, bool wide) const {
     Codes codes = {};
     if constexpr (kCodes) {
-      const int row = step + S::kRows.tile_shift();
-      if (row < 0 || row >= c_.tile_rows) return codes;
+      const int row = min(max(step + S::kRows.tile_shift(), 0), c_.tile_rows - 1);
+      const auto load_tile = [&](int beside) {
+        const int tile = min(max(pixel_.strip + beside, 0), c_.tile_columns - 1);
+        return load_vector<kCodeWords>(
+            codes_ + (int64_t(row) * c_.tile_columns + tile) * c_.channels, left_, wide);
+      };
+      codes.own = load_tile(0);
+      if constexpr (R > 0) codes.beside = load_tile(-1);
+      if constexpr (P > 0) {
+        const auto right = load_tile(1);
 #pragma unroll
-      for (int n = -1; n <= 1; ++n) {
-        if ((n < 0 && R == 0) || (n > 0 && P == 0)) continue;
-        const int tile = pixel_.strip + n;
-        const Code* const at = codes_ + (int64_t(row) * c_.tile_columns + n) * c_.channels;
-        if (tile >= 0 && tile < c_.tile_columns)
-          codes.tile[n + 1] = load_vector<kCodeWords>(at, left_, c_.wide_x);
+        for (int q = 0; q < kCodeWords; ++q)
+          codes.beside.at[q] = (codes.beside.at[q] & ~kFirstColumn) | (right.at[q] & kFirstColumn);
       }
     }
     return codes;
   }
 
-  // A row of dy, of the columns that exist; the others are zero.
+  // A row of dy. What is not there is zero.
   FASTBLUR_DEVICE void load_dy(const T* row, Row& dy, bool wide) const {
 #pragma unroll
     for (int j = 0; j < kColumnsY; ++j) {
       const int column = 2 * pixel_.strip + j + kFirstY;
-      dy[j] = {};
-      if (column >= 0 && column < c_.y_w)
-        dy[j] = load_vector<kWords>(row + (j + kFirstY) * c_.channels, left_, wide);
+      const int nearest = min(max(column, 0), c_.y_w - 1);
+      const auto cell = load_vector<kWords>(row + int64_t(nearest) * c_.channels, left_, wide);
+#pragma unroll
+      for (int q = 0; q < kWords; ++q) dy[j].at[q] = column == nearest ? cell.at[q] : 0;
     }
   }
 
-  // B_h' of a row of dy.
+  // B_h' of channel i of a row of dy.
   template <bool kUsual>
-  FASTBLUR_DEVICE void spread_columns(const Row& row, Sums& e) const {
+  FASTBLUR_DEVICE void spread_columns(const Row& row, int i, float (&e)[kWindow]) const {
+    float dy[kColumnsY];
 #pragma unroll
-    for (int i = 0; i < kChannels; ++i) {
-      float dy[kColumnsY];
+    for (int j = 0; j < kColumnsY; ++j) dy[j] = Word::unpack(row[j].at[i / kPerWord], i % kPerWord);
 #pragma unroll
-      for (int j = 0; j < kColumnsY; ++j) dy[j] = Word::unpack(row[j].at[i / kPerWord], i % kPerWord);
+    for (int g = 0; g < kWindow; ++g) {
+      bool any = false;
 #pragma unroll
-      for (int g = 0; g < kWindow; ++g) {
-        bool any = false;
-#pragma unroll
-        for (int j = 0; j < kColumnsY; ++j) {
-          const int tap = g - R + B - 2 * (j + kFirstY);
-          if (tap < 0 || tap >= F) continue;
-          e[i][g] = any ? fmaf(c_.taps_w[tap], dy[j], e[i][g]) : c_.taps_w[tap] * dy[j];
-          any = true;
-        }
+      for (int j = 0; j < kColumnsY; ++j) {
+        const int tap = g - R + B - 2 * (j + kFirstY);
+        if (tap < 0 || tap >= F) continue;
+        e[g] = any ? fmaf(c_.taps_w[tap], dy[j], e[g]) : c_.taps_w[tap] * dy[j];
+        any = true;
       }
-      fold_columns<kUsual>(dy, e[i]);
     }
+    fold_columns<kUsual>(dy, e);
   }
 
   // What the padding at the ends of a row would receive goes to its source; and what lies beyond
@@ -172,8 +185,8 @@ class BackwardChannelsLast {
 #pragma unroll
       for (int from = -1; from <= 1; ++from) {
         if (kUsual && from == 1) continue;  // no strip is beyond the one with the last column
-        const bool here = (kUsual || c_.last_columns == columns) &&
-                          pixel_.strip == c_.last_group + from;
+        const bool here =
+            (kUsual || c_.last_columns == columns) && pixel_.strip == c_.last_group + from;
         const int last = columns - 1 - kStrip * from, of = (columns + 1) / 2 - 1 - 2 * from;
 #pragma unroll
         for (int t = 0; t < 2; ++t) {
@@ -194,15 +207,16 @@ class BackwardChannelsLast {
 
   // Bits of a column of the window, and where those of channel i begin in them.
   FASTBLUR_DEVICE static uint32_t bits_of(const Codes& codes, int g, int i) {
-    const int column = g - R + kStrip;
-    return codes.tile[column / kStrip].at[i * int(sizeof(Code)) / 4];
+    const bool own = g >= R && g < R + kStrip;
+    return (own ? codes.own : codes.beside).at[i * int(sizeof(Code)) / 4];
   }
+  static constexpr int column_of(int g) { return (g - R + kStrip) % kStrip; }  // in its tile
   static constexpr int place_of(int g, int e, int i) {
-    return i * int(sizeof(Code)) % 4 * 8 + Bits::at(e, (g - R + kStrip) % kStrip);
+    return i * int(sizeof(Code)) % 4 * 8 + Bits::at(e, column_of(g));
   }
 
-  // S_v' and S_h' of row r of dm, of which row `e` of the tiles tells the winners: the row of x that
-  // this makes whole, in the strip.
+  // S_v' and S_h' of row r of dm, of which row `e` of the tiles tells the winners: the row of x
+  // that this makes whole, in the strip.
   FASTBLUR_DEVICE void route(const float (&dm)[kWindow], int i, const Codes& codes, int e,
                              float (&dx)[kStrip]) {
     float whole[kWindow];
@@ -212,9 +226,8 @@ class BackwardChannelsLast {
       if constexpr (S::kRelu) {
         const uint32_t bits = bits_of(codes, g, i);
         const int shift = i * int(sizeof(Code)) % 4 * 8;
-        const int at = Bits::kNobodyApart
-                           ? shift + Bits::kNobody + e * kTileColumns + (g - R + kStrip) % kStrip
-                           : place_of(g, e, i) + Bits::kRowWinners;
+        const int at = Bits::kNobodyApart ? shift + Bits::kNobody + e * kTileColumns + column_of(g)
+                                          : place_of(g, e, i) + Bits::kRowWinners;
         const bool nobody = Bits::kNobodyApart ? bits >> at & 1 : (bits >> at & 3) == 3;
         d = nobody ? 0 : d;
       }
@@ -234,18 +247,20 @@ class BackwardChannelsLast {
       }
     }
     // Row r - P of x has its winners of columns K - 1 rows of tiles ago.
-    const Codes& columns = K == 3 || (K == 2 && e == 0) ? before_ : codes;
-    const int row = K == 2 ? 1 - e : e;
+    const auto column_won = [&](int g, int z) {
+      const uint32_t now = bits_of(codes, g, i), before = bits_of(before_, g, i);
+      return won<K>(K == 3 || e == 0 ? before : now, place_of(g, K == 2 ? 1 - e : e, i), z);
+    };
 #pragma unroll
     for (int k = 0; k < kStrip; ++k) {
       if constexpr (K == 1) {
         dx[k] = whole[k];
       } else {
-        dx[k] = won<K>(bits_of(columns, k, i), place_of(k, row, i), K - 1) ? whole[k] : 0;
+        dx[k] = column_won(k, K - 1) ? whole[k] : 0;
 #pragma unroll
         for (int z = K - 2; z >= 0; --z) {
           const int g = k + K - 1 - z;
-          if (won<K>(bits_of(columns, g, i), place_of(g, row, i), z)) dx[k] += whole[g];
+          if (column_won(g, z)) dx[k] += whole[g];
         }
       }
     }
@@ -271,31 +286,32 @@ class BackwardChannelsLast {
   FASTBLUR_DEVICE void fast_steps(int step, int end) {
     constexpr int D = S::kSums;
     const int64_t x_row = int64_t(c_.w) * c_.channels, y_row = int64_t(c_.y_w) * c_.channels;
-    Sums e[D];
+    float e[D][kChannels][kWindow];
     Row row;
     const T* dy = dy_ + step * y_row;
 #pragma unroll
     for (int d = 0; d + 1 < D; ++d) {
       load_dy(dy, row, true);
-      spread_columns<true>(row, e[d]);
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) spread_columns<true>(row, i, e[d][i]);
       dy += y_row;
     }
     T* dx = dx_ + (2 * step + kFirst - P) * x_row;
 #pragma unroll 1
     for (; step < end; ++step) {
       load_dy(dy, row, true);
-      const Codes codes = load_codes(step);
+      const Codes codes = load_codes(step, true);
       dy += y_row;
-      spread_columns<true>(row, e[D - 1]);
+      Cell<kWords> out[2][kStrip];
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        Cell<kWords> out[kStrip];
+      for (int q = 0; q < kWords; ++q) {
+        float own[2][kPerWord][kStrip];
 #pragma unroll
-        for (int q = 0; q < kWords; ++q) {
-          float own[kPerWord][kStrip];
+        for (int n = 0; n < kPerWord; ++n) {
+          const int i = q * kPerWord + n;
+          spread_columns<true>(row, i, e[D - 1][i]);
 #pragma unroll
-          for (int n = 0; n < kPerWord; ++n) {
-            const int i = q * kPerWord + n;
+          for (int r = 0; r < 2; ++r) {
             float dm[kWindow];
 #pragma unroll
             for (int g = 0; g < kWindow; ++g) {
@@ -306,30 +322,30 @@ class BackwardChannelsLast {
                 if (tap >= 0) dm[g] = fmaf(c_.taps_h[tap], e[d][i][g], dm[g]);
               }
             }
-            route(dm, i, codes, r, own[n]);
+            route(dm, i, codes, r, own[r][n]);
           }
-          collect(own, q, out);
+#pragma unroll
+          for (int d = 0; d + 1 < D; ++d)
+#pragma unroll
+            for (int g = 0; g < kWindow; ++g) e[d][i][g] = e[d + 1][i][g];
         }
-        store_dx(dx, out, true);
-        dx += x_row;
+        collect(own[0], q, out[0]);
+        collect(own[1], q, out[1]);
       }
+      store_dx(dx, out[0], true);
+      store_dx(dx + x_row, out[1], true);
+      dx += 2 * x_row;
       before_ = codes;
-#pragma unroll
-      for (int d = 0; d + 1 < D; ++d)
-#pragma unroll
-        for (int i = 0; i < kChannels; ++i)
-#pragma unroll
-          for (int g = 0; g < kWindow; ++g) e[d][i][g] = e[d + 1][i][g];
     }
   }
 
   FASTBLUR_DEVICE void edge_step(int step, int begin) {
     rarely();
-    const Codes codes = load_codes(step);
-#pragma unroll
+    const Codes codes = load_codes(step, c_.wide_x);
+#pragma unroll 1
     for (int e = 0; e < 2; ++e) {
       const int r = 2 * step + kFirst + e;
-      Sums dm;
+      float dm[kChannels][kWindow];
 #pragma unroll
       for (int i = 0; i < kChannels; ++i)
 #pragma unroll
@@ -338,13 +354,14 @@ class BackwardChannelsLast {
         for_each_padded(r, c_.m_h, c_.after_h, B, c_.border, [&](int p) {
           for_each_output<F>(p + B, c_.y_h, c_.taps_h, [&](int i, float tap) {
             Row row;
-            Sums part;
             load_dy(dy_ + int64_t(i) * c_.y_w * c_.channels, row, c_.wide_y);
-            spread_columns<false>(row, part);
 #pragma unroll
-            for (int k = 0; k < kChannels; ++k)
+            for (int k = 0; k < kChannels; ++k) {
+              float part[kWindow];
+              spread_columns<false>(row, k, part);
 #pragma unroll
-              for (int g = 0; g < kWindow; ++g) dm[k][g] = fmaf(tap, part[k][g], dm[k][g]);
+              for (int g = 0; g < kWindow; ++g) dm[k][g] = fmaf(tap, part[g], dm[k][g]);
+            }
           });
         });
       }
@@ -367,15 +384,15 @@ class BackwardChannelsLast {
   const Call& c_;
   const Pixel pixel_;
   const int left_;  // channels from the first of ours to the last
-  const T* dy_;     // our first channel of the strip's first pixel; likewise for the others
-  T* dx_;
+  const T* dy_;     // our first channel of pixel 0; likewise the codes
+  T* dx_;           // and of the strip's first pixel
   const Code* codes_ = nullptr;
   Codes before_;  // of the step before
   // What the rows of x that are not whole have received so far.
   float owed_[kHeld][kChannels][kWindow];
 };
 
-template <class T, class S>
+template <class T, class S, int kChannels = BackwardChannelsLast<T, S>::kChannels>
 __global__ void __launch_bounds__(kPixelThreads, 3)
     backward_channels_last(const __grid_constant__ Call call) {
   const int64_t unit = int64_t(blockIdx.x) * kPixelThreads + threadIdx.x;

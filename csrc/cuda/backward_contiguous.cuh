@@ -49,17 +49,20 @@ class BackwardContiguous {
     const int end = min(begin + c_.chunk, kFirstStep + c_.steps);
     // The fast steps: their rows of m are no padding's source, and all rows of dy exist.
     const int fast_begin = max(begin, (S::kBefore + 2 - kFirst) >> 1);
-    const int fast_end = min(min(end, c_.y_h - S::kSums + 1),
-                             ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
+    const int fast_end =
+        min(min(end, c_.y_h - S::kSums + 1), ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
     int step = begin - (K > 1 ? 1 : 0);
     before_ = load_codes(step - 1);
-    for (; step < min(fast_begin, end); ++step) edge_step(step, begin);
-    if (step < fast_end) {
-      if (c_.usual) fast_steps<true>(step, fast_end);
-      else fast_steps<false>(step, fast_end);
-      step = fast_end;
+    while (step < end) {
+      if (step == fast_begin && step < fast_end) {
+        if (c_.usual) fast_steps<true>(step, fast_end);
+        else fast_steps<false>(step, fast_end);
+        step = fast_end;
+      } else {
+        edge_step(step, begin);
+        ++step;
+      }
     }
-    for (; step < end; ++step) edge_step(step, begin);
   }
 
  private:
@@ -262,7 +265,7 @@ class BackwardContiguous {
       }
       const int row = r - P;
       route<false>(dm, code, e, dx_ + int64_t(row) * c_.w,
-            lane_.owns && step >= begin && row >= 0 && row < c_.h);
+                   lane_.owns && step >= begin && row >= 0 && row < c_.h);
     }
     before_ = code;
   }
@@ -272,8 +275,8 @@ class BackwardContiguous {
   const T* const dy_;
   T* const dx_;
   const Code* codes_ = nullptr;
-  TileCodes before_;       // of the step before
-  float owed_[kHeld][L];   // what the rows of x that are not whole have received so far
+  TileCodes before_;      // of the step before
+  float owed_[kHeld][L];  // what the rows of x that are not whole have received so far
 };
 
 template <class T, class S>

@@ -13,20 +13,20 @@ struct Call {
   void* out;       // y, or dx
   void* codes;     // null: none are kept
   int64_t code_bytes_per_image;
-  int64_t units;      // runs of work: see the kernels
+  int64_t units;  // runs of work: see the kernels
   int64_t channels;
-  int h, w;           // of x
-  int m_h, m_w;       // of m
-  int y_h, y_w;       // of y
-  int after_h;        // blur padding below
+  int h, w;      // of x
+  int m_h, m_w;  // of m
+  int y_h, y_w;  // of y
+  int after_h;   // blur padding below
   int tile_rows, tile_columns;
   int channel_groups;  // of channels, in a pixel; channels_last only
   int groups;          // of columns, in a row of x
-  int last_group;     // the group that holds the last column of m,
-  int last_columns;   // and how many columns of m it has
-  int steps, chunk;   // steps of the march in all, and for each block
+  int last_group;      // the group that holds the last column of m,
+  int last_columns;    // and how many columns of m it has
+  int steps, chunk;    // steps of the march in all, and for each block
   Border border;
-  float floor;        // 0 for ReLU, else -inf: for kernels that keep no codes
+  float floor;          // 0 for ReLU, else -inf: for kernels that keep no codes
   bool wide_x, wide_y;  // whether whole vectors of x and dx, of y and dy, are aligned,
   bool usual;           // and both, and padding is by reflection
   float taps_h[kMaxSpecialTaps], taps_w[kMaxSpecialTaps];
@@ -42,8 +42,8 @@ FASTBLUR_DEVICE float tap_at(const float (&taps)[kMaxSpecialTaps], int i) {
   return tap;
 }
 
-// The tap with which the last output of a run of columns of m that begins at an even column, and has
-// so many to the row's end, reads padding `t` beyond them; F or more if it does not read it.
+// The tap with which the last output of a run of columns of m that begins at an even column, and
+// has so many to the row's end, reads padding `t` beyond them; F or more if it does not read it.
 template <int F>
 FASTBLUR_HD constexpr int padding_tap(int columns, int t) {
   return (columns % 2 ? 1 : 2) + t + (F - 1) / 2;

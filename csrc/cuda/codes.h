@@ -34,8 +34,8 @@ template <int K, bool kRelu>
 struct TileBits {
   static constexpr int kEach = K - 1;  // bits of one winner
   static constexpr int kRow = kTileColumns * kEach;
-  static constexpr int kRowWinners = 2 * kRow;        // where the winners of rows begin
-  static constexpr int kNobody = 4 * kRow;            // and the bits for "nobody", if K < 3
+  static constexpr int kRowWinners = 2 * kRow;  // where the winners of rows begin
+  static constexpr int kNobody = 4 * kRow;      // and the bits for "nobody", if K < 3
   static constexpr bool kNobodyApart = kRelu && K < 3;
   static constexpr int kUsed = 4 * kRow + (kNobodyApart ? 8 : 0);
   static constexpr unsigned kLow = K == 3 ? 0x5555u : 0;  // the low bits of sixteen two-bit winners

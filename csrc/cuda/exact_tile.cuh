@@ -1,5 +1,5 @@
-// The winners of one tile by the exact rule, one element after the other: what the kernels fall back
-// to where the values they made hold a NaN (see take_larger).
+// The winners of one tile by the exact rule, one element after the other: what the kernels fall
+// back to where the values they made hold a NaN (see take_larger).
 #pragma once
 
 #include "call.h"

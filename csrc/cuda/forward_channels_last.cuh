@@ -14,11 +14,12 @@ template <class T, class S, bool kCodes>
 class ForwardChannelsLast {
   using Word = Packed<T>;
   static constexpr int K = S::kPool, P = S::kPad, F = S::kTaps, B = S::kBefore;
-  // 16-bit channels come in eights, where the registers allow.
-  static constexpr int kWords =
-      Word::kPerWord == 2 && (F == 5 || (K == 3 && F == 4)) ? 2 : 4;
+  // Vectors of 16 bytes, where the registers allow.
+  static constexpr bool kMany =
+      K > 1 && (F == 5 || (K == 3 && (F == 4 || Word::kPerWord == 1 || S::kRelu)));
+  static constexpr int kWords = !kMany ? 4 : K == 3 && F == 5 && S::kRelu ? 1 : 2;
   static constexpr int kPerWord = Word::kPerWord;
-  static constexpr int kWindow = F + 2;          // columns of m, from B before the strip
+  static constexpr int kWindow = F + 2;             // columns of m, from B before the strip
   static constexpr int kColumns = kWindow + K - 1;  // of x, from B + P before the strip
   static constexpr int kHeld = K > 1 ? K - 1 : 1;
   // Of m in the last strip, where rows of x are whole strips.
@@ -40,18 +41,12 @@ class ForwardChannelsLast {
       : c_(c), pixel_(c, unit, kChannels), left_(int(c.channels) - pixel_.channel) {
     const int64_t channels = c.channels;
     x_ = static_cast<const T*>(c.in) + pixel_.image * c.h * c.w * channels + pixel_.channel;
-    y_ = static_cast<T*>(c.out) +
-         (pixel_.image * c.y_h * c.y_w + 2 * pixel_.strip) * channels + pixel_.channel;
+    y_ = static_cast<T*>(c.out) + (pixel_.image * c.y_h * c.y_w + 2 * pixel_.strip) * channels +
+         pixel_.channel;
     if constexpr (kCodes)
       codes_ = reinterpret_cast<Code*>(static_cast<unsigned char*>(c.codes) +
                                        pixel_.image * c.code_bytes_per_image) +
                pixel_.strip * channels + pixel_.channel;
-#pragma unroll
-    for (int j = 0; j < kColumns; ++j) {
-      // Beyond the row's ends, what is there again does no harm to a max.
-      const int column = column_of(j);
-      place_[j] = unsigned(min(max(column, 0), c.w - 1)) * unsigned(channels * sizeof(T));
-    }
 #pragma unroll
     for (int d = 0; d < S::kSums; ++d)
 #pragma unroll
@@ -66,18 +61,21 @@ class ForwardChannelsLast {
     const int fast_begin = max(begin, kStepOfRow0 + 1);
     const int fast_end = min(min(end, c_.y_h), ((c_.m_h - P - 2 - kFirst) >> 1) + 1);
     int step = begin - S::kWarmUp;
-    for (; step < min(fast_begin, end); ++step) edge_step(step, begin);
-    if (c_.usual && step < fast_end) {
-      fast_steps(step, fast_end);
-      step = fast_end;
+    while (step < end) {
+      if (c_.usual && step == fast_begin && step < fast_end) {
+        fast_steps(step, fast_end);
+        step = fast_end;
+      } else {
+        edge_step(step, begin);
+        ++step;
+      }
     }
-    for (; step < end; ++step) edge_step(step, begin);
   }
 
  private:
   // Where the last strip has but one column of m, its last output can read a column of m from
   // before the window. That one then takes the place of the strip's fourth, which is not there.
-  static constexpr int kSpareColumn = B + 3;  // in the window
+  static constexpr int kSpareColumn = B + 3;                    // in the window
   static constexpr int kFarTap = F == 2 ? 0 : F == 4 ? 1 : -1;  // which padding has it as source
   FASTBLUR_DEVICE bool has_far_column() const {
     return kFarTap >= 0 && pixel_.edge && c_.last_columns == 1;
@@ -87,16 +85,52 @@ class ForwardChannelsLast {
     return kStrip * pixel_.strip - B - P + j - (moved ? 5 + kFarTap - 1 : 0);
   }
 
-  FASTBLUR_DEVICE Columns load_x(const T* row, bool wide) const {
+  // The window's columns of a row of x, where the strip's own are whole vectors at `own`. Beyond
+  // the row's ends it is the nearest column again: in a max that does no harm, for an equal value
+  // never takes over.
+  FASTBLUR_DEVICE Columns load_usual(const T* own) const {
+    const int step = int(c_.channels * sizeof(T));
+    const int left_step = pixel_.first ? 0 : step, right_step = pixel_.edge ? 0 : step;
+    const auto at = [](const T* from, int64_t bytes) {
+      return reinterpret_cast<const T*>(reinterpret_cast<const char*>(from) + bytes);
+    };
     Columns x;
-    if (wide) {
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j)
-        x.at[j] = load_vector<kWords>(displaced(row, place_[j]), left_, true);
+    for (int j = 0; j < kColumns; ++j) {
+      const int column = j - B - P;
+      const T* const from =
+          column < 0 ? at(own, int64_t(left_step) * column)
+          : column < kStrip
+              ? at(own, int64_t(step) * column)
+              : at(own, int64_t(step) * (kStrip - 1) + int64_t(right_step) * (column - kStrip + 1));
+      x.at[j] = load_vector<kWords>(from, left_, true);
+    }
+    return x;
+  }
+  // The same of row r of x, or the nearest that there is, for any strip and tensor.
+  FASTBLUR_DEVICE Columns load_nearest(int r) const {
+    const T* const row = x_ + int64_t(min(max(r, 0), c_.h - 1)) * c_.w * c_.channels;
+    const auto at = [&](int j) {
+      return row + int64_t(min(max(column_of(j), 0), c_.w - 1)) * c_.channels;
+    };
+    Columns x;
+    if (c_.wide_x) {
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) x.at[j] = load_vector<kWords>(at(j), left_, true);
     } else {
+      // Word by word through the vectors, so that few loads are on their way at once: the registers
+      // for more would be missing elsewhere.
+      x = {};
+#pragma unroll 1
+      for (int q = 0; q < kWords; ++q) {
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j)
-        x.at[j] = load_vector<kWords>(displaced(row, place_[j]), left_, false);
+        for (int j = 0; j < kColumns; ++j) {
+          const auto word = load_vector<1>(at(j) + q * kPerWord, left_ - q * kPerWord, false);
+#pragma unroll
+          for (int k = 0; k + 1 < kWords; ++k) x.at[j].at[k] = x.at[j].at[k + 1];
+          x.at[j].at[kWords - 1] = word.at[0];
+        }
+      }
     }
     return x;
   }
@@ -119,12 +153,9 @@ class ForwardChannelsLast {
       best[c] = x.at[c].at[q];
 #pragma unroll
       for (int z = 1; z < K; ++z)
-        best[c] = choose(best[c], x.at[c + z].at[q], code, Bits::at(e, c - B) + z - 1, q,
-                                is_own(c));
+        best[c] =
+            choose(best[c], x.at[c + z].at[q], code, Bits::at(e, c - B) + z - 1, q, is_own(c));
     }
-    // The max's padding never wins, not even against -inf.
-    if constexpr (kCodes && P > 0)
-      code.of(Bits::at(e, 0), q) |= pixel_.first ? Codes::bit(Bits::at(e, 0)) * Word::kEach : 0;
   }
 
   // S_v of the rows held and the newest, and ReLU; their winners become row `e` of the tile.
@@ -137,7 +168,7 @@ class ForwardChannelsLast {
 #pragma unroll
       for (int z = 1; z < K; ++z)
         m[c] = choose(m[c], z == K - 1 ? newest[c] : held_[z < kHeld ? z : 0][q][c], code,
-                             at + z - 1, q, is_own(c));
+                      at + z - 1, q, is_own(c));
       if constexpr (S::kRelu) {
         const uint32_t none = Word::nobody(m[c]);
         m[c] &= ~none;
@@ -173,7 +204,9 @@ class ForwardChannelsLast {
         const int columns = to - B - t;  // of m in the last strip, if this is padding t
         if (columns < 1 || columns > kStrip || (kUsual && columns != kUsualColumns)) continue;
         const int from = to - 2 - 2 * t;
-        const uint32_t source = m[columns == 1 && t == kFarTap ? kSpareColumn : from < 0 ? 0 : from];
+        const uint32_t source = m[columns == 1 && t == kFarTap ? kSpareColumn
+                                  : from < 0                   ? 0
+                                                               : from];
         const uint32_t padding = reflect ? source : replicate ? m[B + columns - 1] : 0;
         m[to] = pixel_.edge && (kUsual || c_.last_columns == columns) ? padding : m[to];
       }
@@ -234,22 +267,26 @@ class ForwardChannelsLast {
   FASTBLUR_DEVICE void store_y(T* y, const Pixels& out) const {
 #pragma unroll
     for (int o = 0; o < 2; ++o)
-      if (2 * pixel_.strip + o < c_.y_w)
+      if ((kUsual && kUsualColumns > 2) || 2 * pixel_.strip + o < c_.y_w)
         store_cell<T, kWords>(y + o * c_.channels, left_, kUsual || c_.wide_y, out[o]);
   }
 
   // Whether there may be a NaN in what they were made of.
   static FASTBLUR_DEVICE bool has_nan(const Pixels& out) {
-    uint32_t all = 0;
+    uint32_t all = Word::sum(out[0].at[0], out[1].at[0]);
 #pragma unroll
-    for (int q = 0; q < kWords; ++q) all = Word::sum(all, Word::sum(out[0].at[q], out[1].at[q]));
+    for (int q = 1; q < kWords; ++q) all = Word::sum(all, Word::sum(out[0].at[q], out[1].at[q]));
     return Word::has_nan(all);
   }
 
   template <bool kUsual>
   FASTBLUR_DEVICE void store_codes(int step, Codes code, const Codes& nobody) const {
+    // The max's padding never wins, not even against -inf.
+    constexpr uint32_t kFirstWins =
+        (Codes::bit(Bits::at(0, 0)) | Codes::bit(Bits::at(1, 0))) * Word::kEach;
 #pragma unroll
     for (int q = 0; q < kWords; ++q) {
+      if constexpr (P > 0) code.low[q] |= pixel_.first ? kFirstWins : 0;
       if constexpr (K == 3) {  // the last to take over won
         code.low[q] &= ~(code.low[q] >> 1 & 0x55555555u);
         code.high[q] &= ~(code.high[q] >> 1 & 0x55555555u);
@@ -261,25 +298,31 @@ class ForwardChannelsLast {
     code.write(codes_ + row, left_, kUsual || c_.wide_x);
   }
 
-  // Row r of x; beyond its ends the nearest there is. What is there again does no harm to a max:
-  // an equal value never takes over.
-  FASTBLUR_DEVICE Columns load_nearest(int r) const {
-    return load_x(x_ + int64_t(min(max(r, 0), c_.h - 1)) * c_.w * c_.channels, c_.wide_x);
-  }
-
-  // Makes the rows held those before row r of m. Their winners are for tile rows before row 0 of m:
-  // `ahead` for the one that row 0 is in, `before` for the one before that.
-  FASTBLUR_DEVICE void hold(int r, uint32_t (&ahead)[kWords], uint32_t (&before)[kWords]) {
+  // Makes the rows held those before row r of m. Their winners matter where row 0 is to come: they
+  // go to its tile, `code`, and to the tile before, which has nothing else and is stored here.
+  FASTBLUR_DEVICE void hold(int r, Codes& code, bool keeps) {
+    constexpr int kTop = int(S::kRows.first_row(kStepOfRow0));
+    Codes before;
+    uint32_t all = 0;
 #pragma unroll
     for (int z = 0; z + 1 < K; ++z) {
-      constexpr int kTop = int(S::kRows.first_row(kStepOfRow0));
-      const int e = 1 - K + z - kTop;  // where the tiles have the columns' winners of this row
-      Codes code;
+      const int e = 1 - K + z - kTop;  // where the tiles have the winners of this row's columns
       const Columns x = load_nearest(r - P + z);
 #pragma unroll
       for (int q = 0; q < kWords; ++q) {
-        select_columns(x, q, held_[z][q], e & 1, code);
-        if (z >= P) (e < 0 ? before : ahead)[q] |= code.low[q];
+        Codes row;
+        select_columns(x, q, held_[z][q], e & 1, row);
+        if (!kCodes || z < P) continue;
+        if (e < 0) before.low[q] |= row.low[q];
+        else code.low[q] |= keeps ? row.low[q] : 0;
+#pragma unroll
+        for (int c = B; c < B + kStrip; ++c) all = Word::sum(all, held_[z][q][c]);
+      }
+    }
+    if constexpr (kCodes && K > 1 && kStepOfRow0 + S::kRows.tile_shift() > 0) {
+      if (keeps && blockIdx.y == 0) {
+        if (Word::has_nan(all)) choose_again(kTop - 2, before);
+        store_codes<false>(kStepOfRow0 - 1, before, Codes());
       }
     }
     next_ = r;
@@ -288,11 +331,11 @@ class ForwardChannelsLast {
   FASTBLUR_DEVICE void fast_steps(int step, int end) {
     const int row = 2 * step + kFirst;
     if (next_ != row) {
-      uint32_t unused[kWords];
-      hold(row, unused, unused);
+      Codes unused;
+      hold(row, unused, false);
     }
     const int64_t x_row = int64_t(c_.w) * c_.channels, y_row = int64_t(c_.y_w) * c_.channels;
-    const T* x = x_ + (row - P + K - 1) * x_row;
+    const T* x = x_ + (row - P + K - 1) * x_row + int64_t(kStrip) * pixel_.strip * c_.channels;
     T* y = y_ + step * y_row;
 #pragma unroll 1
     for (; step < end; ++step) {
@@ -300,7 +343,7 @@ class ForwardChannelsLast {
       Pixels out;
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const Columns now = load_x(x, true);
+        const Columns now = load_usual(x);
         x += x_row;
 #pragma unroll
         for (int q = 0; q < kWords; ++q) {
@@ -338,20 +381,17 @@ class ForwardChannelsLast {
   FASTBLUR_DEVICE void edge_step(int step, int begin) {
     rarely();
     Codes code, nobody;
-    uint32_t before[kWords] = {}, all = 0;
-    bool has_row0 = false;
+    uint32_t all = 0;
 #pragma unroll 1
     for (int e = 0; e < 2; ++e) {
       const int p = 2 * step + kFirst + e;  // of the padded m
       if (p < -B || p >= c_.m_h + c_.after_h) continue;
       const int r = int(border_source(p, c_.m_h, c_.border));
       if (r < 0) continue;
-      uint32_t ahead[kWords] = {}, before_row[kWords] = {};
-      if (r != next_) hold(r, ahead, before_row);
+      if (r != next_) hold(r, code, p == 0);
       next_ = r + 1;
       const Columns x = load_nearest(r - P + K - 1);
       const bool keeps = p == r;
-      has_row0 |= keeps && r == 0;
 #pragma unroll
       for (int q = 0; q < kWords; ++q) {
         Codes row_code, row_nobody;  // as if of the tile's first row
@@ -363,16 +403,12 @@ class ForwardChannelsLast {
         pad_columns<false>(m);
         add_row<true>(m, q, e);
         if (!kCodes || !keeps) continue;
-        if (r == 0) {
-          code.low[q] |= ahead[q];
-          before[q] = before_row[q];
-          // The max's padding never wins, above the first row too.
-          if constexpr (P > 0) {
+        // The max's padding never wins, above the first row too.
+        if (P > 0 && r == 0) {
 #pragma unroll
-            for (int j = 0; j < kStrip; ++j) {
-              const int at = Bits::kRowWinners + Bits::at(0, j);
-              row_code.of(at, q) |= Codes::bit(at) * Word::kEach;
-            }
+          for (int j = 0; j < kStrip; ++j) {
+            const int at = Bits::kRowWinners + Bits::at(0, j);
+            row_code.of(at, q) |= Codes::bit(at) * Word::kEach;
           }
         }
         code.low[q] |= row_code.low[q] << e * Bits::kRow;
@@ -390,14 +426,6 @@ class ForwardChannelsLast {
     if constexpr (kCodes) {
       const bool nan = K > 1 && Word::has_nan(all);
       const int row = 2 * step + kFirst;
-      // The tile row before that of row 0, if there is one, has only what row 0 needs.
-      if (has_row0 && begin == 0 && kStepOfRow0 + S::kRows.tile_shift() > 0) {
-        Codes first;
-#pragma unroll
-        for (int q = 0; q < kWords; ++q) first.low[q] = before[q];
-        if (nan) choose_again(row - 2, first);
-        store_codes<false>(step - 1, first, Codes());
-      }
       if ((step >= begin || begin == 0) && step >= kStepOfRow0 &&
           step + S::kRows.tile_shift() < c_.tile_rows) {
         if (nan) choose_again(row, code);
@@ -413,13 +441,13 @@ class ForwardChannelsLast {
   const T* x_;  // our first channel of pixel 0; likewise for the others
   T* y_;
   Code* codes_ = nullptr;
-  unsigned place_[kColumns];  // of the window's columns in a row of x, in bytes
-  int next_ = INT_MIN;   // the row of m that the rows held belong to
+  int next_ = INT_MIN;  // the row of m that the rows held belong to
   Window held_[kHeld][kWords];
   float sum_[S::kSums][2][kChannels];
 };
 
-template <class T, class S, bool kCodes>
+template <class T, class S, bool kCodes,
+          int kChannels = ForwardChannelsLast<T, S, kCodes>::kChannels>
 __global__ void __launch_bounds__(kPixelThreads, 3)
     forward_channels_last(const __grid_constant__ Call call) {
   const int64_t unit = int64_t(blockIdx.x) * kPixelThreads + threadIdx.x;

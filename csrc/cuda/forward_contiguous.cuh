@@ -51,13 +51,16 @@ class ForwardContiguous {
     const int fast_begin = max(begin, kStepOfRow0 + 1);
     const int fast_end = min(min(end, c_.y_h), ((c_.m_h - P - 2 - kFirst) >> 1) + 1);
     int step = begin - S::kWarmUp;
-    for (; step < min(fast_begin, end); ++step) edge_step(step, begin);
-    if (step < fast_end) {
-      if (c_.usual) fast_steps<true>(step, fast_end);
-      else fast_steps<false>(step, fast_end);
-      step = fast_end;
+    while (step < end) {
+      if (step == fast_begin && step < fast_end) {
+        if (c_.usual) fast_steps<true>(step, fast_end);
+        else fast_steps<false>(step, fast_end);
+        step = fast_end;
+      } else {
+        edge_step(step, begin);
+        ++step;
+      }
     }
-    for (; step < end; ++step) edge_step(step, begin);
   }
 
  private:
@@ -138,16 +141,15 @@ class ForwardContiguous {
       m[j] = K > 1 ? held_[0][j] : newest[j];
 #pragma unroll
       for (int z = 1; z < K; ++z) {
-        choose<kFast>(
-            m[j], z == K - 1 ? newest[j] : held_[z < kHeld ? z : 0][j], code.at[tile],
-            1u << (Bits::kRowWinners + Bits::at(0, column) + z - 1) << e * Bits::kRow);
+        choose<kFast>(m[j], z == K - 1 ? newest[j] : held_[z < kHeld ? z : 0][j], code.at[tile],
+                      1u << (Bits::kRowWinners + Bits::at(0, column) + z - 1) << e * Bits::kRow);
       }
       if constexpr (S::kRelu) {
         const bool nobody = m[j] <= 0;
         m[j] = nobody ? 0 : m[j];
-        const unsigned bits = Bits::kNobodyApart
-                                  ? 1u << (Bits::kNobody + column) << e * kTileColumns
-                                  : 3u << (Bits::kRowWinners + Bits::at(0, column)) << e * Bits::kRow;
+        const unsigned bits =
+            Bits::kNobodyApart ? 1u << (Bits::kNobody + column) << e * kTileColumns
+                               : 3u << (Bits::kRowWinners + Bits::at(0, column)) << e * Bits::kRow;
         code.nobody[tile] |= nobody ? bits : 0;
       } else if constexpr (!kCodes) {
         m[j] = larger_of(m[j], c_.floor);

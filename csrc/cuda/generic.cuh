@@ -48,9 +48,7 @@ struct Place {
   }
 };
 
-FASTBLUR_DEVICE int64_t thread_number() {
-  return int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-}
+FASTBLUR_DEVICE int64_t thread_number() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 // Picks the winner of each element of m: a warp makes the words of one group (see codes.h).
 template <class T>
@@ -74,8 +72,8 @@ __global__ void choose(const __grid_constant__ Params p, const T* x, uint32_t* c
     bool any_in_row = false;
     Sum<T> best_in_row = 0;
     for (int c = p.w.first_candidate(at.column); c < p.w.end_candidate(at.column); ++c) {
-      const Sum<T> v = to_float(
-          load(x + at.number(p, at.row - p.h.pad + r, at.column - p.w.pad + c, p.h.size, p.w.size)));
+      const Sum<T> v = to_float(load(
+          x + at.number(p, at.row - p.h.pad + r, at.column - p.w.pad + c, p.h.size, p.w.size)));
       if (!any_in_row || v > best_in_row || v != v) best_in_row = v, column = c, any_in_row = true;
     }
     if (!any || best_in_row > best || best_in_row != best_in_row)
@@ -123,9 +121,11 @@ struct Winner {
       };
       const unsigned mask = (1u << each) - 1, mine = code(row);
       r = int(mine >> (2 * per_row + bit(row)) & mask);
-      nobody = p.relu && (k == 3 ? r == 3
-                                 : mine >> (4 * per_row + int((row - top) % kTileRows) * kTileColumns +
-                                            int(column % kTileColumns)) & 1);
+      nobody =
+          p.relu && (k == 3 ? r == 3
+                            : mine >> (4 * per_row + int((row - top) % kTileRows) * kTileColumns +
+                                       int(column % kTileColumns)) &
+                                  1);
       if (nobody) return {0, 0, true};
       const int64_t of_x = row + r - k + 1;  // the row of tiles with the columns' winners
       c = int(code(of_x) >> bit(of_x) & mask);
@@ -152,8 +152,7 @@ __global__ void gather(const __grid_constant__ Params p, const T* x, const uint3
   const Place at = Place::of(i, p, p.h.out(), p.w.out());
   Sum<T> sum = 0;
   for (int a = 0; a < p.h.n_taps; ++a) {
-    const int64_t row =
-        border_source(at.row * p.h.stride + a - p.h.before, p.h.pooled(), p.border);
+    const int64_t row = border_source(at.row * p.h.stride + a - p.h.before, p.h.pooled(), p.border);
     Sum<T> in_row = 0;
     for (int b = 0; row >= 0 && b < p.w.n_taps; ++b) {
       const int64_t column =
@@ -212,8 +211,8 @@ FASTBLUR_DEVICE void for_each_use(const Axis& axis, Border border, const double*
 
 // dx = S' B' dy: one thread for each element of dx, which looks at the windows that hold it.
 template <class T>
-__global__ void scatter(const __grid_constant__ Params p, const T* dy, const uint32_t* codes,
-                        T* dx, int64_t words_per_image, int64_t count) {
+__global__ void scatter(const __grid_constant__ Params p, const T* dy, const uint32_t* codes, T* dx,
+                        int64_t words_per_image, int64_t count) {
   const int64_t i = thread_number();
   if (i >= count) return;
   const Place at = Place::of(i, p, p.h.size, p.w.size);
@@ -230,8 +229,7 @@ __global__ void scatter(const __grid_constant__ Params p, const T* dy, const uin
       for_each_use<T>(p.h, p.border, p.taps_h, row, [&](int64_t out_row, Sum<T> weight_h) {
         Sum<T> in_row = 0;
         for_each_use<T>(p.w, p.border, p.taps_w, column, [&](int64_t out_column, Sum<T> weight_w) {
-          in_row +=
-              weight_w * to_float(load(dy + at.number(p, out_row, out_column, y_h, y_w)));
+          in_row += weight_w * to_float(load(dy + at.number(p, out_row, out_column, y_h, y_w)));
         });
         sum += weight_h * in_row;
       });

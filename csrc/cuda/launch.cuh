@@ -49,8 +49,8 @@ inline void group_columns(Call& c, int columns) {
 // Steps of a block's march. Whole columns are best, since neighbouring chunks of rows read the rows
 // between them twice; but the device must be full. `blocks` march side by side.
 inline int choose_chunk(int steps, int64_t blocks, int multiprocessors) {
-  constexpr int kLong = 16;          // rereads at most a tenth
-  constexpr int kShort = 2;          // and no more than half, where processors would idle
+  constexpr int kLong = 16;  // rereads at most a tenth
+  constexpr int kShort = 2;  // and no more than half, where processors would idle
   const int64_t full = int64_t(multiprocessors) * 8;
   const auto split = [&](int64_t wanted, int shortest) {
     const int64_t chunks = ceil_div(wanted, blocks);
@@ -58,7 +58,8 @@ inline int choose_chunk(int steps, int64_t blocks, int multiprocessors) {
     return int(chunk < shortest ? (steps < shortest ? steps : shortest) : chunk);
   };
   int chunk = blocks >= full ? steps : split(full, kLong);
-  if (blocks * ceil_div(steps, chunk) < multiprocessors * 2) chunk = split(multiprocessors * 2, kShort);
+  if (blocks * ceil_div(steps, chunk) < multiprocessors * 2)
+    chunk = split(multiprocessors * 2, kShort);
   const int64_t most = ceil_div(steps, 65535);
   return chunk < most ? int(most) : chunk;
 }

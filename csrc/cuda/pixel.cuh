@@ -55,12 +55,20 @@ FASTBLUR_DEVICE Cell<kWords> load_vector(const V* at, int left, bool wide) {
     }
     return cell;
   }
+  // One word after the other through the vector: in a hurry, the loads would take all registers.
   using Bits = BitsOf<sizeof(V)>;
+#pragma unroll 1
+  for (int first = 0; first < kWords * kPerWord; first += kPerWord) {
+    uint32_t word = 0;
 #pragma unroll
-  for (int i = 0; i < kWords * kPerWord; ++i)
-    if (i < left)
-      cell.at[i / kPerWord] |= uint32_t(load(reinterpret_cast<const Bits*>(at) + i))
-                               << i % kPerWord * 8 * int(sizeof(V));
+    for (int i = 0; i < kPerWord; ++i)
+      if (first + i < left)
+        word |= uint32_t(load(reinterpret_cast<const Bits*>(at) + first + i))
+                << i * 8 * int(sizeof(V));
+#pragma unroll
+    for (int q = 0; q + 1 < kWords; ++q) cell.at[q] = cell.at[q + 1];
+    cell.at[kWords - 1] = word;
+  }
   return cell;
 }
 

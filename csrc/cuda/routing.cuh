@@ -24,8 +24,8 @@ FASTBLUR_DEVICE void for_each_padded(int r, int m_h, int after, int before, Bord
 // Calls f(i, tap) for each row i of y that a row of the padded m takes part in; `from_start` counts
 // that from the first padded one. With stride 2 and F taps.
 template <int F, class Fn>
-FASTBLUR_DEVICE void for_each_output(int from_start, int y_h,
-                                     const float (&taps)[kMaxSpecialTaps], Fn f) {
+FASTBLUR_DEVICE void for_each_output(int from_start, int y_h, const float (&taps)[kMaxSpecialTaps],
+                                     Fn f) {
 #pragma unroll 1
   for (int i = max((from_start - F + 2) >> 1, 0); 2 * i <= from_start && i < y_h; ++i)
     f(i, tap_at<F>(taps, from_start - 2 * i));

@@ -1,5 +1,5 @@
-// What the backend uses of CUDA, on a device or, with FASTBLUR_CUDA_ON_HOST, on the test runner that
-// executes device code on the CPU. No torch.
+// What the backend uses of CUDA, on a device or, with FASTBLUR_CUDA_ON_HOST, on the test runner
+// that executes device code on the CPU. No torch.
 #pragma once
 
 #if defined(FASTBLUR_CUDA_ON_HOST)
@@ -62,20 +62,7 @@ FASTBLUR_DEVICE void store(V* to, V value) {
 #endif
 }
 
-// `from` and so many bytes on: an addition of 32 to 64 bits, which costs less than an index does.
-template <class T>
-FASTBLUR_DEVICE const T* displaced(const T* from, unsigned bytes) {
-#if defined(FASTBLUR_CUDA_ON_HOST)
-  return reinterpret_cast<const T*>(reinterpret_cast<const char*>(from) + bytes);
-#else
-  const T* to;
-  asm("{\n\t.reg .u64 wide;\n\tcvt.u64.u32 wide, %1;\n\tadd.s64 %0, wide, %2;\n\t}"
-      : "=l"(to)
-      : "r"(bytes), "l"(from));
-  return to;
-#endif
-}
-
+#if defined(__CUDACC__) || defined(FASTBLUR_CUDA_ON_HOST)
 template <class... P, class... A>
 cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, A... args) {
 #if defined(FASTBLUR_CUDA_ON_HOST)
@@ -85,5 +72,6 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t str
   return cudaGetLastError();
 #endif
 }
+#endif
 
 }  // namespace fastblur::cuda

@@ -13,9 +13,9 @@ struct Sizes {
   static constexpr bool kRelu = kRelu_;
   static constexpr bool kLinear = K == 1 && !kRelu;
   static constexpr TileRows kRows{K, P, F};
-  static constexpr int kBefore = kRows.before();   // blur padding
-  static constexpr int kSums = (F + 1) / 2;        // rows of y that a row of m takes part in
-  static constexpr int kWarmUp = (F - 1) / 2;      // steps before the first row of y is whole
+  static constexpr int kBefore = kRows.before();  // blur padding
+  static constexpr int kSums = (F + 1) / 2;       // rows of y that a row of m takes part in
+  static constexpr int kWarmUp = (F - 1) / 2;     // steps before the first row of y is whole
   using Bits = TileBits<K, kRelu>;
   using Code = TileCode<K, kRelu>;
 };
@@ -31,8 +31,7 @@ inline bool is_specialised(const Params& p, Type type) {
     const int64_t before = (a.n_taps - 1) / 2, after = a.n_taps / 2;
     return a.stride == 2 && a.before == before && a.after <= after && a.size < (1 << 30);
   };
-  // Places within a row, and a plane's rows, are counted in 32 bits.
-  if (double(p.w.size) * double(p.step()) >= 1 << 30) return false;
+  if (p.channels >= 1 << 28) return false;  // a pixel's bytes are counted in 32 bits
   if (type == Type::f64 || p.border == Border::circular || !fits(p.h) || !fits(p.w)) return false;
   if (p.h.pool != p.w.pool || p.h.pad != p.w.pad || p.h.n_taps != p.w.n_taps) return false;
   const auto same = [&](int k, int pad, int f) {
@@ -48,7 +47,7 @@ inline bool is_specialised(const Params& p, Type type) {
 // Calls f with the Sizes of p, which is_specialised.
 template <class Fn>
 cudaError_t with_sizes(const Params& p, Fn f) {
-#define FASTBLUR_CUDA_CASE(K, P, F)                       \
+#define FASTBLUR_CUDA_CASE(K, P, F)                     \
   if (p.h.pool == K && p.h.pad == P && p.h.n_taps == F) \
     return p.relu ? f(Sizes<K, P, F, true>{}) : f(Sizes<K, P, F, false>{});
 #define FASTBLUR_CUDA_CASES(K, P) FASTBLUR_CUDA_TAPS(FASTBLUR_CUDA_CASE, K, P)

@@ -1,0 +1,1 @@
+"""Checks and timings on one NVIDIA GPU: ``python benchmarks/gpu/run.py --help``."""

@@ -1,0 +1,164 @@
+"""The defects that mutants.py seeds. Each text must occur once in its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .defines import FEW, NONE
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A change that a check must find.
+
+    Attributes:
+        name: what is wrong, in words.
+        file: in csrc/.
+        old: the text to be replaced.
+        new: what replaces it.
+        defines: which specialisations to build; NONE is quick, for the generic kernels.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    defines: tuple[str, ...] = FEW
+
+
+def generic(name: str, old: str, new: str, file: str = "cuda/generic.cuh") -> Defect:
+    return Defect(f"generic: {name}", file, old, new, NONE)
+
+
+BOUND = "  if (i >= count) return;\n"
+GATHER = "  const Place at = Place::of(i, p, p.h.out(), p.w.out());\n"
+SCATTER = "  const Place at = Place::of(i, p, p.h.size, p.w.size);\n"
+ROUND = "return __float2half_rn(v)"
+
+DEFECTS = [
+    generic("of equal columns the last wins", "v > best_in_row", "v >= best_in_row"),
+    generic(
+        "a NaN does not win among rows",
+        "best_in_row > best || best_in_row != best_in_row",
+        "best_in_row > best",
+    ),
+    generic("ReLU lets zero through", "best <= 0", "best < 0"),
+    generic("every lane stores the word", "if (lane == 0) store", "store"),
+    generic(
+        "lanes leave before the vote",
+        "const bool exists = e < per_image;\n",
+        "const bool exists = e < per_image;\n  if (!exists) return;\n",
+    ),
+    generic("the vote's mask is of 16 lanes", "__ballot_sync(~0u", "__ballot_sync(0xffffu"),
+    generic("gather goes on beyond the end", BOUND + GATHER, GATHER),
+    generic("scatter goes on beyond the end", BOUND + SCATTER, SCATTER),
+    generic(
+        "images' codes overlap",
+        "codes + image * words_per_image + group * bits",
+        "codes + image * (words_per_image - 4) + group * bits",
+    ),
+    generic(
+        "the last output is not written",
+        BOUND + GATHER,
+        "  if (i >= count - 1) return;\n" + GATHER,
+    ),
+    generic(
+        "reflection is one off in backward", "u <= axis.before) at(-u)", "u < axis.before) at(-u)"
+    ),
+    generic(
+        "reflection is one off in forward",
+        "2 * (size - 1) - q",
+        "2 * size - 1 - q",
+        "geometry.h",
+    ),
+    generic(
+        "the max's padding is read",
+        "return u < pad ? int(pad - u) : 0;",
+        "return 0;",
+        "geometry.h",
+    ),
+    generic("16-bit results are cut off", ROUND, "return __float2half_rz(v)", "cuda/values.cuh"),
+    Defect(
+        "contiguous: a lane that repeats work stores it, too",
+        "cuda/lane.cuh",
+        "owns = lane != 0 && lane != kWarp - 1 && unit < c.units;",
+        "owns = lane != kWarp - 1 && unit < c.units;",
+    ),
+    Defect(
+        "contiguous: lanes beyond the last unit store",
+        "cuda/lane.cuh",
+        "owns = lane != 0 && lane != kWarp - 1 && unit < c.units;",
+        "owns = lane != 0 && lane != kWarp - 1;",
+    ),
+    Defect(
+        "contiguous: columns beyond the row are read",
+        "cuda/lane.cuh",
+        "begin + j < size ? load(at + j) : fill",
+        "load(at + j)",
+    ),
+    Defect(
+        "contiguous: wide accesses to misaligned tensors",
+        "cuda/contiguous.cuh",
+        "c.wide_x = c.w % L == 0 && is_aligned(x, 16);",
+        "c.wide_x = c.w % L == 0;",
+    ),
+    Defect(
+        "contiguous: a chunk starts with unfinished sums",
+        "cuda/forward_contiguous.cuh",
+        "int step = begin - S::kWarmUp;",
+        "int step = begin;",
+    ),
+    Defect(
+        "contiguous: NaNs are not looked at again",
+        "cuda/forward_contiguous.cuh",
+        "if (__any_sync(~0u, nan)) choose_again(2 * step + kFirst, code);",
+        "(void)nan;",
+    ),
+    Defect(
+        "contiguous: the max's padding may win on the left",
+        "cuda/forward_contiguous.cuh",
+        "code.at[0] |= lane_.first ? 1u << e * Bits::kRow : 0;",
+        "code.at[0] |= 0;",
+    ),
+    Defect(
+        "contiguous: the third candidate never wins",
+        "cuda/forward_contiguous.cuh",
+        "bits &= ~(bits >> 1 & 0x55555555u);",
+        "bits &= 0x55555555u;",
+    ),
+    Defect(
+        "channels_last: channels beyond the last are read",
+        "cuda/pixel.cuh",
+        "      if (first + i < left)\n",
+        "",
+    ),
+    Defect(
+        "channels_last: channels beyond the last get codes",
+        "cuda/pixel.cuh",
+        "if (i < left) store(to + i, Code(channel(i)));",
+        "store(to + i, Code(channel(i)));",
+    ),
+    Defect(
+        "channels_last: wide accesses to misaligned tensors",
+        "cuda/channels_last.cuh",
+        "c.wide_y = whole && is_aligned(y, bytes);",
+        "c.wide_y = whole;",
+    ),
+    Defect(
+        "channels_last: NaNs are not looked at again",
+        "cuda/forward_channels_last.cuh",
+        "if (has_nan(out)) choose_again(2 * step + kFirst, code);",
+        "",
+    ),
+]
+
+# Changes that no result may depend on, for what small tensors never reach.
+HARMLESS = [
+    Defect(
+        f"{layout}: units are counted in 64 bits",
+        file,
+        "if (c.units <= 0x7fffffff) {",
+        "if (c.units < 0) {",
+    )
+    for layout, file in (("contiguous", "cuda/lane.cuh"), ("channels_last", "cuda/pixel.cuh"))
+]

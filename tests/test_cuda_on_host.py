@@ -1,0 +1,161 @@
+"""The CUDA kernels, run on the CPU by cuda_on_host/, against the unfused chain.
+
+Set FASTBLUR_SLOW_TESTS=1 to run the sanitizers on all specialisations instead of a few.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from . import test_values
+from .cases import CASES, MODES, Case, fill, zhang
+from .cuda_on_host import HostCuda, Job, Options, why_not
+from .cuda_on_host.build import CSRC
+from .cuda_on_host.defines import FEW
+from .cuda_on_host.target import HostTarget
+from .test_values import gradient_for
+
+if not list((CSRC / "cuda").glob("*.cu")):
+    pytest.skip("there are no CUDA kernels", allow_module_level=True)
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+
+SLOW = os.environ.get("FASTBLUR_SLOW_TESTS") == "1"
+CUDA_ERROR_INVALID_CONFIGURATION = 9
+
+layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "nhwc"])
+sixteen_bits = pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"]
+)
+
+
+@cache
+def host(variant: str) -> HostCuda:
+    return HostCuda(variant, defines=() if SLOW or variant == "plain" else FEW)
+
+
+def plain(channels_last: bool) -> HostTarget:
+    return HostTarget(host("plain"), channels_last)
+
+
+@layouts
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_case(case: Case, channels_last: bool) -> None:
+    test_values.test_case(plain(channels_last), case, channels_last)
+
+
+@layouts
+@sixteen_bits
+def test_sixteen_bits_are_no_worse_than_the_unfused_chain(
+    channels_last: bool, dtype: torch.dtype
+) -> None:
+    test_values.test_sixteen_bits_are_no_worse_than_the_unfused_chain(
+        plain(channels_last), channels_last, dtype
+    )
+
+
+@layouts
+@sixteen_bits
+def test_sixteen_bits_route_like_max_pool2d(channels_last: bool, dtype: torch.dtype) -> None:
+    test_values.test_sixteen_bits_route_like_max_pool2d(plain(channels_last), dtype, channels_last)
+
+
+@layouts
+@sixteen_bits
+def test_sixteen_bits_round_to_nearest_even(channels_last: bool, dtype: torch.dtype) -> None:
+    test_values.test_sixteen_bits_round_to_nearest_even(plain(channels_last), channels_last, dtype)
+
+
+@layouts
+def test_largest_stride(channels_last: bool) -> None:
+    test_values.test_largest_stride(plain(channels_last), channels_last)
+
+
+def random_cases(seed: int, count: int) -> list[Case]:
+    """Sizes that the specialised kernels take, at any size of map."""
+    draw = random.Random(seed)
+    found: list[Case] = []
+    while len(found) < count:
+        pool, pad = draw.choice([(1, 0), (2, 0), (3, 0), (3, 1)])
+        case = zhang(
+            pool,
+            draw.randint(2, 5),
+            pad=(pad, pad),
+            mode=draw.choice(MODES),
+            relu=draw.random() < 0.4,
+            shape=(
+                draw.randint(1, 2),
+                draw.choice([1, 2, 3, 5, 8, 16, 17, 24]),
+                draw.randint(1, 24),
+                draw.randint(1, 70),
+            ),
+        )
+        if math.prod(case.shape) > 12_000:
+            continue
+        try:
+            case.geometry().check_input(torch.empty(case.shape, device="meta"))
+        except ValueError:
+            continue
+        found.append(case)
+    return found
+
+
+@layouts
+@pytest.mark.parametrize("seed", range(4))
+def test_random_sizes(channels_last: bool, seed: int) -> None:
+    target = plain(channels_last)
+    for case in random_cases(seed, 10):
+        test_values.test_case(target, case, channels_last)
+    assert len(target.kernels) > 1, target.kernels
+
+
+# Outside FEW all is generic.
+SPECIALISED = [zhang(1, 3), zhang(2, 4), zhang(2, 4, relu=True), zhang(3, 3, pad=(1, 1))]
+
+
+def run_all(variant: str, case: Case, channels_last: bool, way: Options) -> None:
+    """Runs every operator, for what a sanitizer and the tracing may find."""
+    jobs = []
+    for dtype in (torch.float32, torch.float16):
+        x, dy = fill(case.shape, "nan", dtype), gradient_for(case, dtype)
+        job = Job("all", case.geometry(), case.shape, dtype, channels_last, x, dy)
+        jobs.append(replace(job, options=way))
+        if x.numel() < 50_000:
+            jobs.append(replace(job, options=replace(way, offset=1)))
+    for job, result in zip(jobs, host(variant).run(jobs), strict=True):
+        assert result.error == 0, str(job)
+        for operator, report in result.reports.items():
+            # Codes are padded to whole vectors.
+            missing = {n: b for n, b in report["unwritten"].items() if b and n != "codes"}
+            assert not missing, f"{operator} leaves bytes unwritten: {job}"
+
+
+@layouts
+@pytest.mark.parametrize("case", CASES + SPECIALISED, ids=str)
+def test_memory_is_safe(case: Case, channels_last: bool) -> None:
+    way = Options(order="random", multiprocessors=16, trace=True)
+    run_all("asan", case, channels_last, way)
+
+
+@layouts
+@pytest.mark.parametrize("case", SPECIALISED, ids=str)
+def test_threads_do_not_race(case: Case, channels_last: bool) -> None:
+    run_all("tsan", replace(case, shape=(1, 3, 13, 18)), channels_last, Options())
+
+
+@layouts
+@pytest.mark.parametrize("case", [zhang(2, 4), Case((2, 3), (2, 1))], ids=str)
+def test_launches_too_large_for_cuda_are_refused(case: Case, channels_last: bool) -> None:
+    dry = Options(dry=True)
+    for batch, error in ((2**20, 0), (2**44, CUDA_ERROR_INVALID_CONFIGURATION)):
+        size = (batch, 8, 64, 64)
+        job = Job("all", case.geometry(), size, torch.float32, channels_last, options=dry)
+        (result,) = host("plain").run([job])
+        assert result.error == error, batch
