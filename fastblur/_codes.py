@@ -54,7 +54,9 @@ def _is_specialised(geometry: Geometry, size: Size, dtype: torch.dtype) -> bool:
     before, after = (f - 1) // 2, f // 2
     # A size that the compiler does not know yet is not taken for enormous.
     limits = (2**28, 2**30, 2**30)
-    small = all(not isinstance(n, int) or n < most for n, most in zip(size[1:], limits, strict=True))
+    small = all(
+        not isinstance(n, int) or n < most for n, most in zip(size[1:], limits, strict=True)
+    )
     return (
         square
         and (k, p) in {(1, 0), (2, 0), (3, 0), (3, 1)}

@@ -346,9 +346,9 @@ def warps_per_multiprocessor(arch: str, registers: int, shared: int, threads: in
 
 
 # By what a kernel's name holds, the elements of x in one turn of its loop, a lane's average, from
-# their size and the last template argument (0 if that is no number): a step handles two rows, of one 16-byte vector of
-# columns in the contiguous format, where 30 of a warp's 32 lanes own one, and in channels_last of
-# four columns with as many channels as that argument says.
+# their size and the last template argument (0 if that is no number): a step handles two rows, of
+# one 16-byte vector of columns in the contiguous format, where 30 of a warp's 32 lanes own one, and
+# in channels_last of four columns with as many channels as that argument says.
 ELEMENTS: dict[str, Callable[[int, int], Fraction]] = {
     "contiguous": lambda size, _: Fraction(2 * 16 // size * 30, 32),
     "channels_last": lambda _, channels: Fraction(2 * 4 * channels),

@@ -162,12 +162,17 @@ class BackwardChannelsLast {
     const bool reflect = kUsual || c_.border == Border::reflect;
     const bool replicate = !kUsual && c_.border == Border::replicate;
     constexpr int kUsualColumns = kStrip - (K - 1 - 2 * P);
+    // With one place for the last column and for the first, a branch is cheaper and does no harm.
+    const auto add_here = [](bool here, float& sum, float a, float b) {
+      if constexpr (!kUsual || R > 1) add_if(here, sum, a, b);
+      else if (here) sum = fmaf(a, b, sum);
+    };
     // Column `to` of m, seen from the strip that is `from` strips further on, receives a tap of
     // column `of` of y; both count from the strip that they are given for.
     const auto add = [&](bool here, int from, int to, int tap, int of) {
       const int g = to - kStrip * from + R, j = of - 2 * from - kFirstY;
       if (g < 0 || g >= kWindow || j < 0 || j >= kColumnsY) return;
-      if (here && pixel_.strip == from) e[g] = fmaf(c_.taps_w[tap], dy[j], e[g]);
+      add_here(here && pixel_.strip == from, e[g], c_.taps_w[tap], dy[j]);
     };
 #pragma unroll
     for (int g = 0; g < R; ++g) e[g] = pixel_.first ? 0 : e[g];
@@ -193,10 +198,10 @@ class BackwardChannelsLast {
           const int tap = padding_tap<F>(columns, t), j = of - kFirstY;
           if (tap >= F || j < 0 || j >= kColumnsY) continue;
           const int mirrored = last - 1 - t + R, same = last + R;
-          if (mirrored >= 0 && mirrored < kWindow && here && reflect)
-            e[mirrored] = fmaf(c_.taps_w[tap], dy[j], e[mirrored]);
-          if (!kUsual && same >= 0 && same < kWindow && here && replicate)
-            e[same] = fmaf(c_.taps_w[tap], dy[j], e[same]);
+          if (mirrored >= 0 && mirrored < kWindow)
+            add_here(here && reflect, e[mirrored], c_.taps_w[tap], dy[j]);
+          if (!kUsual && same >= 0 && same < kWindow)
+            add_here(here && replicate, e[same], c_.taps_w[tap], dy[j]);
         }
 #pragma unroll
         for (int g = 0; g < kWindow; ++g)

@@ -60,6 +60,20 @@ FASTBLUR_DEVICE float larger_of(float a, float b) {
 #endif
 }
 
+// sum += a * b, if `here`. Written as a branch, such additions of neighbouring array elements under
+// neighbouring conditions become one with a computed index, and the arrays go to memory.
+FASTBLUR_DEVICE void add_if(bool here, float& sum, float a, float b) {
+#if defined(FASTBLUR_CUDA_ON_HOST)
+  if (here) sum = fmaf(a, b, sum);
+#else
+  asm("{\n\t.reg .pred here;\n\t"
+      "setp.ne.u32 here, %3, 0;\n\t"
+      "@here fma.rn.f32 %0, %1, %2, %0;\n\t}"
+      : "+f"(sum)
+      : "f"(a), "f"(b), "r"(unsigned(here)));
+#endif
+}
+
 // Tells the reader of the machine code that what follows is not on the usual path (see
 // tests/sass.py); does nothing.
 FASTBLUR_DEVICE void rarely() {
