@@ -100,6 +100,8 @@ def compiler_version() -> str | None:
 
 def why_not() -> str | None:
     """The reason why nothing can be built here, or None."""
+    if not list((CSRC / "cuda").glob("*.cu")):
+        return "the kernels' sources are not here"
     if not Path("/proc/self").exists():
         return "the runner needs Linux"
     if compiler_version() is None:

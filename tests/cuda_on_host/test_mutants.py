@@ -11,9 +11,6 @@ from .build import CSRC, BuildError, why_not
 from .defects import DEFECTS, HARMLESS, Defect
 from .defines import NONE
 
-if not list((CSRC / "cuda").glob("*.cu")):
-    pytest.skip("there are no CUDA kernels", allow_module_level=True)
-
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
 SLOW = os.environ.get("FASTBLUR_SLOW_TESTS") == "1"
