@@ -9,7 +9,7 @@ torch.Size([8, 64, 56, 56])
 
 from importlib.metadata import version
 
-from . import functional
+from . import export, functional
 from ._autograd import MaxBlurPoolFunction
 from ._explain import Explanation, explain
 from .modules import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
@@ -25,5 +25,6 @@ __all__ = [
     "MaxBlurPoolFunction",
     "__version__",
     "explain",
+    "export",
     "functional",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit._trace import TracerWarning
 
-from . import _backends
+from . import _backends, _ops
 from ._backends import BackendName
 from ._geometry import (
     MAX_POOL,
@@ -158,7 +160,12 @@ def blur_pool1d(
 
 def run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
     """Checks the input, chooses the backend and runs it: what functions and modules share."""
-    geometry.check_input(input)
+    if _ops.is_tracing():
+        # Sizes in the checks alarm the tracer. They bake nothing in: the operators check again.
+        with warnings.catch_warnings(action="ignore", category=TracerWarning):
+            geometry.check_input(input)
+    else:
+        geometry.check_input(input)
     chosen = _backends.choose(backend, input.device)
     x = autocast(input)
     if x.dim() == 4:
