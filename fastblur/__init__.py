@@ -13,11 +13,13 @@ from . import functional
 from ._autograd import MaxBlurPoolFunction
 from ._explain import Explanation, explain
 from .modules import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
+from .surgery import FuseReport, fuse_, unfuse_
 
 __version__ = version("fastblur")
 
 __all__ = [
     "Explanation",
+    "FuseReport",
     "FusedBlurPool",
     "FusedBlurPool1d",
     "FusedMaxBlurPool",
@@ -26,4 +28,6 @@ __all__ = [
     "__version__",
     "explain",
     "functional",
+    "fuse_",
+    "unfuse_",
 ]
