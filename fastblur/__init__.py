@@ -13,11 +13,13 @@ from . import export, functional
 from ._autograd import MaxBlurPoolFunction
 from ._explain import Explanation, explain
 from .modules import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
+from .surgery import FuseReport, fuse_, unfuse_
 
 __version__ = version("fastblur")
 
 __all__ = [
     "Explanation",
+    "FuseReport",
     "FusedBlurPool",
     "FusedBlurPool1d",
     "FusedMaxBlurPool",
@@ -27,4 +29,6 @@ __all__ = [
     "explain",
     "export",
     "functional",
+    "fuse_",
+    "unfuse_",
 ]

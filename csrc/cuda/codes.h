@@ -37,8 +37,6 @@ struct TileBits {
   static constexpr int kRowWinners = 2 * kRow;  // where the winners of rows begin
   static constexpr int kNobody = 4 * kRow;      // and the bits for "nobody", if K < 3
   static constexpr bool kNobodyApart = kRelu && K < 3;
-  static constexpr int kUsed = 4 * kRow + (kNobodyApart ? 8 : 0);
-  static constexpr unsigned kLow = K == 3 ? 0x5555u : 0;  // the low bits of sixteen two-bit winners
 
   // First bit of the winner of element (row, column) of a tile, within its half.
   static constexpr int at(int row, int column) { return row * kRow + column * kEach; }

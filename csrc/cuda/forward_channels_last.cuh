@@ -82,7 +82,7 @@ class ForwardChannelsLast {
   }
   FASTBLUR_DEVICE int column_of(int j) const {
     const bool moved = j >= kSpareColumn && has_far_column();
-    return kStrip * pixel_.strip - B - P + j - (moved ? 5 + kFarTap - 1 : 0);
+    return kStrip * pixel_.strip - B - P + j - (moved ? 4 + kFarTap : 0);
   }
 
   // The window's columns of a row of x, where the strip's own are whole vectors at `own`. Beyond

@@ -6,11 +6,11 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._backends import BackendName
 from .._geometry import Geometry, PaddingMode
-from ..functional import run
+from ..functional import run, run_1d
 from ..modules import Pool
 
 
@@ -18,7 +18,7 @@ def separable_taps(filter: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]
     """The two rows of taps whose outer product the filter is, in each of its channels.
 
     Args:
-        filter: [f_h, f_w], or [C, 1, f_h, f_w] as depthwise ``conv2d`` takes it.
+        filter: [f_h, f_w], or as depthwise convolutions take it: [C, 1, f_h, f_w], [C, 1, f_w].
 
     Raises:
         ValueError: the channels differ, or no two rows give the filter to its own precision.
@@ -52,13 +52,15 @@ class FilteredPool(Pool):
 
     Args:
         geometry: of the layer.
-        filter: [C, 1, f_h, f_w], [1, 1, f_h, f_w] or [f_h, f_w]; kept as it is.
+        filter: [C, 1, f_h, f_w], [1, 1, f_h, f_w] or [f_h, f_w], kept as it is; or [C, 1, f_w] for
+            a one-dimensional layer.
         name: of the buffer.
         persistent: whether the buffer is part of the state dict.
         backend: as for :class:`fastblur.FusedMaxBlurPool`.
 
     Shape:
-        - Input: [N, C, H, W] or [C, H, W]; a filter of more than one channel fixes C.
+        - Input: [N, C, H, W] or [C, H, W], one-dimensional [N, C, L] or [C, L]; a filter of more
+          than one channel fixes C.
         - Output: that of :func:`fastblur.functional.max_blur_pool2d`.
 
     Raises:
@@ -102,16 +104,19 @@ class FilteredPool(Pool):
     def channels(self) -> int | None:
         """That the filter is for, or None where it serves any number."""
         filter = self.filter
-        return filter.shape[0] if filter.dim() == 4 and filter.shape[0] > 1 else None
+        return filter.shape[0] if filter.dim() > 2 and filter.shape[0] > 1 else None
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        if self.channels is not None and input.dim() >= 3 and input.shape[-3] != self.channels:
+        one_dimensional = self.filter.dim() == 3
+        axis = -2 if one_dimensional else -3
+        channels = self.channels
+        if channels is not None and input.dim() >= -axis and input.shape[axis] != channels:
             raise ValueError(
-                f"input must have {self.channels} channels, as the filter "
-                f"{self.filter_name!r} has, got shape {tuple(input.shape)}"
+                f"input must have {channels} channels, as the filter {self.filter_name!r} has, "
+                f"got shape {tuple(input.shape)}"
             )
-        return run(input, self.geometry, self.backend)
+        return (run_1d if one_dimensional else run)(input, self.geometry, self.backend)
 
     def extra_repr(self) -> str:
         """What the geometry says, the taps by their number."""
@@ -138,3 +143,38 @@ class FilteredPool(Pool):
         super()._load_from_state_dict(state_dict, prefix, *rest)
         if prefix + self.filter_name in state_dict:
             self._read_taps()
+
+
+class BlurredConv2d(FilteredPool):
+    """A convolution with a blur in front of it or behind it: Composer's and ffcv's layers.
+
+    Args:
+        geometry: of the blur.
+        filter: of the blur.
+        conv: the convolution, which keeps its stride; child ``conv`` of this module.
+        blur_first: whether the blur comes first.
+        **rest: of :class:`FilteredPool`.
+
+    Shape:
+        - Input and output: those of the two in turn.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        filter: Tensor,
+        conv: nn.Module,
+        *,
+        blur_first: bool = True,
+        **rest: Any,
+    ) -> None:
+        super().__init__(geometry, filter, **rest)
+        self.conv = conv
+        self.blur_first = blur_first
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies the two."""
+        if self.blur_first:
+            result: Tensor = self.conv(super().forward(input))
+            return result
+        return super().forward(self.conv(input))

@@ -1,0 +1,349 @@
+"""Which module is an anti-aliasing layer, by its structure and its filter, and what it computes.
+
+No package is imported for this. A candidate is a class of a known name that derives from
+``nn.Module`` alone, with the attributes and the buffer that the layer of that name has; its filter
+must be separable; and before it counts as recognised, it has computed the same numbers as the
+fused layer that would take its place, on a few small inputs (:func:`check_numbers`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._geometry import Geometry
+from ..modules import FusedBlurPool, FusedMaxBlurPool, Pool
+from .filtered_pool import BlurredConv2d, FilteredPool, separable_taps
+
+
+class CannotFuse(Exception):
+    """A layer looks like one that blurs, and is left alone for this reason."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a module that blurs computes.
+
+    Attributes:
+        geometry: of the fused layer that computes the same.
+        filter_name: of the buffer with the filter; None where it has none, like an average pool.
+        conv: the name of its convolution, if it blurs in front of or behind one.
+        blur_first: whether the convolution comes after the blur.
+    """
+
+    geometry: Geometry
+    filter_name: str | None
+    conv: str | None = None
+    blur_first: bool = True
+
+    @property
+    def takes_max(self) -> bool:
+        """Whether a max in front can join it."""
+        return self.blur_first and self.geometry.linear
+
+    @property
+    def takes_relu(self) -> bool:
+        """Whether a ReLU in front can join it."""
+        return self.blur_first and not self.geometry.relu
+
+    def fused(self, module: nn.Module, geometry: Geometry | None = None) -> nn.Module:
+        """The layer that computes the same as ``module``, or all of ``geometry``."""
+        geometry = self.geometry if geometry is None else geometry
+        backend = getattr(module, "backend", "auto")
+        if self.filter_name is None:
+            return _without_buffer(geometry, backend)
+        filter = module._buffers[self.filter_name]
+        assert filter is not None
+        kwargs: dict[str, Any] = dict(
+            name=self.filter_name,
+            persistent=self.filter_name not in module._non_persistent_buffers_set,
+            backend=backend,
+        )
+        if self.conv is not None:
+            conv = getattr(module, self.conv)
+            return BlurredConv2d(geometry, filter, conv, blur_first=self.blur_first, **kwargs)
+        return FilteredPool(geometry, filter, **kwargs)
+
+
+def _without_buffer(g: Geometry, backend: Any) -> Pool:
+    kwargs: dict[str, Any] = dict(
+        taps=(g.taps_h, g.taps_w),
+        blur_padding=g.blur_padding,
+        padding_mode=g.padding_mode,
+        relu=g.relu,
+        backend=backend,
+    )
+    if g.kernel_size == (1, 1):
+        return FusedBlurPool(stride=g.stride, **kwargs)
+    return FusedMaxBlurPool(g.kernel_size, g.stride, g.padding, **kwargs)
+
+
+def recognise(module: nn.Module) -> Layer | None:
+    """What the module computes, or None if it is no layer that blurs.
+
+    Raises:
+        CannotFuse: it may be one, and cannot be replaced.
+    """
+    kind = type(module)
+    if kind in _EXACT:
+        _refuse_replaced_forward(module)
+        return _EXACT[kind](module)
+    bases = [base.__name__ for base in kind.__mro__]
+    for known in _KNOWN:
+        if known.name in bases and known.looks_like(module):
+            layer = known.read(module)
+            if layer is None:
+                continue
+            if kind.__name__ != known.name or kind.__mro__[1] is not nn.Module:
+                raise CannotFuse(
+                    f"it is a subclass of {kind.__mro__[1].__name__}, with its own ways"
+                )
+            _refuse_replaced_forward(module)
+            return _with_taps_of_filter(module, layer)
+    return None
+
+
+def _refuse_replaced_forward(module: nn.Module) -> None:
+    if "forward" in vars(module):
+        raise CannotFuse("its forward has been replaced")
+
+
+def check_numbers(module: nn.Module, layer: Layer) -> None:
+    """Raises CannotFuse unless the module and its fused layer agree on a few small inputs."""
+    theirs = copy.deepcopy(module).to("cpu", torch.float32)
+    ours = layer.fused(theirs)
+    for pool in ours.modules():
+        if isinstance(pool, Pool):
+            pool.backend = "reference"
+    generator = torch.Generator().manual_seed(0)
+    g = layer.geometry
+    conv = None if layer.conv is None else getattr(module, layer.conv)
+    channels = getattr(ours, "channels", None) or 3
+    if conv is not None:
+        channels = conv.in_channels
+    least = [2 * max(len(t), k) + 2 * max(b) for t, k, b in _axes(g)]
+    flat = len(getattr(ours, "filter", torch.empty(1, 1, 1, 1)).shape) == 3
+    for extra in (0, 1, 3):
+        shape = [2, channels, *(size + extra for size in least)]
+        x = torch.randn(shape[:2] + shape[3:] if flat else shape, generator=generator)
+        try:
+            with torch.no_grad():
+                want, got = theirs(x), ours(x)
+        except Exception as error:
+            raise CannotFuse(f"it fails on an input of shape {tuple(x.shape)}: {error}") from error
+        if want.shape != got.shape or not torch.allclose(want, got, rtol=1e-4, atol=1e-5):
+            raise CannotFuse("it computes something else than the layer it looks like")
+
+
+def _axes(g: Geometry) -> Any:
+    top, bottom, left, right = g.blur_padding
+    return (
+        (g.taps_h, g.kernel_size[0], (top, bottom)),
+        (g.taps_w, g.kernel_size[1], (left, right)),
+    )
+
+
+def _with_taps_of_filter(module: nn.Module, layer: Layer) -> Layer:
+    assert layer.filter_name is not None
+    filter = module._buffers[layer.filter_name]
+    assert filter is not None
+    if filter.is_meta:
+        raise CannotFuse(f"its filter {layer.filter_name!r} is on the meta device, without values")
+    try:
+        taps_h, taps_w = separable_taps(filter)
+    except ValueError as error:
+        raise CannotFuse(str(error)) from None
+    g = layer.geometry
+    if (len(taps_h), len(taps_w)) != (len(g.taps_h), len(g.taps_w)):
+        raise CannotFuse(f"its filter is {len(taps_h)}x{len(taps_w)}, its attributes say otherwise")
+    return replace(layer, geometry=replace(g, taps_h=taps_h, taps_w=taps_w))
+
+
+def _geometry(**arguments: Any) -> Geometry:
+    try:
+        return Geometry.resolve(**arguments)
+    except (TypeError, ValueError) as error:
+        raise CannotFuse(str(error)) from None
+
+
+_PADS: dict[type[nn.Module], str] = {
+    nn.ReflectionPad2d: "reflect",
+    nn.ReplicationPad2d: "replicate",
+    nn.ZeroPad2d: "zeros",
+    nn.CircularPad2d: "circular",
+    nn.ReflectionPad1d: "reflect",
+    nn.ReplicationPad1d: "replicate",
+    nn.ZeroPad1d: "zeros",
+    nn.CircularPad1d: "circular",
+}
+
+
+def _adobe(module: Any) -> Layer:
+    """antialiased_cnns: a padding layer ``pad``, whose class is the mode."""
+    f, filter = module.filt_size, module.filt
+    if filter.shape[0] != module.channels:
+        raise CannotFuse(
+            f"its filter has {filter.shape[0]} channels and it is for {module.channels}"
+        )
+    mode = _PADS.get(type(module.pad))
+    if mode is None:
+        raise CannotFuse(f"its padding is a {type(module.pad).__name__}")
+    padding = module.pad.padding
+    if filter.dim() == 3:
+        left, right = padding
+        sides, size, stride = (0, 0, left, right), (1, f), (1, module.stride)
+    else:
+        left, right, top, bottom = padding
+        sides, size, stride = (top, bottom, left, right), (f, f), (module.stride,) * 2
+    if f == 1 and module.pad_off == 0:
+        sides = (0, 0, 0, 0)  # it then takes every stride-th element and calls no padding
+    geometry = _geometry(
+        kernel_size=1, stride=stride, filter_size=size, blur_padding=sides, padding_mode=mode
+    )
+    return Layer(geometry, "filt")
+
+
+def _timm(module: Any) -> Layer:
+    left, right, top, bottom = module.padding
+    modes = {"reflect": "reflect", "replicate": "replicate", "constant": "zeros"}
+    mode = {**modes, "circular": "circular"}.get(module.pad_mode)
+    if mode is None:
+        raise CannotFuse(f"its pad_mode is {module.pad_mode!r}")
+    geometry = _geometry(
+        kernel_size=1,
+        stride=module.stride,
+        filter_size=module.filt_size,
+        blur_padding=(top, bottom, left, right),
+        padding_mode=mode,
+    )
+    return Layer(geometry, "filt")
+
+
+def _kornia(module: Any) -> Layer:
+    geometry = _geometry(
+        kernel_size=getattr(module, "max_pool_size", 1),
+        stride=module.stride,
+        filter_size=tuple(module.kernel.shape[-2:]),
+        padding_mode="zeros",
+    )
+    return Layer(geometry, "kernel")
+
+
+def _tresnet(module: Any) -> Layer:
+    geometry = _geometry(
+        kernel_size=1, stride=module.stride, filter_size=module.filt_size, blur_padding=1
+    )
+    return Layer(geometry, "filt")
+
+
+def _tresnet_around(module: Any) -> Layer | None:
+    if isinstance(module.op, nn.Module):
+        return None  # the layer is inside
+    raise CannotFuse("its filter is held by a scripted object; build it with remove_aa_jit=True")
+
+
+def _same_padding(filter: Tensor) -> tuple[int, int]:
+    return filter.shape[-2] // 2, filter.shape[-1] // 2
+
+
+def _composer_max(module: Any) -> Layer:
+    if module.dilation not in (1, (1, 1)):
+        raise CannotFuse(f"its max has dilation {module.dilation}")
+    geometry = _geometry(
+        kernel_size=module.kernel_size,
+        stride=module.stride,
+        padding=module.padding,
+        filter_size=tuple(module.filt2d.shape[-2:]),
+        blur_padding=_same_padding(module.filt2d),
+        padding_mode="zeros",
+    )
+    return Layer(geometry, "filt2d")
+
+
+def _composer_blur(module: Any, stride: Any = None) -> Layer:
+    geometry = _geometry(
+        kernel_size=1,
+        stride=module.stride if stride is None else stride,
+        filter_size=tuple(module.blur_filter.shape[-2:]),
+        blur_padding=_same_padding(module.blur_filter),
+        padding_mode="zeros",
+    )
+    return Layer(geometry, "blur_filter")
+
+
+def _composer_conv(module: Any) -> Layer:
+    if type(module.conv) is not nn.Conv2d:
+        raise CannotFuse(f"its convolution is a {type(module.conv).__name__}")
+    layer = _composer_blur(module, module.blur_stride)
+    return replace(layer, conv="conv", blur_first=bool(module.blur_first))
+
+
+def _ffcv_conv(module: Any) -> Layer:
+    return replace(_composer_blur(module, 1), conv="conv")
+
+
+def _average(module: Any) -> Layer | None:
+    """A box filter, if its borders are absent, or zeros that count."""
+    padded = module.padding not in (0, (0, 0))
+    if module.ceil_mode or module.divisor_override or (padded and not module.count_include_pad):
+        return None
+    size = module.kernel_size
+    k_h, k_w = size if isinstance(size, tuple) else (size, size)
+    geometry = _geometry(
+        kernel_size=1,
+        stride=module.stride,
+        taps=((1 / k_h,) * k_h, (1 / k_w,) * k_w),
+        blur_padding=module.padding,
+        padding_mode="zeros",
+    )
+    return Layer(geometry, None)
+
+
+def _own_filtered(module: Any) -> Layer:
+    return Layer(module.geometry, module.filter_name)
+
+
+def _own(module: Any) -> Layer:
+    return Layer(module.geometry, None)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A class that people have: its name, its filter's buffer, what else it has, how to read it."""
+
+    name: str
+    buffer: str | None
+    attributes: tuple[str, ...]
+    read: Callable[[Any], Layer | None]
+
+    def looks_like(self, module: nn.Module) -> bool:
+        has_filter = self.buffer is None or isinstance(module._buffers.get(self.buffer), Tensor)
+        return has_filter and all(hasattr(module, name) for name in self.attributes)
+
+
+_ADOBE = ("filt_size", "pad_off", "stride", "channels", "pad")
+_KNOWN = (
+    _Known("BlurPool", "filt", _ADOBE, _adobe),
+    _Known("BlurPool1D", "filt", _ADOBE, _adobe),
+    _Known("BlurPool2d", "filt", ("filt_size", "stride", "padding", "pad_mode"), _timm),
+    _Known("BlurPool2d", "blur_filter", ("channels", "stride"), _composer_blur),
+    _Known("BlurPool2D", "kernel", ("stride",), _kornia),
+    _Known("MaxBlurPool2D", "kernel", ("stride", "max_pool_size"), _kornia),
+    _Known("BlurMaxPool2d", "filt2d", ("kernel_size", "stride", "dilation"), _composer_max),
+    _Known("BlurConv2d", "blur_filter", ("conv", "blur_first", "blur_stride"), _composer_conv),
+    _Known("BlurPoolConv2d", "blur_filter", ("conv",), _ffcv_conv),
+    _Known("Downsample", "filt", ("filt_size", "stride", "channels"), _tresnet),
+    _Known("AntiAliasDownsampleLayer", None, ("op",), _tresnet_around),
+)
+# These are known by their class itself.
+_EXACT: dict[type[nn.Module], Callable[[Any], Layer | None]] = {
+    FilteredPool: lambda module: Layer(module.geometry, module.filter_name),
+    FusedMaxBlurPool: lambda module: Layer(module.geometry, None),
+    FusedBlurPool: lambda module: Layer(module.geometry, None),
+    nn.AvgPool2d: _average,
+}

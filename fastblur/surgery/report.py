@@ -1,0 +1,78 @@
+"""What a change of a model found and did, for programs and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .._geometry import Geometry
+
+
+@dataclass(frozen=True)
+class FuseRow:
+    """One layer that blurs.
+
+    Attributes:
+        path: of the layer in the model.
+        what: the classes of the modules that it takes in, in the order in which they ran.
+        fused: what the fused layer does; None where the layer was left alone.
+        note: why it was left alone, or what could not join it and why.
+    """
+
+    path: str
+    what: tuple[str, ...]
+    fused: str | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class FuseReport:
+    """What :func:`fastblur.fuse_` found, in the order of the model; ``str()`` is a table."""
+
+    rows: tuple[FuseRow, ...]
+
+    @property
+    def fused(self) -> tuple[FuseRow, ...]:
+        """The layers that are fused now."""
+        return tuple(row for row in self.rows if row.fused is not None)
+
+    @property
+    def left(self) -> tuple[FuseRow, ...]:
+        """The layers that were left alone."""
+        return tuple(row for row in self.rows if row.fused is None)
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "nothing to fuse: no layer that blurs and subsamples was recognised"
+        header = ("where", "what", "fused", "note")
+        cells = [
+            (row.path or "(the model)", " + ".join(row.what), row.fused or "no", row.note)
+            for row in self.rows
+        ]
+        return f"{table(header, cells)}\n{len(self.fused)} of {len(self.rows)} fused"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their widest entry, the last one as it comes."""
+    lines = [tuple(header), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def describe(geometry: Geometry) -> str:
+    """What a layer of this geometry does, in a few words: relu, max 3x3, blur 4x4 reflect, / 2."""
+    g = geometry
+    parts = ["relu"] if g.relu else []
+    if g.kernel_size != (1, 1):
+        parts.append(f"max {_size(g.kernel_size)}")
+        if g.padding != (0, 0):
+            parts[-1] += f" padding {_size(g.padding)}"
+    parts.append(f"blur {len(g.taps_h)}x{len(g.taps_w)} {g.padding_mode}")
+    return ", ".join(parts) + f", stride {_size(g.stride)}"
+
+
+def _size(pair: tuple[int, int]) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}x{pair[1]}"
