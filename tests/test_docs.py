@@ -11,7 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MODULES = ["fastblur", "fastblur.modules", "fastblur.functional", "fastblur._explain"]
+MODULES = [
+    "fastblur",
+    "fastblur.modules",
+    "fastblur.functional",
+    "fastblur._explain",
+    "fastblur.metrics.equivariance",
+    "fastblur.metrics.shift",
+    "fastblur.metrics.similarity",
+    "fastblur.metrics.stability",
+]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
