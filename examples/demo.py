@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fastblur import FusedMaxBlurPool
+from fastblur.metrics import StabilityCurve, shift_consistency, stability_curve
 
 try:
     from digits import MARGIN, SIZE, STAGES, Digits, build, load_digits, place, train, training_step
@@ -28,7 +29,6 @@ try:
 except ImportError as error:
     sys.exit(f'The demo needs {error.name}, which is missing: pip install "fastblur[demo]"')
 
-SHIFTS = range(-MARGIN, MARGIN + 1)
 SHIFT_PAIRS, TIMED_STEPS = 3, 15
 CHECKED_STEPS, TOLERANCE = 10, 1e-3  # fused and unfused losses: these first steps, relative
 
@@ -52,32 +52,13 @@ class Result:
 
     net: nn.Module
     losses: list[float]  # of each training step
+    curve: StabilityCurve  # of the test digits
     right: Tensor  # [tests]: whether it gets the digit right, unshifted
-    curves: Tensor  # [tests, shifts]: probability of the right class, shifted diagonally
     accuracy: float
     consistency: float
     saved_bytes: int
     pools_saved_bytes: int
     step_ms: float = float("nan")
-
-
-@torch.inference_mode()
-def probabilities(net: nn.Module, x: Tensor) -> Tensor:
-    """[N, 10] class probabilities of images that are on their canvas already."""
-    net.eval()
-    return torch.cat([net(chunk).softmax(1) for chunk in x.split(100)])
-
-
-def shift_consistency(net: nn.Module, x: Tensor, seed: int) -> float:
-    """Zhang's measure: how often one image at two random shifts is given the same class."""
-    generator = torch.Generator().manual_seed(seed)
-    classes = []
-    for _ in range(2 * SHIFT_PAIRS):
-        shifts = torch.randint(-MARGIN, MARGIN + 1, (len(x), 2), generator=generator).tolist()
-        shifted = torch.stack([place(x[i], *shift) for i, shift in enumerate(shifts)])
-        classes.append(probabilities(net, shifted).argmax(1))
-    agree = torch.stack(classes[::2]) == torch.stack(classes[1::2])
-    return agree.float().mean().item()
 
 
 def saved_bytes(module: nn.Module, x: Tensor) -> int:
@@ -123,15 +104,19 @@ def study(name: str, sets: tuple[Digits, Digits], args: Namespace, progress: Pro
     losses = train(
         net, train_set, args.epochs, args.batch_size, args.seed, lambda: progress.advance(task)
     )
-    shifted = torch.stack([probabilities(net, place(x, s, s)) for s in SHIFTS], dim=1)
-    right = shifted[:, SHIFTS.index(0)].argmax(1) == y
+    # With twice the margin, a crop as large as the canvas is the digit on its canvas, shifted.
+    shiftable, crop = place(x, margin=2 * MARGIN), SIZE + 2 * MARGIN
+    curve = stability_curve(net, shiftable, y, crop=crop)
+    right = curve.right[:, curve.shifts == 0].squeeze(1)
     return Result(
         net=net,
         losses=losses,
+        curve=curve,
         right=right,
-        curves=shifted[torch.arange(len(y)), :, y],
         accuracy=right.float().mean().item(),
-        consistency=shift_consistency(net, x, args.seed),
+        consistency=float(
+            shift_consistency(net, shiftable, crop=crop, pairs=SHIFT_PAIRS, seed=args.seed)
+        ),
         saved_bytes=saved_bytes(net, place(train_set[0][: args.batch_size])),
         pools_saved_bytes=pools_saved_bytes(name, args.batch_size),
     )
@@ -172,15 +157,17 @@ def draw_losses(figure: SubFigure, results: dict[str, Result], apart: list[float
 def draw_curves(figure: SubFigure, results: dict[str, Result], digits: Tensor, y: Tensor) -> None:
     """The probability of the right class against the shift, for four digits chosen by a rule."""
     shown = {name: results[name] for name in (PLAIN, FUSED)}
-    swing = {name: r.curves.amax(1) - r.curves.amin(1) for name, r in shown.items()}
+    curves = {name: r.curve.probability for name, r in shown.items()}
+    swing = {name: c.amax(1) - c.amin(1) for name, c in curves.items()}
+    shifts = results[PLAIN].curve.shifts.tolist()
     order = swing[PLAIN].argsort(descending=True).tolist()
     chosen = [i for i in order if all(r.right[i] for r in shown.values())][:4]
     figure.suptitle("Probability of the right class as a digit moves diagonally", fontsize=11)
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     for axes, i in zip(grid.flat, chosen, strict=False):  # there may be fewer after short training
-        for name, r in shown.items():
-            axes.plot(SHIFTS, r.curves[i], **LINES[name] | {"ls": "-", "marker": "."}, label=name)
-        axes.set(xlim=(-6.6, 9.8), xticks=SHIFTS[::2], ylim=(-0.04, 1.04))
+        for name, c in curves.items():
+            axes.plot(shifts, c[i], **LINES[name] | {"ls": "-", "marker": "."}, label=name)
+        axes.set(xlim=(-6.6, 9.8), xticks=shifts[::2], ylim=(-0.04, 1.04))
         axes.grid(alpha=0.3)
         picture = axes.inset_axes((0.81, 0.35, 0.18, 0.3))
         picture.imshow(digits[i, 0], cmap="gray_r")

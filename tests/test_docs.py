@@ -17,6 +17,10 @@ MODULES = [
     "fastblur.functional",
     "fastblur._explain",
     "fastblur.export",
+    "fastblur.metrics.equivariance",
+    "fastblur.metrics.shift",
+    "fastblur.metrics.similarity",
+    "fastblur.metrics.stability",
 ]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
