@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="runs from a source 
 
 # A small one with batch norm and max pooling; and one without anything that mixes images.
 SMALL, NO_BATCH_NORM = "timm/test_resnet", "timm/test_convnext"
+DROPOUT = "mobilenet_v3_small"
 LINE = {"step": {"loss", "lr", "images_per_second"}, "epoch": {"loss", "accuracy"}}
 
 
@@ -262,7 +263,7 @@ def test_stopped_and_resumed(
         if (event["epoch"], event.get("step")) == (2, 3):
             os.kill(os.getpid(), number)
 
-    common: dict[str, object] = dict(checkpoint_every=0, log_every=1)
+    common: dict[str, object] = dict(arch=DROPOUT, checkpoint_every=0, log_every=1)
     with monkeypatch.context() as patch:
         patch.setattr(Log, "write", write_and_stop)
         assert train(*options(folder, twice, **common)) == 128 + number
@@ -375,3 +376,11 @@ def test_a_loss_that_is_not_finite(
 ) -> None:
     assert train(*options(folder, tmp_path, lr=1e20, warmup_epochs=0, log_every=1)) == 1
     assert "the loss is nan at epoch" in capsys.readouterr().err
+
+
+def test_documentation_has_every_flag(train: Callable[..., int]) -> None:
+    from training.options import make_parser
+
+    text = (SCRIPT.parents[1] / "docs" / "training.md").read_text()
+    flags = {flag for action in make_parser()._actions for flag in action.option_strings}
+    assert set(re.findall(r"^\| `(--[a-z-]+)`", text, re.MULTILINE)) == flags - {"-h"}
