@@ -325,6 +325,7 @@ def test_two_processes(
         ({"arch": "?"}, r"no architecture is called '\?'; names: torchvision's"),
         ({"data": "no/such"}, r"--data: 'no/such' has no folder train/"),
         ({"batch_size": 0}, r"--batch-size: must be 1 or more, got 0"),
+        ({"size": 1, "arch": "squeezenet1_1"}, r"--size: squeezenet1_1 cannot take .* of 1 pixels"),
         ({"batch_size": 49}, r"--batch-size: 49 is more than the 48 images"),
         ({"lr": "fast"}, r"--lr: must be a number \(float\), got 'fast'"),
         ({"lr": "nan"}, r"--lr: must be more than 0, got nan"),

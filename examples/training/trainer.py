@@ -53,6 +53,7 @@ class Trainer:
         make_deterministic(args)
         self.data = Data(args, processes)
         self.model, self.reports = build(args, len(self.data.classes))
+        self._try_size()
         self.optimizer = make_optimizer(self.model, args)
         self.schedule = make_schedule(self.optimizer, args, len(self.data.batches))
         self.scaler = torch.amp.GradScaler(args.device, enabled=args.amp == "float16")
@@ -71,6 +72,17 @@ class Trainer:
         if processes.distributed:
             device_ids = [processes.device.index] if args.device == "cuda" else None
             self.parallel = DistributedDataParallel(self.model, device_ids)
+
+    @torch.inference_mode()
+    def _try_size(self) -> None:
+        """One image through the model: better here than in the first step."""
+        size = self.args.size
+        try:
+            self.model.eval()(self._input(torch.zeros(1, 3, size, size)))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"argument --size: {self.args.arch} cannot take images of {size} pixels: {error}"
+            ) from error
 
     def run(self, stop: StopSignal) -> int:
         """Trains to the end, or until asked to stop; the number of the signal that asked, or 0."""
