@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable, Collection
 
 import pytest
 import torch
 
 from fastblur import FusedBlurPool, FusedMaxBlurPool
-from fastblur.modules import Pool
 
 from .cases import in_format
 from .conftest import needs_extension
@@ -17,13 +17,15 @@ from .conftest import needs_extension
 pytestmark = needs_extension
 
 
-def saved_bytes(layer: Pool, x: torch.Tensor) -> int:
+def saved_bytes(
+    layer: Callable[[torch.Tensor], object], x: torch.Tensor, without: Collection[int] = ()
+) -> int:
+    """Bytes that autograd keeps, but for the storages at these addresses."""
     kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         layer(x)
-    return sum(
-        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}.values()
-    )
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    return sum(size for address, size in storages.items() if address not in without)
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])

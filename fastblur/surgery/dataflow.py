@@ -12,11 +12,7 @@ from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
-from ..modules import Pool
-
-#: Layers that blur and subsample, of other packages; fastblur's own are all of class Pool.
-_BLURS = {"BlurPool", "BlurPool2d", "BlurPool1D", "BlurPool1d", "MaxBlurPool2D", "BlurMaxPool2d"}
-_BLURS |= {"BlurConv2d", "BlurPoolConv2d", "AntiAliasDownsampleLayer"}
+from .recognise import blurs
 
 # Elementwise, so that they keep what blur means; a GLU or a softmax is not.
 _NOT_ELEMENTWISE = {"GLU", "MultiheadAttention", "Softmin", "Softmax", "Softmax2d", "LogSoftmax"}
@@ -33,11 +29,6 @@ _NORM_CALLS = {"batch_norm", "group_norm", "instance_norm"}
 _PASSING = {"Identity", "Dropout", "Dropout2d", "DropBlock2d", "DropPath", "StochasticDepth"}
 _PASSING_CALLS = {"dropout", "dropout2d", "contiguous"}
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-
-
-def is_blur(module: nn.Module) -> bool:
-    """Whether the module anti-aliases, by fastblur or by a package it knows."""
-    return isinstance(module, Pool) or type(module).__name__ in _BLURS
 
 
 def parent_of(path: str) -> str:
@@ -233,7 +224,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
             m in self._opaque
-            or is_blur(m)
+            or blurs(m)
             or parametrize.is_parametrized(m)
             or next(m.children(), None) is None
             or super().is_leaf_module(m, module_qualified_name)
@@ -255,7 +246,7 @@ def _parts(
     inner: dict[nn.Module, list[tuple[str, fx.Graph]]] = {}
     parts = []
     for name, child in module.named_children():
-        if next(child.children(), None) is not None and not is_blur(child):
+        if next(child.children(), None) is not None and not blurs(child):
             parts += _parts(join(prefix, name), child, inner)
     untraceable.update(inner)
     graph = _graph(module, set(inner)) if inner else None
