@@ -17,7 +17,7 @@ from fastblur.surgery import Absorbed, BlurredConv2d, FilteredPool, FuseReport
 
 from . import lookalikes as like
 from .conftest import needs_extension
-from .test_memory import saved_bytes
+from .measure import saved_bytes, storages
 
 WHY = "fuses layers of {}, which is not installed"
 torchvision = pytest.importorskip("torchvision", reason=WHY.format("torchvision"))
@@ -158,8 +158,8 @@ def test_bytes_kept_for_backward(plain: Make, anti_aliased: Make, limit: float) 
     x = torch.randn(2, 3, 96, 96)
 
     def kept(net: nn.Module) -> int:
-        own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
-        return saved_bytes(net.train(), x, without=own)
+        net.train()
+        return saved_bytes(lambda: net(x), without=storages(net))
 
     net = anti_aliased()
     unfused = kept(net)
