@@ -13,10 +13,13 @@ from . import functional
 from ._autograd import MaxBlurPoolFunction
 from ._explain import Explanation, explain
 from .modules import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
+from .surgery import AntialiasReport, AntialiasRow, antialias_
 
 __version__ = version("fastblur")
 
 __all__ = [
+    "AntialiasReport",
+    "AntialiasRow",
     "Explanation",
     "FusedBlurPool",
     "FusedBlurPool1d",
@@ -24,6 +27,7 @@ __all__ = [
     "FusedMaxBlurPool1d",
     "MaxBlurPoolFunction",
     "__version__",
+    "antialias_",
     "explain",
     "functional",
 ]
