@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .._geometry import DTYPES, Geometry, PaddingMode
-from .dataflow import flows_of, is_blur, is_plain_sequential, parent_of
+from .dataflow import flows_of, is_plain_sequential, parent_of
 from .filtered_pool import FilteredPool
 from .recipes import recipe_for
 from .sites import SITE_KINDS, Blur, Change, Options, Planner, SiteKind, strided_layers
+from .tracing import is_blur
 
 __all__ = ["AntialiasReport", "AntialiasRow", "antialias_"]
 
@@ -73,7 +74,7 @@ class AntialiasReport:
         wide = max(len(row.site) for row in self.rows)
         for row in self.rows:
             what = f"{row.change}; blur: {row.blur}" if row.change else f"left: {row.reason}"
-            lines.append(f"{row.kind:<5} {row.site:<{wide}}  {what}")
+            lines.append(f"{row.kind:<5} {row.site or '(model)':<{wide}}  {what}")
         if self.renamed:
             lines.append(f"{len(self.renamed)} keys of the state dict have new names: see .renamed")
         return "\n".join(lines)
@@ -207,6 +208,8 @@ def _checked(
     if isinstance(model, (DataParallel, DistributedDataParallel)):
         name = type(model).__name__
         raise TypeError(f"model must be the module inside {name}: give model.module")
+    if hasattr(model, "_orig_mod"):
+        raise TypeError("model must not be compiled yet: anti-alias it, then torch.compile it")
     if isinstance(filter_size, bool) or not isinstance(filter_size, int):
         raise TypeError(f"filter_size must be an int, got {filter_size!r}")
     Geometry.resolve(1, 2, 0, filter_size, padding_mode=padding_mode)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from .dataflow import join
+from .tracing import join
 
 _RESNET = {"conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"}
 
@@ -33,11 +33,13 @@ class Recipe:
         """Lets the model load the published state dict where its own keys stay different."""
         for path in self.classifiers:
             classifier = model.get_submodule(path)
-            classifier.register_load_state_dict_pre_hook(_rename_linear)
+            classifier.register_load_state_dict_pre_hook(  # type: ignore[no-untyped-call]
+                _rename_linear
+            )
 
 
 def recipe_for(model: nn.Module) -> Recipe:
-    """Recognises torchvision's ResNets, AlexNet and MobileNetV2 by what they hold, in the model or as parts."""
+    """Recognises torchvision's ResNets, AlexNet and MobileNetV2, also as parts of the model."""
     recipe = Recipe()
     for path, module in model.named_modules():
         children = dict(module.named_children())

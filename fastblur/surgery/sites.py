@@ -9,8 +9,9 @@ from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
 from .._geometry import PaddingMode, Pair
-from .dataflow import Flow, is_blur, is_plain_sequential, parent_of
+from .dataflow import Flow, calls_as_conv2d, is_plain_sequential, parent_of
 from .recipes import Recipe
+from .tracing import is_blur
 
 SiteKind: TypeAlias = Literal["max", "conv", "avg"]
 Where: TypeAlias = Literal["before", "after", "instead"]
@@ -27,9 +28,7 @@ _KINDS: dict[type[nn.Module], SiteKind] = {
     nn.AvgPool2d: "avg",
     nn.AvgPool3d: "avg",
 }
-_UNSEEN = "torch.fx cannot trace the module that calls it"
-_FLATTENING = {"flatten", "view", "reshape", "mean", "squeeze", "linear", "Flatten", "Linear"}
-_CHAIN = 8  # modules between a pooling and what flattens it, at most
+_UNSEEN = "no trace shows where its result goes"
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,8 @@ class Planner:
                 raise _Leave("only layers of two dimensions are changed")
             if not path:
                 raise _Leave("it is the model itself, which cannot be replaced in place")
+            if any(map(is_lazy, module.parameters())):
+                raise _Leave("its parameters are not initialised yet")
             self._check_alone(path)
             if isinstance(module, nn.MaxPool2d):
                 return self._max(path, module)
@@ -190,23 +191,10 @@ class Planner:
             raise _Leave(_UNSEEN)
         for flow in self.flows:
             for node in flow.calls.get(path, ()):
-                if self._is_flattened(flow, node):
-                    raise _Leave("its result is flattened: it pools globally")
+                if flow.is_flattened(node):
+                    raise _Leave("its result is flattened, as that of a global pooling is")
         channels, like = self._channels_at(path)
         return Change(path, "avg", path, "instead", self._blur(channels, stride, like))
-
-    def _is_flattened(self, flow: Flow, node: fx.Node) -> bool:
-        for _ in range(_CHAIN):
-            if len(node.users) != 1:
-                return False
-            node = next(iter(node.users))
-            module = flow.module(node)
-            name = getattr(node.target, "__name__", node.target)
-            if (type(module).__name__ if module is not None else name) in _FLATTENING:
-                return True
-            if not flow.role(node):
-                return False
-        return False
 
     def _channels_at(self, path: str) -> tuple[int | None, str | None]:
         """Of the input of a module; None if calls differ, or it is not known."""
@@ -222,8 +210,6 @@ class Planner:
 
     def _conv(self, path: str, conv: nn.Conv2d) -> Change:
         options = self.options
-        if any(map(is_lazy, conv.parameters())):
-            raise _Leave("its parameters are not initialised yet")
         stem = (path in self.recipe.stems) if options.stem is None else options.stem
         if path in self.stems and not stem:
             raise _Leave("the first convolution: stem=True changes it")
@@ -232,12 +218,11 @@ class Planner:
                 f"its {conv.in_channels} input channels are fewer than "
                 f"min_channels={options.min_channels}"
             )
-        pointwise = _pair(conv.kernel_size) == (1, 1) and conv.padding in (0, (0, 0))
+        pointwise = _is_pointwise(conv)
         if options.blur_first and not pointwise:
             blur = self._blur(conv.in_channels, _stride(conv), path)
             return Change(path, "conv", path, "before", replace(blur, stride=(1, 1)))
-        own = type(conv).forward, type(conv)._conv_forward
-        if own != (nn.Conv2d.forward, nn.Conv2d._conv_forward):
+        if not calls_as_conv2d(conv):
             raise _Leave(f"{type(conv).__name__} has a forward of its own")
         if options.blur_first:
             return self._blurred_before(path, conv)
@@ -260,9 +245,14 @@ class Planner:
         try:
             result = _activation_after(flow, node)
         except _Leave:
-            if pointwise:
-                return self._blurred_before(path, conv)
-            raise
+            if not pointwise:
+                raise
+            for other in flow.summed_with(node):
+                conv_there: Any = self.modules[other]
+                if max(_stride(conv_there)) > 1 and not _is_pointwise(conv_there):
+                    reason = f"its result is summed with that of {other}, which is left"
+                    raise _Leave(reason) from None
+            return self._blurred_before(path, conv)
         kept = self.recipe.strides.get(path, 1)
         height, width = _stride(conv)
         stride = (min(kept, height), min(kept, width))
@@ -282,7 +272,8 @@ class Planner:
         In turn: in the outermost Sequential that the activation ends a part of; in the pooling
         that is changed itself; around the activation; in front of the one module that uses it.
         """
-        user = next(iter(result.users)) if len(result.users) == 1 else None
+        users = flow.users(result)
+        user = users[0] if len(users) == 1 else None
         following = None if user is None else self._only_call(flow, user)
         if following and self._is_placeholder(following):
             return following, "instead"
@@ -307,8 +298,8 @@ class Planner:
             return own, "after"
         if user and following and self._is_alone(following) and len(user.all_input_nodes) == 1:
             return following, "before"
-        users = ", ".join(flow.describe(user) for user in result.users)
-        raise _Leave(f"there is no place for a blur between {flow.describe(result)} and {users}")
+        where = f"{flow.describe(result)} and {', '.join(map(flow.describe, users))}"
+        raise _Leave(f"there is no place for a blur between {where}")
 
     def _is_placeholder(self, path: str) -> bool:
         """Whether timm left this place free for such a layer."""
@@ -350,11 +341,9 @@ class Planner:
 def _activation_after(flow: Flow, node: fx.Node) -> fx.Node:
     """The node of the activation that a convolution's result goes to, and nothing else does."""
     while True:
-        users = list(node.users)
+        users = flow.users(node)
         if len(users) != 1:
-            raise _Leave(
-                f"no activation follows: {flow.describe(node)} is used {len(users)} times before"
-            )
+            raise _Leave(f"no activation follows: {flow.describe(node)} is used {len(users)} times")
         (user,) = users
         role = flow.role(user) if user.args and user.args[0] is node else ""
         if role == "activation":
@@ -362,6 +351,10 @@ def _activation_after(flow: Flow, node: fx.Node) -> fx.Node:
         if not role:
             raise _Leave(f"no activation follows: its result goes to {flow.describe(user)}")
         node = user
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    return _pair(conv.kernel_size) == (1, 1) and conv.padding in (0, (0, 0))
 
 
 def _has_hooks(module: nn.Module) -> bool:
