@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = ["fastblur", "fastblur.modules", "fastblur.functional", "fastblur._explain"]
+MODULES += ["fastblur.surgery.antialias"]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._backends import BackendName
-from .._geometry import Geometry, PaddingMode
+from .._geometry import Geometry, IntOrPair, PaddingMode
 from ..functional import run, run_1d
 from ..modules import Pool
 
@@ -85,8 +85,8 @@ class FilteredPool(Pool):
     def zhang(
         cls,
         channels: int,
-        filter_size: int = 4,
-        stride: int = 2,
+        filter_size: IntOrPair = 4,
+        stride: IntOrPair = 2,
         padding_mode: PaddingMode = "reflect",
         backend: BackendName = "auto",
     ) -> FilteredPool:
