@@ -13,19 +13,31 @@ from . import export, functional, metrics
 from ._autograd import MaxBlurPoolFunction
 from ._explain import Explanation, explain
 from .modules import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
-from .surgery import FuseReport, fuse_, unfuse_
+from .surgery import (
+    AntialiasReport,
+    AntialiasRow,
+    FuseReport,
+    FuseRow,
+    antialias_,
+    fuse_,
+    unfuse_,
+)
 
 __version__ = version("fastblur")
 
 __all__ = [
+    "AntialiasReport",
+    "AntialiasRow",
     "Explanation",
     "FuseReport",
+    "FuseRow",
     "FusedBlurPool",
     "FusedBlurPool1d",
     "FusedMaxBlurPool",
     "FusedMaxBlurPool1d",
     "MaxBlurPoolFunction",
     "__version__",
+    "antialias_",
     "explain",
     "export",
     "functional",

@@ -22,6 +22,8 @@ MODULES = [
     "fastblur.metrics.similarity",
     "fastblur.metrics.stability",
 ]
+MODULES = ["fastblur", "fastblur.modules", "fastblur.functional", "fastblur._explain"]
+MODULES += ["fastblur.surgery.antialias"]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 

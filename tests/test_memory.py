@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from fastblur import FusedBlurPool, FusedMaxBlurPool
-from fastblur.modules import Pool
 
+from . import measure
 from .cases import in_format
 from .conftest import needs_extension
 
 pytestmark = needs_extension
 
 
-def saved_bytes(layer: Pool, x: torch.Tensor) -> int:
-    kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        layer(x)
-    return sum(
-        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}.values()
-    )
+def saved_bytes(layer: Callable[[torch.Tensor], object], x: torch.Tensor) -> int:
+    return measure.saved_bytes(lambda: layer(x))
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
@@ -95,3 +91,24 @@ def test_no_codes_without_grad(why: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert saved_bytes(FusedMaxBlurPool(), x) == 0
     FusedMaxBlurPool()(torch.randn(1, 1, 4, 4, requires_grad=True))
     assert asked == [False, True]
+
+
+def test_peak_of_a_known_sequence() -> None:
+    def call() -> None:
+        a = torch.zeros(2**18)
+        b = a + 1
+        del a
+        c, d = b * 2, torch.zeros(2**16)
+        del b, c, d
+
+    assert measure.peak_bytes(call) == 2**20 + 2**20 + 2**18
+
+
+@pytest.mark.parametrize(("pool", "pad", "f"), [(2, 0, 4), (3, 1, 3)])
+def test_peak_of_forward_and_backward(pool: int, pad: int, f: int) -> None:
+    """The input's gradient, an output with its gradient, the codes, and next to nothing more."""
+    x = torch.randn(2, 64, 56, 56, requires_grad=True)
+    layer = FusedMaxBlurPool(pool, 2, pad, filter_size=f)
+    dy = torch.randn_like(layer(x))
+    peak = measure.peak_bytes(lambda: torch.autograd.grad(layer(x), x, dy))
+    assert x.nbytes + dy.nbytes <= peak <= 1.4 * x.nbytes

@@ -231,6 +231,11 @@ def test_a_write_that_dies_leaves_the_old_file(
     with pytest.raises(OSError, match="no space"):
         write_whole(tmp_path / "last.pt", {"step": 2})
     assert saved(tmp_path) == {"step": 1}
+    monkeypatch.undo()
+    with (tmp_path / "last.pt").open("rb") as old:  # and one that does not die changes none of it
+        write_whole(tmp_path / "last.pt", {"step": 2})
+        assert torch.load(old, weights_only=True) == {"step": 1}
+    assert saved(tmp_path) == {"step": 2}
 
 
 def test_ctrl_c(folder: Path, tmp_path: Path) -> None:

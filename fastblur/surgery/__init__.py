@@ -1,15 +1,19 @@
 """Changes to whole models: fuse what is anti-aliased, anti-alias what is not."""
 
+from .antialias import AntialiasReport, AntialiasRow, antialias_
 from .filtered_pool import BlurredConv2d, FilteredPool
 from .fuse import Absorbed, fuse_, unfuse_
 from .report import FuseReport, FuseRow
 
 __all__ = [
     "Absorbed",
+    "AntialiasReport",
+    "AntialiasRow",
     "BlurredConv2d",
     "FilteredPool",
     "FuseReport",
     "FuseRow",
+    "antialias_",
     "fuse_",
     "unfuse_",
 ]

@@ -1,22 +1,14 @@
-"""Which module's result goes where, read off ``torch.fx`` traces of a copy without data."""
+"""Which module's result goes where, read off traces."""
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.utils import parametrize
 
-from ..modules import Pool
-
-#: Layers that blur and subsample, of other packages; fastblur's own are all of class Pool.
-_BLURS = {"BlurPool", "BlurPool2d", "BlurPool1D", "BlurPool1d", "MaxBlurPool2D", "BlurMaxPool2d"}
-_BLURS |= {"BlurConv2d", "BlurPoolConv2d", "AntiAliasDownsampleLayer"}
+from .tracing import Part, graphs_of, join
 
 # Elementwise, so that they keep what blur means; a GLU or a softmax is not.
 _NOT_ELEMENTWISE = {"GLU", "MultiheadAttention", "Softmin", "Softmax", "Softmax2d", "LogSoftmax"}
@@ -32,12 +24,8 @@ _NORMS = {"GroupNorm", "GroupNorm1", "LocalResponseNorm", "FrozenBatchNorm2d", "
 _NORM_CALLS = {"batch_norm", "group_norm", "instance_norm"}
 _PASSING = {"Identity", "Dropout", "Dropout2d", "DropBlock2d", "DropPath", "StochasticDepth"}
 _PASSING_CALLS = {"dropout", "dropout2d", "contiguous"}
+_FLATTENING = {"flatten", "view", "reshape", "mean", "squeeze", "linear", "Flatten", "Linear"}
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-
-
-def is_blur(module: nn.Module) -> bool:
-    """Whether the module anti-aliases, by fastblur or by a package it knows."""
-    return isinstance(module, Pool) or type(module).__name__ in _BLURS
 
 
 def parent_of(path: str) -> str:
@@ -50,6 +38,12 @@ def is_plain_sequential(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
+def calls_as_conv2d(conv: nn.Conv2d) -> bool:
+    """Whether a call of it is the convolution that its attributes tell, in a subclass too."""
+    kind = type(conv)
+    return kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
+
+
 class Flow:
     """The calls of a model, in one of its modes, as far as they can be traced.
 
@@ -57,16 +51,17 @@ class Flow:
         modules: all modules by path, those of the model itself (not of the traced copy).
         calls: for the path of a module that was not looked into, the nodes that call it.
         whole: paths of modules that were called by their own ``forward``.
+        stems: paths of first convolutions.
     """
 
-    def __init__(self, modules: dict[str, nn.Module], graphs: list[tuple[str, fx.Graph]]) -> None:
+    def __init__(self, modules: dict[str, nn.Module], graphs: list[Part]) -> None:
         self.modules = modules
         self.calls: dict[str, list[fx.Node]] = {}
         self.whole: set[str] = set()
+        self.stems: set[str] = set()
         self._inside: dict[fx.Node, tuple[str, ...]] = {}
         self._members: dict[str, list[fx.Node]] = {}
         self._paths: dict[fx.Node, str] = {}
-        self.stems: set[str] = set()
         for prefix, graph in graphs:
             self._read(prefix, graph)
 
@@ -102,6 +97,10 @@ class Flow:
         path = self._paths.get(node)
         return None if path is None else self.modules[path]
 
+    def users(self, node: fx.Node) -> list[fx.Node]:
+        """Who uses the node's result, but for checks of its shape."""
+        return [user for user in node.users if not _is_check(user)]
+
     def result_of(self, node: fx.Node) -> Iterator[str]:
         """Paths of the modules, from the inside out, whose one result is the node's."""
         if node in self._paths:
@@ -110,7 +109,7 @@ class Flow:
             leaving = {
                 member
                 for member in self._members[outer]
-                if any(outer not in self._inside[user] for user in member.users)
+                if any(outer not in self._inside[user] for user in self.users(member))
             }
             if not outer or leaving != {node}:
                 return
@@ -135,6 +134,11 @@ class Flow:
             return "pass" if name in _PASSING_CALLS else ""
         return ""
 
+    def is_sum(self, node: fx.Node) -> bool:
+        """Whether it adds."""
+        called = node.op in ("call_function", "call_method")
+        return called and _function_name(node) in ("add", "iadd", "add_")
+
     def describe(self, node: fx.Node) -> str:
         """The node, for a reason in a report."""
         path = self.path(node)
@@ -144,28 +148,62 @@ class Flow:
             return "the result"
         return f"{_function_name(node)}()"
 
-    def channels(self, node: fx.Node) -> tuple[int | None, str | None]:
+    def channels(self, node: fx.Node, depth: int = 100) -> tuple[int | None, str | None]:
         """The channels of a node's result and the module that told; None where that is unknown."""
         module, path = self.module(node), self.path(node)
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and calls_as_conv2d(module):
             return module.out_channels, path
         if isinstance(module, _NormBase):
             return module.num_features, path
-        inputs = node.all_input_nodes
-        if not inputs:
+        inputs, kind = node.all_input_nodes, _function_name(node)
+        if not inputs or not depth:
             return None, None
-        kind = _function_name(node)
         if kind in ("cat", "concat") and node.op == "call_function":
-            parts = [self.channels(part) for part in inputs]
             along = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-            if along in (1, -3) and all(count is not None for count, _ in parts):
-                return sum(count or 0 for count, _ in parts), parts[0][1]
+            parts = node.args[0] if node.args else None
+            if along not in (1, -3) or not isinstance(parts, (list, tuple)):
+                return None, None
+            found = [self.channels(part, depth - 1) for part in parts if isinstance(part, fx.Node)]
+            counts = [count for count, _ in found if count is not None]
+            return (sum(counts), found[0][1]) if len(counts) == len(parts) else (None, None)
+        if self.is_sum(node):
+            # Another summand has as many or, broadcast, one.
+            for summand in inputs:
+                count, like = self.channels(summand, depth - 1)
+                if count is not None and count > 1:
+                    return count, like
             return None, None
         if self.role(node) or isinstance(module, _POOLS) or kind in ("max_pool2d", "avg_pool2d"):
-            return self.channels(inputs[0])
-        if kind in ("add", "iadd", "add_"):
-            return self.channels(inputs[0])
+            return self.channels(inputs[0], depth - 1)
         return None, None
+
+    def is_flattened(self, node: fx.Node) -> bool:
+        """Whether the result, perhaps after an activation or dropout, loses its two dimensions."""
+        for user in self.users(node):
+            module = self.module(user)
+            name = _function_name(user) if module is None else type(module).__name__
+            if name in _FLATTENING or (self.role(user) and self.is_flattened(user)):
+                return True
+        return False
+
+    def summed_with(self, node: fx.Node) -> Iterator[str]:
+        """Paths of convolutions whose results, not activated, are in one sum with the node's."""
+        while len(self.users(node)) == 1:
+            (user,) = self.users(node)
+            if not self._is_linear(user):
+                break
+            node = user
+        waiting = [node]
+        while waiting:
+            node = waiting.pop()
+            path = self.path(node)
+            if path is not None and isinstance(self.modules[path], nn.Conv2d):
+                yield path
+            elif self._is_linear(node):
+                waiting += node.all_input_nodes
+
+    def _is_linear(self, node: fx.Node) -> bool:
+        return self.is_sum(node) or self.role(node) in ("norm", "pass")
 
     def function_calls(self) -> Iterator[tuple[str, str, fx.Node]]:
         """Calls of pooling functions: where, which, and the node."""
@@ -175,110 +213,22 @@ class Flow:
 
 
 def flows_of(model: nn.Module) -> list[Flow]:
-    """The model's calls in eval mode and in train mode; without any if it cannot be copied.
-
-    Nothing of the model changes or runs: what is traced is a copy of its modules whose tensors
-    are on the meta device.
-    """
+    """The model's calls in eval mode and in train mode."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    flows = []
-    for training in (False, True):
-        try:
-            shadow = _without_data(model)
-        except Exception:
-            # Whatever a model holds that cannot be copied, it only costs what tracing would tell.
-            flows.append(Flow(modules, []))
-            continue
-        for module in shadow.modules():
-            module.training = training
-        flows.append(Flow(modules, _trace(shadow)))
-    return flows
-
-
-def join(prefix: str, path: str) -> str:
-    """The path of a module by its path in the one at ``prefix``."""
-    return f"{prefix}.{path}" if prefix and path else prefix or path
-
-
-def _without_data(model: nn.Module) -> nn.Module:
-    memo: dict[int, object] = {}
-    for module in model.modules():
-        tensors = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
-        for tensor in tensors:
-            if isinstance(tensor, nn.Parameter):
-                empty = torch.empty_like(tensor, device="meta")
-                memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad)
-            elif isinstance(tensor, Tensor):
-                memo[id(tensor)] = torch.empty_like(tensor, device="meta", requires_grad=False)
-    shadow = copy.deepcopy(model, memo)
-    for module in shadow.modules():
-        # The user's hooks are not to see proxies.
-        for hooks in (
-            module._forward_hooks,
-            module._forward_pre_hooks,
-            module._backward_hooks,
-            module._backward_pre_hooks,
-        ):
-            hooks.clear()
-    return shadow
-
-
-class _Tracer(fx.Tracer):
-    trace_asserts = True
-
-    def __init__(self, opaque: set[nn.Module]) -> None:
-        super().__init__()
-        self._opaque = opaque
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return (
-            m in self._opaque
-            or is_blur(m)
-            or parametrize.is_parametrized(m)
-            or next(m.children(), None) is None
-            or super().is_leaf_module(m, module_qualified_name)
-        )
-
-
-def _trace(model: nn.Module) -> list[tuple[str, fx.Graph]]:
-    """Graphs of the largest parts that can be traced; together they hold each call once."""
-    return _parts("", model, {})
-
-
-def _parts(
-    prefix: str, module: nn.Module, untraceable: dict[nn.Module, list[tuple[str, fx.Graph]]]
-) -> list[tuple[str, fx.Graph]]:
-    graph = _graph(module, set())
-    if graph is not None:
-        return [(prefix, graph)]
-    # Learn which parts do not trace, and try again without looking into those.
-    inner: dict[nn.Module, list[tuple[str, fx.Graph]]] = {}
-    parts = []
-    for name, child in module.named_children():
-        if next(child.children(), None) is not None and not is_blur(child):
-            parts += _parts(join(prefix, name), child, inner)
-    untraceable.update(inner)
-    graph = _graph(module, set(inner)) if inner else None
-    if graph is not None:
-        called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-        leaves = {module.get_submodule(target) for target in called}
-        parts = [(prefix, graph)]
-        parts += [part for leaf, found in inner.items() if leaf in leaves for part in found]
-    else:
-        untraceable[module] = parts
-    return parts
-
-
-def _graph(module: nn.Module, opaque: set[nn.Module]) -> fx.Graph | None:
-    try:
-        # Arguments with a default are given it: a proxy for None would look like a value.
-        parameters = inspect.signature(module.forward).parameters.values()
-        fixed = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-        return _Tracer(opaque).trace(module, fixed)
-    except Exception:
-        # Tracing runs the model's own code on proxies, which may raise anything.
-        return None
+    return [Flow(modules, graphs_of(model, training)) for training in (False, True)]
 
 
 def _function_name(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
+
+
+def _is_check(node: fx.Node) -> bool:
+    """Whether all that comes of the node is an assertion about a shape."""
+    if _function_name(node) == "_assert":
+        return True
+    asks = _function_name(node) in ("getattr", "eq", "ne", "dim", "size", "getitem")
+    first = node.args[0] if node.args else None
+    about_shape = _function_name(node) != "getitem" or (
+        isinstance(first, fx.Node) and _function_name(first) in ("getattr", "size")
+    )
+    return asks and about_shape and all(map(_is_check, node.users))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._backends import BackendName
-from .._geometry import Geometry, PaddingMode
+from .._geometry import Geometry, IntOrPair, PaddingMode
 from ..functional import run, run_1d
 from ..modules import Pool
 
@@ -85,8 +85,8 @@ class FilteredPool(Pool):
     def zhang(
         cls,
         channels: int,
-        filter_size: int = 4,
-        stride: int = 2,
+        filter_size: IntOrPair = 4,
+        stride: IntOrPair = 2,
         padding_mode: PaddingMode = "reflect",
         backend: BackendName = "auto",
     ) -> FilteredPool:
@@ -140,9 +140,18 @@ class FilteredPool(Pool):
             self.geometry = dataclasses.replace(self.geometry, taps_h=taps_h, taps_w=taps_w)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        key = prefix + self.filter_name
+        loaded = state_dict.get(key)
+        if isinstance(loaded, Tensor) and loaded.shape == self.filter.shape and not loaded.is_meta:
+            try:
+                separable_taps(loaded)
+            except ValueError as error:
+                raise ValueError(
+                    f"{key} of the state dict does not fit a fused layer: {error}; call "
+                    f"fastblur.unfuse_ on the model first"
+                ) from None
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        if prefix + self.filter_name in state_dict:
-            self._read_taps()
+        self._read_taps()
 
 
 class BlurredConv2d(FilteredPool):

@@ -322,9 +322,9 @@ class _Planner:
                 return f"it is called {len(calls)} times"
             (node,) = calls
             while True:
-                if len(node.users) != 1:
+                if len(flow.users(node)) != 1:
                     return "its result is used elsewhere too"
-                (user,) = node.users
+                (user,) = flow.users(node)
                 if not _is_identity(flow, user):
                     break
                 node = user
@@ -353,7 +353,7 @@ def _alone(flow: Flow, call: fx.Node) -> bool:
         if len(call.all_input_nodes) != 1:
             return False
         (source,) = call.all_input_nodes
-        if len(source.users) != 1:
+        if len(flow.users(source)) != 1:
             return False
         if not _is_identity(flow, source):
             break

@@ -83,6 +83,14 @@ def _without_buffer(g: Geometry, backend: Any) -> Pool:
     return FusedMaxBlurPool(g.kernel_size, g.stride, g.padding, **kwargs)
 
 
+def blurs(module: nn.Module) -> bool:
+    """Whether the module looks like a layer that blurs, fastblur's own included."""
+    bases = {base.__name__ for base in type(module).__mro__}
+    return isinstance(module, Pool) or any(
+        known.name in bases and known.looks_like(module) for known in _KNOWN
+    )
+
+
 def recognise(module: nn.Module) -> Layer | None:
     """What the module computes, or None if it is no layer that blurs.
 
@@ -97,8 +105,6 @@ def recognise(module: nn.Module) -> Layer | None:
     for known in _KNOWN:
         if known.name in bases and known.looks_like(module):
             layer = known.read(module)
-            if layer is None:
-                continue
             if kind.__name__ != known.name or kind.__mro__[1] is not nn.Module:
                 raise CannotFuse(
                     f"it is a subclass of {kind.__mro__[1].__name__}, with its own ways"
@@ -241,9 +247,7 @@ def _tresnet(module: Any) -> Layer:
     return Layer(geometry, "filt")
 
 
-def _tresnet_around(module: Any) -> Layer | None:
-    if isinstance(module.op, nn.Module):
-        return None  # the layer is inside
+def _tresnet_scripted(module: Any) -> Layer:
     raise CannotFuse("its filter is held by a scripted object; build it with remove_aa_jit=True")
 
 
@@ -319,10 +323,13 @@ class _Known:
     name: str
     buffer: str | None
     attributes: tuple[str, ...]
-    read: Callable[[Any], Layer | None]
+    read: Callable[[Any], Layer]
 
     def looks_like(self, module: nn.Module) -> bool:
-        has_filter = self.buffer is None or isinstance(module._buffers.get(self.buffer), Tensor)
+        if self.buffer is None:  # the filter is in an object that is no module
+            has_filter = not any(True for _ in module.children())
+        else:
+            has_filter = isinstance(module._buffers.get(self.buffer), Tensor)
         return has_filter and all(hasattr(module, name) for name in self.attributes)
 
 
@@ -338,7 +345,7 @@ _KNOWN = (
     _Known("BlurConv2d", "blur_filter", ("conv", "blur_first", "blur_stride"), _composer_conv),
     _Known("BlurPoolConv2d", "blur_filter", ("conv",), _ffcv_conv),
     _Known("Downsample", "filt", ("filt_size", "stride", "channels"), _tresnet),
-    _Known("AntiAliasDownsampleLayer", None, ("op",), _tresnet_around),
+    _Known("AntiAliasDownsampleLayer", None, ("op",), _tresnet_scripted),
 )
 # These are known by their class itself.
 _EXACT: dict[type[nn.Module], Callable[[Any], Layer | None]] = {

@@ -1,0 +1,387 @@
+"""What becomes of each strided layer: a change, or a reason to leave it. Changes nothing itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from torch import fx, nn
+from torch.nn.parameter import is_lazy
+
+from .._geometry import PaddingMode, Pair
+from .dataflow import Flow, calls_as_conv2d, is_plain_sequential, parent_of
+from .recipes import Recipe
+from .recognise import blurs
+
+SiteKind: TypeAlias = Literal["max", "conv", "avg"]
+Where: TypeAlias = Literal["before", "after", "instead"]
+SITE_KINDS: tuple[SiteKind, ...] = ("max", "conv", "avg")
+
+_KINDS: dict[type[nn.Module], SiteKind] = {
+    nn.MaxPool1d: "max",
+    nn.MaxPool2d: "max",
+    nn.MaxPool3d: "max",
+    nn.Conv1d: "conv",
+    nn.Conv2d: "conv",
+    nn.Conv3d: "conv",
+    nn.AvgPool1d: "avg",
+    nn.AvgPool2d: "avg",
+    nn.AvgPool3d: "avg",
+}
+_UNSEEN = "no trace shows where its result goes"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of :func:`fastblur.antialias_`, checked."""
+
+    filter_size: int
+    padding_mode: PaddingMode
+    sites: frozenset[SiteKind]
+    blur_first: bool
+    min_channels: int
+    keep_pool: bool
+    stem: bool | None
+
+
+@dataclass(frozen=True)
+class Blur:
+    """A blur to be made.
+
+    Attributes:
+        channels: of its filter; 1 serves any number.
+        filter_size: (height, width); 1 along an axis that is not subsampled.
+        stride: (height, width).
+        like: path of the module whose weight tells device and dtype, or None.
+    """
+
+    channels: int
+    filter_size: Pair
+    stride: Pair
+    like: str | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be done for one site.
+
+    Attributes:
+        site: path of the strided layer.
+        kind: of it.
+        slot: path of the module next to which, or instead of which, the blur goes.
+        where: on which side.
+        blur: the blur.
+        pool: (kernel_size, padding, dilation) of the max that takes the slot together with it.
+        stride: that the convolution at ``site`` gets, or None where it keeps its own.
+    """
+
+    site: str
+    kind: SiteKind
+    slot: str
+    where: Where
+    blur: Blur
+    pool: tuple[Any, Any, Any] | None = None
+    stride: Pair | None = None
+
+
+@dataclass(frozen=True)
+class Left:
+    """A site that stays as it is, and why."""
+
+    site: str
+    kind: SiteKind
+    reason: str
+
+
+class _Leave(Exception):
+    """The reason to leave a site alone."""
+
+
+def strided_layers(model: nn.Module) -> list[tuple[str, SiteKind, nn.Module]]:
+    """The layers of the model that subsample."""
+    found: list[tuple[str, SiteKind, nn.Module]] = []
+    for path, module in model.named_modules():
+        kinds = [kind for type_, kind in _KINDS.items() if isinstance(module, type_)]
+        if kinds and not blurs(module) and max(_stride(module)) > 1:
+            found.append((path, kinds[0], module))
+    return found
+
+
+class Planner:
+    """Decides for each strided layer by itself; what no trace tells is left alone."""
+
+    def __init__(
+        self, model: nn.Module, flows: list[Flow], recipe: Recipe, options: Options
+    ) -> None:
+        self.flows = flows
+        self.recipe = recipe
+        self.options = options
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.stems = {path for flow in flows for path in flow.stems}
+        self._names: dict[nn.Module, list[str]] = {}
+        for path, module in self.modules.items():
+            self._names.setdefault(module, []).append(path)
+
+    def plan(self, path: str, kind: SiteKind, module: nn.Module) -> Change | Left:
+        """Of one strided layer."""
+        try:
+            if kind not in self.options.sites:
+                raise _Leave(f"{kind!r} is not among the sites asked for")
+            if not isinstance(module, (nn.MaxPool2d, nn.Conv2d, nn.AvgPool2d)):
+                raise _Leave("only layers of two dimensions are changed")
+            if not path:
+                raise _Leave("it is the model itself, which cannot be replaced in place")
+            if any(map(is_lazy, module.parameters())):
+                raise _Leave("its parameters are not initialised yet")
+            self._check_alone(path)
+            if isinstance(module, nn.MaxPool2d):
+                return self._max(path, module)
+            if isinstance(module, nn.AvgPool2d):
+                return self._avg(path, module)
+            return self._conv(path, module)
+        except _Leave as reason:
+            return Left(path, kind, str(reason))
+
+    def function_calls(self) -> list[Left]:
+        """Pooling functions, which cannot be replaced, called with a stride."""
+        found: dict[str, Left] = {}
+        for flow in self.flows:
+            for inside, name, node in flow.function_calls():
+                window = node.kwargs.get("kernel_size", (*node.args[1:], 1)[0])
+                stride = node.kwargs.get("stride", (*node.args[2:], None)[0]) or window
+                if _most(stride) > 1:
+                    site = f"{inside}: {name}()" if inside else f"{name}()"
+                    reason = "a call of a function, where no module can be put"
+                    found[site] = Left(site, "max" if name == "max_pool2d" else "avg", reason)
+        return list(found.values())
+
+    # -- max and average pooling ------------------------------------------------------------
+
+    def _max(self, path: str, pool: nn.MaxPool2d) -> Change:
+        if type(pool).forward is not nn.MaxPool2d.forward:
+            raise _Leave(f"{type(pool).__name__} has a forward of its own")
+        if pool.return_indices:
+            raise _Leave("return_indices=True: a blurred maximum has no index")
+        if pool.ceil_mode:
+            raise _Leave("ceil_mode=True: with stride 1 it does nothing, and the map would shrink")
+        kernel, padding = pool.kernel_size, pool.padding
+        if not self.options.keep_pool:
+            kernel, padding = self.recipe.pools.get(path, (kernel, padding))
+        channels, like = self._channels_at(path)
+        blur = self._blur(channels, _stride(pool), like)
+        return Change(path, "max", path, "instead", blur, pool=(kernel, padding, pool.dilation))
+
+    def _avg(self, path: str, pool: nn.AvgPool2d) -> Change:
+        if type(pool).forward is not nn.AvgPool2d.forward:
+            raise _Leave(f"{type(pool).__name__} has a forward of its own")
+        if pool.divisor_override is not None:
+            raise _Leave(f"divisor_override={pool.divisor_override}: it is no mean")
+        kernel, stride, padding = _pair(pool.kernel_size), _stride(pool), _pair(pool.padding)
+        for k, s, p in zip(kernel, stride, padding, strict=True):
+            if not (k == s and p == 0) and not (k == 2 * p + 1 and not pool.ceil_mode):
+                raise _Leave(
+                    f"a window of {kernel} with stride {stride} and padding {padding} leaves "
+                    f"another size than a blur"
+                )
+        if max(stride) > max(self.options.filter_size, 2):
+            raise _Leave(
+                f"its stride of {max(stride)} is more than the {self.options.filter_size} taps"
+            )
+        if not any(flow.calls.get(path) for flow in self.flows):
+            raise _Leave(_UNSEEN)
+        for flow in self.flows:
+            for node in flow.calls.get(path, ()):
+                if flow.is_flattened(node):
+                    raise _Leave("its result is flattened, as that of a global pooling is")
+        channels, like = self._channels_at(path)
+        return Change(path, "avg", path, "instead", self._blur(channels, stride, like))
+
+    def _channels_at(self, path: str) -> tuple[int | None, str | None]:
+        """Of the input of a module; None if calls differ, or it is not known."""
+        calls = [(flow, node) for flow in self.flows for node in flow.calls.get(path, ())]
+        inputs = [(flow, node.all_input_nodes) for flow, node in calls]
+        found = [flow.channels(nodes[0]) for flow, nodes in inputs if nodes]
+        if not found:
+            return None, None
+        same = all(count == found[0][0] for count, _ in found)
+        return (found[0][0] if same else None), found[0][1]
+
+    # -- convolutions -----------------------------------------------------------------------
+
+    def _conv(self, path: str, conv: nn.Conv2d) -> Change:
+        options = self.options
+        stem = (path in self.recipe.stems) if options.stem is None else options.stem
+        if path in self.stems and not stem:
+            raise _Leave("the first convolution: stem=True changes it")
+        if conv.in_channels < options.min_channels:
+            raise _Leave(
+                f"its {conv.in_channels} input channels are fewer than "
+                f"min_channels={options.min_channels}"
+            )
+        pointwise = _is_pointwise(conv)
+        if options.blur_first and not pointwise:
+            blur = self._blur(conv.in_channels, _stride(conv), path)
+            return Change(path, "conv", path, "before", replace(blur, stride=(1, 1)))
+        if not calls_as_conv2d(conv):
+            raise _Leave(f"{type(conv).__name__} has a forward of its own")
+        if options.blur_first:
+            return self._blurred_before(path, conv)
+        changes = []
+        for flow in self.flows:
+            calls = flow.calls.get(path, [])
+            if len(calls) > 1:
+                raise _Leave(f"it is called {len(calls)} times")
+            if calls:
+                changes.append(self._conv_in(flow, calls[0], path, conv, pointwise))
+        if not changes:
+            raise _Leave(_UNSEEN)
+        if any(change != changes[0] for change in changes):
+            raise _Leave("its result goes another way in train mode than in eval mode")
+        return changes[0]
+
+    def _conv_in(
+        self, flow: Flow, node: fx.Node, path: str, conv: nn.Conv2d, pointwise: bool
+    ) -> Change:
+        try:
+            result = _activation_after(flow, node)
+        except _Leave:
+            if not pointwise:
+                raise
+            for other in flow.summed_with(node):
+                conv_there: Any = self.modules[other]
+                if max(_stride(conv_there)) > 1 and not _is_pointwise(conv_there):
+                    reason = f"its result is summed with that of {other}, which is left"
+                    raise _Leave(reason) from None
+            return self._blurred_before(path, conv)
+        kept = self.recipe.strides.get(path, 1)
+        height, width = _stride(conv)
+        stride = (min(kept, height), min(kept, width))
+        left = (height // stride[0], width // stride[1])
+        blur = self._blur(conv.out_channels, left, path)
+        slot, where = self._place(flow, result)
+        return Change(path, "conv", slot, where, blur, stride=stride)
+
+    def _blurred_before(self, path: str, conv: nn.Conv2d) -> Change:
+        # A convolution of single pixels commutes with subsampling and with the blur.
+        blur = self._blur(conv.in_channels, _stride(conv), path)
+        return Change(path, "conv", path, "before", blur, stride=(1, 1))
+
+    def _place(self, flow: Flow, result: fx.Node) -> tuple[str, Where]:
+        """Next to which module a blur sees this result, and all who use it see the blur's.
+
+        In turn: in the outermost Sequential that the activation ends a part of; in the pooling
+        that is changed itself; around the activation; in front of the one module that uses it.
+        """
+        users = flow.users(result)
+        user = users[0] if len(users) == 1 else None
+        following = None if user is None else self._only_call(flow, user)
+        if following and self._is_placeholder(following):
+            return following, "instead"
+        own = self._only_call(flow, result)
+        best = None
+        for level in flow.result_of(result):
+            parent = parent_of(level)
+            if best is not None and level != parent_of(best):
+                break
+            if not (parent in flow.whole and is_plain_sequential(self.modules[parent])):
+                break
+            if len(flow.calls.get(level, ())) > 1 or not self._is_alone(level):
+                break
+            best = level
+        if best is not None:
+            return best, "after"
+        if following and isinstance(self.modules[following], nn.MaxPool2d):
+            pool = self.modules[following]
+            if max(_stride(pool)) > 1 and isinstance(self.plan(following, "max", pool), Change):
+                return following, "before"
+        if own and self._is_alone(own):
+            return own, "after"
+        if user and following and self._is_alone(following) and len(user.all_input_nodes) == 1:
+            return following, "before"
+        where = f"{flow.describe(result)} and {', '.join(map(flow.describe, users))}"
+        raise _Leave(f"there is no place for a blur between {where}")
+
+    def _is_placeholder(self, path: str) -> bool:
+        """Whether timm left this place free for such a layer."""
+        named = path.rpartition(".")[2] == "aa"
+        return named and isinstance(self.modules[path], nn.Identity) and self._is_alone(path)
+
+    def _only_call(self, flow: Flow, node: fx.Node) -> str | None:
+        """The module that the node calls, if no other node does."""
+        path = flow.path(node)
+        return path if path is not None and len(flow.calls[path]) == 1 else None
+
+    # -- modules in general -----------------------------------------------------------------
+
+    def _blur(self, channels: int | None, stride: Pair, like: str | None) -> Blur:
+        size = self.options.filter_size
+        return Blur(channels or 1, (_size(size, stride[0]), _size(size, stride[1])), stride, like)
+
+    def _check_alone(self, path: str) -> None:
+        module = self.modules[path]
+        if len(self._names[module]) > 1:
+            raise _Leave(f"it is shared: it is also {_others(self._names[module], path)}")
+        outer = parent_of(path)
+        while outer:
+            names = self._names[self.modules[outer]]
+            if len(names) > 1:
+                raise _Leave(f"it is in a shared module: {outer} is also {_others(names, outer)}")
+            outer = parent_of(outer)
+        if _has_hooks(module):
+            raise _Leave("it has hooks, which would see another tensor")
+
+    def _is_alone(self, path: str) -> bool:
+        try:
+            self._check_alone(path)
+        except _Leave:
+            return False
+        return True
+
+
+def _activation_after(flow: Flow, node: fx.Node) -> fx.Node:
+    """The node of the activation that a convolution's result goes to, and nothing else does."""
+    while True:
+        users = flow.users(node)
+        if len(users) != 1:
+            raise _Leave(f"no activation follows: {flow.describe(node)} is used {len(users)} times")
+        (user,) = users
+        role = flow.role(user) if user.args and user.args[0] is node else ""
+        if role == "activation":
+            return user
+        if not role:
+            raise _Leave(f"no activation follows: its result goes to {flow.describe(user)}")
+        node = user
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    return _pair(conv.kernel_size) == (1, 1) and conv.padding in (0, (0, 0))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _others(names: list[str], path: str) -> str:
+    return ", ".join(name for name in names if name != path)
+
+
+def _size(filter_size: int, stride: int) -> int:
+    return filter_size if stride > 1 else 1
+
+
+def _pair(value: Any) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def _most(value: Any) -> int:
+    return max(value) if isinstance(value, (tuple, list)) else value if type(value) is int else 1
+
+
+def _stride(module: nn.Module) -> Pair:
+    stride: Any = getattr(module, "stride", None)
+    return _pair(module.kernel_size if stride is None else stride)

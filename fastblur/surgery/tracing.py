@@ -1,0 +1,112 @@
+"""Traces of a model by ``torch.fx``, as far as they go, from a copy without data."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from .recognise import blurs
+
+#: A part of the model, by its path ("" is the model), and its graph.
+Part: TypeAlias = tuple[str, fx.Graph]
+
+
+def join(prefix: str, path: str) -> str:
+    """The path of a module by its path in the one at ``prefix``."""
+    return f"{prefix}.{path}" if prefix and path else prefix or path
+
+
+def graphs_of(model: nn.Module, training: bool) -> list[Part]:
+    """Graphs of the largest parts of a model that can be traced, in train or in eval mode.
+
+    Nothing of the model changes or runs: what is traced is a copy of its modules whose tensors are
+    on the meta device. There are no graphs if the model cannot be copied. Modules without
+    children, and parts that cannot be traced, are not looked into by the graphs that call them.
+    """
+    try:
+        shadow = _without_data(model)
+    except Exception:
+        # Whatever a model holds that cannot be copied, it only costs what tracing would tell.
+        return []
+    for module in shadow.modules():
+        module.training = training
+    with torch.random.fork_rng(devices=[]):
+        return _parts("", shadow, {})
+
+
+def _without_data(model: nn.Module) -> nn.Module:
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        tensors = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
+        for tensor in tensors:
+            if isinstance(tensor, nn.Parameter):
+                empty = torch.empty_like(tensor, device="meta")
+                memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad)
+            elif isinstance(tensor, Tensor):
+                memo[id(tensor)] = torch.empty_like(tensor, device="meta", requires_grad=False)
+    shadow = copy.deepcopy(model, memo)
+    for module in shadow.modules():
+        # The user's hooks are not to see proxies.
+        for hooks in (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        ):
+            hooks.clear()
+    return shadow
+
+
+class _Tracer(fx.Tracer):
+    trace_asserts = True
+
+    def __init__(self, opaque: set[nn.Module]) -> None:
+        super().__init__()
+        self._opaque = opaque
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return (
+            m in self._opaque
+            or blurs(m)
+            or parametrize.is_parametrized(m)
+            or next(m.children(), None) is None
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+
+def _parts(prefix: str, module: nn.Module, untraceable: dict[nn.Module, list[Part]]) -> list[Part]:
+    graph = _graph(module, set())
+    if graph is not None:
+        return [(prefix, graph)]
+    # Learn which parts do not trace, and try again without looking into those.
+    inner: dict[nn.Module, list[Part]] = {}
+    parts = []
+    for name, child in module.named_children():
+        if next(child.children(), None) is not None and not blurs(child):
+            parts += _parts(join(prefix, name), child, inner)
+    untraceable.update(inner)
+    graph = _graph(module, set(inner)) if inner else None
+    if graph is not None:
+        called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+        leaves = {module.get_submodule(target) for target in called}
+        parts = [(prefix, graph)]
+        parts += [part for leaf, found in inner.items() if leaf in leaves for part in found]
+    else:
+        untraceable[module] = parts
+    return parts
+
+
+def _graph(module: nn.Module, opaque: set[nn.Module]) -> fx.Graph | None:
+    try:
+        # Arguments with a default are given it: a proxy for None would look like a value.
+        parameters = inspect.signature(module.forward).parameters.values()
+        fixed = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+        return _Tracer(opaque).trace(module, fixed)
+    except Exception:
+        # Tracing runs the model's own code on proxies, which may raise anything.
+        return None

@@ -1,0 +1,829 @@
+"""antialias_ on torchvision's and timm's models, and on small ones made to be hard."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastblur import antialias_
+from fastblur.surgery import FilteredPool
+
+from .judge import binomial, judge
+
+WHY = "needs {}, which is not installed"
+
+
+def blur_of(x: Tensor, f: int | tuple[int, int] = 4, stride: int | tuple[int, int] = 2) -> Tensor:
+    """Zhang's BlurPool in plain PyTorch."""
+    f_h, f_w = (f, f) if isinstance(f, int) else f
+    s = (stride, stride) if isinstance(stride, int) else stride
+    pad = ((f_h - 1) // 2, f_h // 2, (f_w - 1) // 2, f_w // 2)
+    return judge(x, (1, 1), s, (0, 0), binomial(f_h), binomial(f_w), pad, "reflect")
+
+
+def randomise(model: nn.Module, seed: int = 0) -> None:
+    """Weights as made; norms with statistics and scales of their own, so that eval mode tells."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def reasons(report: Any) -> dict[str, str]:
+    return {row.site: row.reason for row in report.left}
+
+
+# -- the published models ---------------------------------------------------------------------
+
+PUBLISHED = [
+    "alexnet",
+    *(f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "_bn")),
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
+    *(f"densenet{depth}" for depth in (121, 161, 169, 201)),
+    "mobilenet_v2",
+]
+
+
+def published(name: str, **arguments: Any) -> nn.Module:
+    package = pytest.importorskip("antialiased_cnns", reason=WHY.format("antialiased_cnns"))
+    model: nn.Module = getattr(package, name)(**arguments)
+    return model
+
+
+def ordinary(name: str, **arguments: Any) -> nn.Module:
+    models = pytest.importorskip("torchvision.models", reason=WHY.format("torchvision"))
+    model: nn.Module = models.get_model(name, weights=None, **arguments)
+    return model
+
+
+def published_keys(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    # torchvision's MobileNetV2 has a dropout in front of its last layer, which then is number 1.
+    drops = isinstance(getattr(model, "classifier", None), nn.Sequential)
+    drops = drops and [type(layer) for layer in model.classifier] == [nn.Dropout, nn.Linear]
+    renamed = {
+        "classifier.1.weight": "classifier.0.weight",
+        "classifier.1.bias": "classifier.0.bias",
+    }
+    return {renamed.get(k, k) if drops else k: v for k, v in shapes(model).items()}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_state_dict_fits(name: str) -> None:
+    """Every key and shape, without any data."""
+    with torch.device("meta"):
+        theirs, ours = published(name, filter_size=5), ordinary(name)
+    report = antialias_(ours, 5)
+    assert report.changed
+    assert published_keys(ours) == shapes(theirs)
+    ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121"])
+def test_published_stem(name: str) -> None:
+    """Their pool_only=False."""
+    with torch.device("meta"):
+        theirs, ours = published(name, filter_size=3, pool_only=False), ordinary(name)
+    antialias_(ours, 3, stem=True)
+    assert shapes(ours) == shapes(theirs)
+
+
+def pair_of(name: str, f: int, **theirs_only: Any) -> tuple[nn.Module, nn.Module]:
+    theirs = published(name, filter_size=f, **theirs_only)
+    randomise(theirs)
+    ours = ordinary(name)
+    antialias_(ours, f, stem=True if theirs_only else None)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    return theirs, ours
+
+
+@pytest.mark.parametrize(
+    ("name", "f", "size"),
+    [
+        *(("resnet18", f, 96) for f in (2, 3, 4, 5)),
+        *((name, f, 96) for name in ("resnet50", "mobilenet_v2") for f in (3, 4)),
+        *(("densenet121", f, 64) for f in (3, 4)),
+        *(("alexnet", f, 127) for f in (3, 4)),
+        ("vgg11_bn", 3, 64),
+        ("vgg11", 4, 96),
+        ("resnext50_32x4d", 3, 65),
+    ],
+)
+@torch.no_grad()
+def test_published_outputs(name: str, f: int, size: int) -> None:
+    theirs, ours = pair_of(name, f)
+    x = torch.randn(1, 3, size, size)
+    want = theirs.eval()(x)
+    assert want.std() > 1e-4
+    tolerance = 1e-5 * max(1.0, want.abs().max().item())
+    torch.testing.assert_close(ours.eval()(x), want, rtol=0, atol=tolerance)
+
+
+@torch.no_grad()
+def test_published_stem_outputs() -> None:
+    theirs, ours = pair_of("resnet18", 4, pool_only=False)
+    x = torch.randn(1, 3, 96, 96)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
+def test_published_training_step(name: str) -> None:
+    # In float64, as batch statistics of few pixels make float32 gradients noisy.
+    theirs, ours = (model.double().train() for model in pair_of(name, 3))
+    for module in ours.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    x = torch.randn(2, 3, 96, 96, dtype=torch.float64)
+    want, got = theirs(x), ours(x)
+    torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-8)
+    dy = torch.randn_like(want)
+    want.backward(dy)
+    got.backward(dy)
+    # In front of a batch norm a bias has no gradient but rounding, so errors are of the whole.
+    pairs = list(zip(theirs.named_parameters(), ours.parameters(), strict=True))
+    largest = max(their.grad.abs().max().item() for (_, their), _ in pairs)
+    for (key, their), our in pairs:
+        torch.testing.assert_close(our.grad, their.grad, rtol=1e-6, atol=1e-11 * largest, msg=key)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11_bn", "resnet18", "densenet121", "mobilenet_v2"])
+def test_weights_survive(name: str) -> None:
+    model = ordinary(name)
+    randomise(model)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = dict(model.named_parameters())
+    values = {key: value.clone() for key, value in model.state_dict().items()}
+    report = antialias_(model)
+    after = dict(model.named_parameters())
+    for key, parameter in before.items():
+        assert after[report.renamed.get(key, key)] is parameter
+    state = model.state_dict()
+    for key, value in values.items():
+        assert torch.equal(state[report.renamed.get(key, key)], value), key
+    added = state.keys() - {report.renamed.get(key, key) for key in values}
+    assert added == {f"{row.blur}.filt" for row in report.changed}
+    held = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    assert held == {id(p) for p in model.parameters()}
+
+
+def test_second_call_changes_nothing() -> None:
+    model = ordinary("resnet18")
+    assert antialias_(model).changed
+    before = repr(model)
+    again = antialias_(model, stem=True)
+    assert not again.changed
+    assert not again.renamed
+    assert repr(model) == before
+    assert "nothing changed" in str(again)
+    assert "anti-aliased already: maxpool.1" in str(again)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11", "resnet18", "densenet121", "mobilenet_v2"])
+def test_others_anti_aliased_models_are_left(name: str) -> None:
+    with torch.device("meta"):
+        model = published(name)
+    before = repr(model)
+    assert not antialias_(model, stem=True).changed
+    assert repr(model) == before
+
+
+def test_keep_pool() -> None:
+    model = ordinary("resnet18")
+    antialias_(model, keep_pool=True)
+    pool = model.maxpool[0]
+    assert (pool.kernel_size, pool.stride, pool.padding) == (3, 1, 1)
+
+
+def test_published_blur_first() -> None:
+    """Composer's order: the sizes stay, the convolutions keep their strides."""
+    model = ordinary("resnet18")
+    report = antialias_(model, 3, blur_first=True, padding_mode="zeros", sites={"conv"})
+    first = model.layer2[0].conv1
+    assert isinstance(first, nn.Sequential)
+    blur, conv = first
+    assert (blur.stride, blur.channels, conv.stride) == ((1, 1), 64, (2, 2))
+    x = torch.randn(1, 64, 9, 9)
+    taps = binomial(3)
+    want = conv(judge(x, (1, 1), (1, 1), (0, 0), taps, taps, (1, 1, 1, 1), "zeros"))
+    torch.testing.assert_close(first(x), want, rtol=1e-5, atol=1e-5)
+    # Of a single pixel's convolution the blur may subsample itself.
+    blur, conv, _ = model.layer2[0].downsample
+    assert (blur.stride, conv.stride) == ((2, 2), (1, 1))
+    assert "'max' is not among the sites" in reasons(report)["maxpool"]
+
+
+# -- the rest of torchvision, and timm --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "rows"),
+    [
+        ("regnet_y_400mf", 8, 9),
+        ("efficientnet_b0", 4, 5),
+        ("mobilenet_v3_small", 4, 5),
+        ("shufflenet_v2_x1_0", 1, 8),
+        ("squeezenet1_0", 0, 4),
+        ("convnext_tiny", 0, 4),
+    ],
+)
+@torch.no_grad()
+def test_other_torchvision_models(name: str, changed: int, rows: int) -> None:
+    model = ordinary(name).eval()
+    x = torch.randn(1, 3, 64, 64)
+    shape = model(x).shape
+    report = antialias_(model, 3)
+    assert (len(report.changed), len(report.rows)) == (changed, rows)
+    result = model(x)
+    assert result.shape == shape
+    assert torch.isfinite(result).all()
+
+
+def test_detection_model_is_found_in_parts() -> None:
+    """Its own forward cannot be traced, its backbone can."""
+    detection = pytest.importorskip(
+        "torchvision.models.detection", reason=WHY.format("torchvision")
+    )
+    model = detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    report = antialias_(model)
+    assert report.recipe == "resnet"
+    changed = {row.site for row in report.changed}
+    assert {"backbone.body.maxpool", "backbone.body.layer4.0.conv2"} <= changed
+    assert reasons(report)["backbone.body.conv1"].startswith("the first convolution")
+
+
+def timm_model(name: str) -> nn.Module:
+    timm = pytest.importorskip("timm", reason=WHY.format("timm"))
+    model: nn.Module = timm.create_model(name, num_classes=10)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "blurs"),
+    [
+        ("resnet18", {"maxpool.1", "layer2.0.aa", "layer2.0.downsample.0"}),
+        ("resnet26d", {"maxpool.1", "layer2.0.aa", "layer2.0.downsample.0"}),
+        ("densenet121", {"features.pool0", "features.transition1.pool"}),
+        ("mobilenetv2_100", {"blocks.1.0.aa"}),
+    ],
+)
+def test_timm_models(name: str, blurs: set[str]) -> None:
+    model = timm_model(name)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        shape = model.eval()(x).shape
+    before = set(model.state_dict())
+    report = antialias_(model, 3)
+    assert blurs <= {row.blur for row in report.changed}
+    for row in report.changed:
+        assert isinstance(model.get_submodule(row.blur), FilteredPool)
+    assert before - set(report.renamed) | set(report.renamed.values()) < set(model.state_dict())
+    assert model.eval()(x).shape == shape
+    result = model.train()(x)
+    assert result.shape == shape
+    result.square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_timm_model_with_a_part_that_cannot_be_traced() -> None:
+    with torch.device("meta"):
+        model = timm_model("vgg11")
+    report = antialias_(model)
+    assert [row.blur for row in report.changed] == [f"features.{i}" for i in (3, 7, 13, 19, 25)]
+    assert {model.get_submodule(str(row.blur)).channels for row in report.changed} == {
+        64,
+        128,
+        256,
+        512,
+    }
+
+
+@torch.no_grad()
+def test_timm_resnet_keeps_its_keys() -> None:
+    """Where timm has a place for the blur, only shortcuts get other keys."""
+    model = timm_model("resnet18")
+    report = antialias_(model)
+    assert {key.split(".")[2] for key in report.renamed} == {"downsample"}
+
+
+@torch.no_grad()
+def test_timm_resnet_shifts_better() -> None:
+    """What the method is for: features change less when the image moves by a pixel."""
+
+    def change(model: nn.Module) -> float:
+        features = [model.eval().forward_features(x[..., i : i + 96, i : i + 96]) for i in (0, 1)]
+        # Of maps as large as the input's shift is small, the mean is what a classifier sees.
+        here, there = (map_.mean((2, 3)) for map_ in features)
+        return ((here - there).norm() / here.norm()).item()
+
+    x = torch.randn(4, 3, 97, 97)
+    model = timm_model("resnet18")
+    plain = change(model)
+    antialias_(model, 5)
+    assert change(model) < 0.9 * plain
+
+
+def test_anti_aliased_timm_model_is_left() -> None:
+    model = timm_model("resnetblur18")
+    before = repr(model)
+    report = antialias_(model)
+    assert not report.changed
+    assert repr(model) == before
+
+
+# -- small models, one difficulty each ----------------------------------------------------------
+
+
+def convolution(stride: Any = 2, **rest: Any) -> nn.Conv2d:
+    return nn.Conv2d(4, 6, 3, stride, padding=1, **rest)
+
+
+class Functional(nn.Module):
+    """Activation and pooling as calls of functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = convolution(1), nn.Conv2d(6, 6, 3, 2, 1), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.a(x)), 2)
+        return self.c(self.b(x).relu_())
+
+
+class SharedPool(nn.Module):
+    """As tutorials write it: one pooling, called after each convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.pool = convolution(1), nn.Conv2d(6, 5, 3, padding=1), nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(F.relu(self.b(self.pool(F.relu(self.a(x))))))
+
+
+class Iterated(nn.Module):
+    """Children of a Sequential called by their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(convolution(1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers[0](x)
+        return self.layers[3](self.layers[2](self.layers[1](x)))
+
+
+class Untraceable(nn.Module):
+    """Its way depends on its data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.pool = convolution(), nn.ReLU(), nn.MaxPool2d(2)
+        self.part = nn.Sequential(nn.Conv2d(6, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.act(self.conv(x)))
+        return self.part(x) if x.sum() > 0 else self.part(-x)
+
+
+class GlobalPool(nn.Module):
+    """As older networks end: their last pooling takes the whole map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(x)
+        return x.view(x.size(0), -1)
+
+
+class Sums(nn.Module):
+    """Results whose number of channels is not that of their first input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.four, self.pool = nn.Conv2d(4, 1, 1), nn.Conv2d(4, 4, 1), nn.MaxPool2d(2)
+        self.other = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.four(x)
+        return self.other(torch.cat([self.pool(self.one(x) + y)] * 2, 1))
+
+
+class Twice(nn.Module):
+    """A convolution with two uses before its activation, one called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return F.relu(self.b(F.relu(self.b(y.relu() + y))))
+
+
+class ByMode(nn.Module):
+    """Its activation is another in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.a, self.b = convolution(), nn.ReLU(), nn.ReLU6()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(self.conv(x)) if self.training else self.b(self.conv(x))
+
+
+class Branches(nn.Module):
+    """Strided convolutions of one sum, as in a RepVGG: both or none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.norm, self.point = convolution(), nn.BatchNorm2d(6), nn.Conv2d(4, 6, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.wide(x)) + self.point(x))
+
+
+class Subclass(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.pad(input, (1, 1, 1, 1)))
+
+
+def first_weight(model: nn.Module) -> Tensor:
+    return next(model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layers", "want"),
+    [
+        (
+            lambda: [convolution(), nn.BatchNorm2d(6), nn.Dropout(0.1), nn.SiLU()],
+            lambda m, x: blur_of(F.silu(m[1](F.conv2d(x, m[0].weight, m[0].bias, 1, 1)))),
+        ),
+        (
+            lambda: [convolution((1, 2)), nn.ReLU()],
+            lambda m, x: blur_of(F.conv2d(x, m[0].weight, m[0].bias, 1, 1).relu(), (1, 4), (1, 2)),
+        ),
+        (
+            lambda: [nn.Conv2d(4, 4, 3, 3, 2, dilation=2, groups=4), nn.PReLU(4)],
+            lambda m, x: blur_of(
+                F.prelu(F.conv2d(x, m[0].weight, m[0].bias, 1, 2, 2, 4), m[1].weight), 4, 3
+            ),
+        ),
+        (
+            lambda: [nn.Conv2d(4, 6, 3, 2, 1, padding_mode="circular"), nn.ReLU()],
+            lambda m, x: blur_of(
+                F.conv2d(F.pad(x, (1, 1, 1, 1), "circular"), m[0].weight, m[0].bias).relu()
+            ),
+        ),
+        (
+            lambda: [nn.Conv2d(4, 6, 1, 2), nn.BatchNorm2d(6)],
+            lambda m, x: m[2](F.conv2d(blur_of(x), m[1].weight, m[1].bias)),
+        ),
+        (
+            lambda: [nn.MaxPool2d(3, 2, 1, dilation=2 - 1), nn.Conv2d(4, 6, 1)],
+            lambda m, x: m[2](blur_of(F.max_pool2d(x, 3, 1, 1))),
+        ),
+        (
+            lambda: [nn.MaxPool2d(3, 2, dilation=2)],
+            lambda m, x: blur_of(F.max_pool2d(x, 3, 1, 0, 2)),
+        ),
+        (
+            lambda: [nn.MaxPool2d((1, 2))],
+            lambda m, x: blur_of(F.max_pool2d(x, (1, 2), 1), (1, 4), (1, 2)),
+        ),
+        (lambda: [nn.AvgPool2d(2)], lambda m, x: blur_of(x)),
+        (lambda: [nn.AvgPool2d(3, 2, 1)], lambda m, x: blur_of(x)),
+        (
+            lambda: [nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(4, 2, 1)],
+            lambda m, x: m[1](blur_of(x)),
+        ),
+    ],
+)
+def test_what_the_method_makes(
+    layers: Callable[[], list[nn.Module]], want: Callable[[Any, Tensor], Tensor]
+) -> None:
+    """Written out in plain PyTorch; sizes stay what they were."""
+    model = nn.Sequential(*layers()).double().eval()
+    x = torch.randn(2, 4, 15, 18, dtype=torch.float64)
+    size = model(x).shape
+    assert antialias_(model, stem=True).changed
+    result = model(x)
+    torch.testing.assert_close(result, want(model, x), rtol=1e-10, atol=1e-10)
+    odd_average = isinstance(layers()[0], nn.AvgPool2d)
+    assert odd_average or result.shape == size
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (lambda: nn.MaxPool2d(2, return_indices=True), "return_indices=True"),
+        (lambda: nn.MaxPool2d(2, ceil_mode=True), "ceil_mode=True"),
+        (lambda: nn.AvgPool2d(5, 3), "leaves another size"),
+        (lambda: nn.AvgPool2d(2, divisor_override=3), "divisor_override=3"),
+        (lambda: nn.AvgPool2d(8), "stride of 8 is more than the 4 taps"),
+        (lambda: nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), "its result is flattened"),
+        (lambda: nn.Sequential(convolution()), "no activation follows: its result goes to the res"),
+        (lambda: nn.Sequential(convolution(), nn.Softmax(1)), "no activation follows"),
+        (lambda: nn.Sequential(Subclass(4, 6, 3, 2), nn.ReLU()), "Subclass has a forward of its"),
+        (lambda: nn.Sequential(nn.LazyConv2d(4, 3, 2), nn.ReLU()), "not initialised"),
+        (lambda: nn.MaxPool3d(2), "only layers of two dimensions"),
+        (lambda: nn.Conv1d(4, 4, 3, 2), "only layers of two dimensions"),
+        (GlobalPool, "its result is flattened"),
+        (ByMode, "another way in train mode"),
+    ],
+)
+def test_what_is_left(layer: Callable[[], nn.Module], reason: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), layer())
+    before, modules = repr(model), list(model.modules())
+    report = antialias_(model)
+    assert [reason in row.reason for row in report.left] == [True]
+    assert "nothing changed" in str(report)
+    assert reason in str(report)
+    assert repr(model) == before
+    assert list(model.modules()) == modules
+
+
+def test_model_without_a_site() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    assert str(antialias_(model)) == "nothing changed: the model has no strided layer"
+    report = antialias_(nn.MaxPool2d(2))
+    assert "cannot be replaced in place" in str(report)
+
+
+def test_functional_calls() -> None:
+    model = Functional().double()
+    report = antialias_(model)
+    assert reasons(report) == {
+        "max_pool2d()": "a call of a function, where no module can be put",
+    }
+    assert [row.blur for row in report.changed] == ["c.0"]  # b's, in front of c
+    x = torch.randn(1, 4, 20, 20, dtype=torch.float64)
+    h = F.max_pool2d(F.relu(model.a(x)), 2)
+    want = model.c[1](blur_of(F.conv2d(h, model.b.weight, model.b.bias, 1, 1).relu()))
+    torch.testing.assert_close(model(x), want)
+
+
+def test_shared_pool_serves_any_channels() -> None:
+    model = SharedPool().double()
+    report = antialias_(model, 3)
+    assert [row.blur for row in report.changed] == ["pool.1"]
+    assert model.pool[1].channels is None
+    x = torch.randn(1, 4, 20, 20, dtype=torch.float64)
+    h = blur_of(F.max_pool2d(F.relu(model.a(x)), 2, 1), 3)
+    want = blur_of(F.max_pool2d(F.relu(model.b(h)), 2, 1), 3)
+    torch.testing.assert_close(model(x), want)
+
+
+def test_channels_of_sums() -> None:
+    model = Sums()
+    antialias_(model)
+    assert (model.pool[1].channels, model.other[1].channels) == (4, 8)
+    assert model(torch.randn(1, 4, 16, 16)).shape == (1, 8, 4, 4)
+
+
+def test_numbers_that_are_used_stay() -> None:
+    model = Iterated()
+    antialias_(model)
+    assert len(model.layers) == 4
+    assert isinstance(model.layers[2], nn.Sequential)
+    assert model(torch.randn(1, 4, 12, 12)).shape == (1, 5, 6, 6)
+
+
+def test_untraceable_model() -> None:
+    """Its convolution is left; poolings, and parts that can be traced, are not."""
+    model = Untraceable()
+    report = antialias_(model)
+    assert reasons(report) == {"conv": "no trace shows where its result goes"}
+    assert {row.site for row in report.changed} == {"pool", "part.0"}
+    assert model(torch.randn(1, 4, 64, 64)).shape == (1, 6, 8, 8)
+
+
+def test_several_uses() -> None:
+    model = Twice()
+    report = antialias_(model, stem=True)
+    assert not report.changed
+    assert "used 2 times" in reasons(report)["a"]
+    assert "called 2 times" in reasons(report)["b"]
+
+
+def test_branches_of_one_sum() -> None:
+    report = antialias_(Branches(), stem=True)
+    assert not report.changed
+    assert reasons(report)["point"] == "its result is summed with that of wide, which is left"
+    assert len(antialias_(Branches(), stem=True, blur_first=True).changed) == 2
+
+
+def test_aliases_and_hooks() -> None:
+    pool = nn.MaxPool2d(2)
+    shared = nn.Sequential(nn.Conv2d(3, 4, 3), pool, nn.ReLU(), pool)
+    assert "it is shared: it is also 3" in reasons(antialias_(shared))["1"]
+    hooked = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2))
+    seen: list[Any] = []
+    hooked[1].register_forward_hook(lambda *arguments: seen.append(arguments))
+    hooked[0].register_forward_hook(lambda *arguments: seen.append(arguments))
+    assert "has hooks" in reasons(antialias_(hooked))["1"]
+    assert not seen  # tracing does not run them
+
+
+def test_parametrized_convolution() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.utils.parametrizations.weight_norm(convolution()))
+    model.append(nn.ReLU())
+    weight = model[1].weight.detach().clone()
+    x = torch.randn(1, 3, 16, 16)
+    want = blur_of(F.conv2d(model[0](x), weight, model[1].bias, 1, 1).relu())
+    assert antialias_(model).changed
+    torch.testing.assert_close(model(x), want)
+
+
+def test_tracing_leaves_no_trace() -> None:
+    """Buffers, modes and what the modules themselves keep stay as they are."""
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.act = convolution(), nn.BatchNorm2d(6), nn.ReLU()
+            self.calls = 0
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.seen.add_(1)
+            torch.rand(())
+            return self.act(self.norm(self.conv(x)))
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Counting())
+    model[1].norm.eval()
+    state = torch.get_rng_state()
+    assert antialias_(model).changed
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (model[1].calls, model[1].seen.item()) == (0, 0.0)
+    assert model.training
+    assert not model[1].norm.training
+    assert model[1].act.training
+
+
+def test_what_cannot_be_copied() -> None:
+    """Nothing can be traced then."""
+
+    class Locked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.file = io.TextIOWrapper(io.BytesIO())
+            self.conv, self.act, self.pool = convolution(), nn.ReLU(), nn.MaxPool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(self.act(self.conv(x)))
+
+    model = Locked()
+    report = antialias_(model)
+    assert [row.site for row in report.changed] == ["pool"]
+    assert model(torch.randn(1, 4, 16, 16)).shape == (1, 6, 4, 4)
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 1),
+        nn.AvgPool2d(2),
+    )
+
+
+def test_sites_and_min_channels() -> None:
+    for site, number in (("max", "2"), ("conv", "3"), ("avg", "7")):
+        report = antialias_(small(), sites={site})  # type: ignore[arg-type]
+        assert [row.site for row in report.changed] == [number]
+    assert "fewer than min_channels=9" in reasons(antialias_(small(), min_channels=9))["3"]
+    assert "3" not in reasons(antialias_(small(), min_channels=8))
+
+
+def test_named_sequential() -> None:
+    model = nn.Sequential()
+    for name, module in (("conv", convolution()), ("act1", nn.ReLU()), ("down", nn.MaxPool2d(2))):
+        model.add_module(name, module)
+    antialias_(model, stem=True)
+    assert list(model._modules) == ["conv", "act1", "ds1", "down_max", "down"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dtype_and_mode(dtype: torch.dtype) -> None:
+    model = small().to(dtype).eval()
+    report = antialias_(model)
+    for row in report.changed:
+        blur = model.get_submodule(str(row.blur))
+        assert blur.filt.dtype == dtype
+        assert not blur.training
+    assert model(torch.randn(1, 3, 32, 32, dtype=dtype)).dtype == dtype
+
+
+def test_meta_device() -> None:
+    with torch.device("meta"):
+        model = small()
+    antialias_(model, 3)
+    assert all(value.is_meta for value in model.state_dict().values())
+    filled = small()
+    antialias_(filled, 3)
+    model.load_state_dict(filled.state_dict(), strict=True, assign=True)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(x), filled(x))
+    # A default device is for new models, not for parts of one.
+    model = small()
+    with torch.device("meta"):
+        antialias_(model)
+    assert not any(value.is_meta for value in model.state_dict().values())
+
+
+def test_copies_and_checkpoints() -> None:
+    model = small().eval()
+    antialias_(model)
+    x = torch.randn(1, 3, 32, 32)
+    want = model(x)
+    assert torch.equal(copy.deepcopy(model)(x), want)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), want)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    other = small().eval()
+    antialias_(other)
+    other.load_state_dict(torch.load(file), strict=True)
+    assert torch.equal(other(x), want)
+
+
+def test_mobilenet_copies_keep_taking_published_keys() -> None:
+    with torch.device("meta"):
+        theirs, ours = published("mobilenet_v2"), ordinary("mobilenet_v2")
+    antialias_(ours)
+    for model in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        model.load_state_dict(ours.state_dict(), strict=True)
+        model.load_state_dict(theirs.state_dict(), strict=True, assign=True)
+
+
+def test_compile_and_channels_last() -> None:
+    model = small().eval()
+    antialias_(model)
+    x = torch.randn(1, 3, 32, 32)
+    want = model(x)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), want)
+    last = model.to(memory_format=torch.channels_last)
+    result = last(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(result, want)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    with pytest.raises(TypeError, match="compiled"):
+        antialias_(compiled)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"filter_size": 0}, ValueError, "filter_size must be 1 to 31, got 0"),
+        ({"filter_size": 3.0}, TypeError, "filter_size must be an int, got 3.0"),
+        ({"filter_size": True}, TypeError, "filter_size must be an int, got True"),
+        ({"padding_mode": "mirror"}, ValueError, "padding_mode must be one of .* got 'mirror'"),
+        ({"sites": "max"}, TypeError, "sites must be a set of .* got 'max'"),
+        ({"sites": {"lp"}}, ValueError, r"sites must be one or more of .* got \['lp'\]"),
+        ({"sites": ()}, ValueError, "sites must be one or more of"),
+        ({"blur_first": 1}, TypeError, "blur_first must be True or False, got 1"),
+        ({"keep_pool": None}, TypeError, "keep_pool must be True or False, got None"),
+        ({"stem": 2}, TypeError, "stem must be True, False or None, got 2"),
+        ({"min_channels": 0}, ValueError, "min_channels must be 1 or more, got 0"),
+        ({"min_channels": 2.0}, TypeError, "min_channels must be an int, got 2.0"),
+    ],
+)
+def test_wrong_arguments_change_nothing(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    model = small()
+    before = repr(model)
+    with pytest.raises(error, match=message):
+        antialias_(model, **arguments)
+    assert repr(model) == before
+
+
+def test_wrong_models() -> None:
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, got str"):
+        antialias_("resnet18")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"give model\.module"):
+        antialias_(nn.DataParallel(small()))
