@@ -43,7 +43,7 @@ FILTERS = {f"filter {size}": size for size in (2, 3, 4, 5)}
 POOLINGS = (PLAIN, *FILTERS)
 CROP, CANVAS = SIZE + 2 * MARGIN, 48  # as in training; larger, so that a digit moves 20 pixels
 FEATURES = "10"  # the layer whose output the classifier gets: after global average pooling
-PAIRS, SIGNALS, PERIOD, STEPS = 5, 200, 64, 16  # shift pairs a digit; random signals, their length
+PAIRS, STEPS = 5, 16  # pairs of shifts for each digit; largest shift of a signal
 # Okabe and Ito's colours, which the colour-blind can tell apart, and a marker each.
 STYLES: dict[str, dict[str, Any]] = {
     PLAIN: {"color": "#D55E00", "marker": "o"},
@@ -110,21 +110,21 @@ def examples(networks: list[dict[str, Any]], sets: tuple[Digits, Digits]) -> lis
     return found
 
 
-def signals() -> dict[str, Any]:
-    """The 1-D demonstration: Zhang's example for one layer, and random signals for three."""
+def signals(test_set: Digits) -> dict[str, Any]:
+    """The 1-D demonstration: Zhang's example for one layer, rows of digits for three."""
     one = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(4)
     layers = {PLAIN: lambda: nn.MaxPool1d(2)} | {
         name: lambda size=size: FusedMaxBlurPool1d(filter_size=size)
         for name, size in FILTERS.items()
     }
-    noise = torch.randn(SIGNALS, 1, PERIOD, generator=torch.Generator().manual_seed(0))
+    rows = place(test_set[0])[:, :, CROP // 2]  # the middle row of each digit's canvas
     found: dict[str, Any] = {"example": one.tolist(), "responses": {}, "distance": {}}
     for name, layer in layers.items():
         responses = shift_equivariance(layer(), one, [0, 1]).responses
         found["responses"][name] = rounded(responses[:, 0, 0])
         three = nn.Sequential(*(layer() for _ in range(3)))
         found["distance"][name] = rounded(
-            shift_equivariance(three, noise, range(STEPS + 1)).distance.mean(1)
+            shift_equivariance(three, rows, range(STEPS + 1)).distance.mean(1)
         )
     return found
 
@@ -160,7 +160,12 @@ def measure(args: Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    return {"run": run, "networks": networks, "digits": shown, "signals": signals()}
+    return {
+        "run": run,
+        "networks": networks,
+        "digits": shown,
+        "signals": signals(load_digits(0, *sizes)[1]),
+    }
 
 
 def of(data: dict[str, Any], name: str, key: str) -> list[Any]:
@@ -189,10 +194,11 @@ def draw_stability(data: dict[str, Any]) -> Figure:
         picture.imshow(shown["pixels"], cmap="gray_r")
         picture.set(xticks=[], yticks=[])
         picture.set_title(f"a {shown['digit']}", fontsize=9)
-    handles = [*grid[0, 0].get_legend_handles_labels()]
-    left.legend(*handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        if not axes.get_subplotspec().is_first_row():
+            axes.set_xlabel("shift (pixels, down and right)")
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    left.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     left.supylabel("probability of the right class", fontsize=10)
-    left.supxlabel("shift (pixels, down and right)", fontsize=10)
     right.suptitle("Mean of all test digits and seeds", fontsize=11)
     axes = right.subplots()
     for name in POOLINGS:
@@ -209,15 +215,16 @@ def draw_similarity(data: dict[str, Any]) -> Figure:
     anchor = tuple(data["networks"][0]["anchor"])
     maps = {name: mean_of(data, name, "map") for name in POOLINGS}
     lowest = min(maps[name].min().item() for name in (PLAIN, SHOWN))
-    figure = Figure(figsize=(10.5, 3.7), dpi=100, layout="constrained")
-    *heat, axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
+    figure = Figure(figsize=(10.5, 3.6), dpi=100, layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(2, 1), wspace=0.04)
+    heat, axes = left.subplots(1, 2, sharey=True), right.subplots()
     for name, target in zip((PLAIN, SHOWN), heat, strict=True):
         shown = maps[name][None]
         result = FeatureSimilarity(shown, places, places, anchor, shown.mean().item(), lowest)
         result.plot(target, lowest=lowest)
         target.set_title(name, fontsize=11)
     heat[1].set_ylabel("")
-    bar = figure.colorbar(heat[1].collections[0], ax=heat, location="right", shrink=0.75)
+    bar = left.colorbar(heat[1].collections[0], ax=heat, location="right", shrink=0.8)
     bar.set_label("cosine similarity to the middle")
     away = (places - anchor[0]).abs()
     ring = torch.maximum(away[:, None], away)  # of the two axes, the larger distance
@@ -244,7 +251,7 @@ def draw_signals(data: dict[str, Any]) -> Figure:
             # Where a sample of the response is in the signal that has not been shifted.
             where = (2 * torch.arange(len(response)) - shift) % len(signal)
             order = where.argsort()
-            style = STYLES[name] | {"marker": marker, "mfc": ("none", None)[shift] or "white"}
+            style = STYLES[name] | {"marker": marker, "mfc": "white"}
             style |= {"ls": ("-", "--")[shift], "lw": 1.4, "ms": 7}
             label = f"response, shifted by {shift}"
             target.plot(where[order], torch.tensor(response)[order], **style, label=label)
@@ -256,11 +263,11 @@ def draw_signals(data: dict[str, Any]) -> Figure:
     panels[0].set_ylabel("value")
     for name in POOLINGS:
         axes.plot(found["distance"][name], **STYLES[name], **LINE, label=name)
-    axes.set_title("noise, three layers (stride 8)", fontsize=11)
+    axes.set_title("rows of digits, three layers", fontsize=11)
     axes.set(xlabel="shift t (samples)", ylabel="distance from equivariance d(t)")
-    axes.set(xticks=range(0, STEPS + 1, 4), ylim=(0, None))
+    axes.set(xticks=range(0, STEPS + 1, 4), ylim=(0, 0.78))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper right", ncols=2)
     return figure
 
 

@@ -108,21 +108,13 @@ def shift_equivariance(
         (0.707, 0.0)
     """
     x = _signals(signal).to(device_of(layer, signal.device))
+    if shifts is not None and not (len(shifts) and all(isinstance(t, int) for t in shifts)):
+        raise ValueError(f"shifts must be ints, at least one, got {shifts!r}")
     length = x.shape[2]
     with evaluating(layer):
-        out = _response(layer, x.repeat(1, 1, _PERIODS))
-        one_more = _response(layer, x.repeat(1, 1, _PERIODS + 1))
-        period = one_more.shape[2] - out.shape[2]
-        if period < 1 or length % period or out.shape[2] < 2 * period:
-            raise ValueError(
-                f"signal must be a multiple of the layer's stride long, and the layer have one: of "
-                f"a signal of {length}, {_PERIODS} periods give {out.shape[2]} samples, "
-                f"{_PERIODS + 1} give {one_more.shape[2]}"
-            )
-        stride = length // period
-        steps = list(range(2 * stride + 1)) if shifts is None else [int(t) for t in shifts]
-        if not steps:
-            raise ValueError("shifts must not be empty, got none")
+        stride = _stride(layer, x)
+        period = length // stride
+        steps = list(range(2 * stride + 1) if shifts is None else shifts)
 
         def middle(t: int) -> Tensor:
             shifted = x.roll(t, 2).repeat(1, 1, _PERIODS)
@@ -147,6 +139,27 @@ def shift_equivariance(
 
 
 _PERIODS = 3  # one before and one after the one that is looked at
+
+
+def _stride(layer: Model, x: Tensor) -> int:
+    """Of the layer, from how much longer its response to a longer input is."""
+
+    def samples(periods: int) -> int:
+        return _response(layer, x.repeat(1, 1, periods)).shape[2]
+
+    length, out = x.shape[2], samples(_PERIODS)
+    period = samples(_PERIODS + 1) - out
+    stride = length // period if period > 0 and length % period == 0 else 0
+    # A layer of another stride rounds, and may give as much for one period; not for `stride` ones,
+    # which must give `length` samples: another stride that is no longer than the signal is at
+    # least one sample off.
+    if not stride or samples(_PERIODS + stride) - out != length or out < 2 * period:
+        raise ValueError(
+            "signal must be a multiple of the layer's stride long, and the layer answer to three "
+            f"periods of it with two: a signal of {length} samples gives {out} for {_PERIODS} "
+            f"periods, {out + period} for {_PERIODS + 1}"
+        )
+    return stride
 
 
 def _turn(y: Tensor, shift: float) -> Tensor:

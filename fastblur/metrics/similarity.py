@@ -61,7 +61,7 @@ class FeatureSimilarity:
         mesh = target.pcolormesh(*edges, heat.tolist(), vmin=low, vmax=1.0, cmap="viridis")
         target.plot(0, 0, marker="+", color="black", markersize=9, markeredgewidth=1.5)
         target.set(xlabel="shift to the right (pixels)", ylabel="shift down (pixels)", aspect=1)
-        target.invert_yaxis()
+        target.set_ylim(edges[1][-1], edges[1][0])  # rows go down
         if ax is None:
             target.figure.colorbar(mesh, ax=target, label="cosine similarity")
         return target
