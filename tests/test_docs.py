@@ -21,9 +21,8 @@ MODULES = [
     "fastblur.metrics.shift",
     "fastblur.metrics.similarity",
     "fastblur.metrics.stability",
+    "fastblur.surgery.antialias",
 ]
-MODULES = ["fastblur", "fastblur.modules", "fastblur.functional", "fastblur._explain"]
-MODULES += ["fastblur.surgery.antialias"]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 

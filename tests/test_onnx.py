@@ -12,7 +12,14 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from fastblur import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
+from fastblur import (
+    FusedBlurPool,
+    FusedBlurPool1d,
+    FusedMaxBlurPool,
+    FusedMaxBlurPool1d,
+    antialias_,
+    fuse_,
+)
 from fastblur.export import decompositions
 
 from .conftest import needs_extension
@@ -113,14 +120,15 @@ def test_float16() -> None:
 
 
 def test_a_whole_model(tmp_path: Path) -> None:
-    """A file on disk, of a network with one fused layer among ordinary ones."""
+    """A file on disk, of a network that antialias_ and fuse_ have changed."""
     models = pytest.importorskip("torchvision.models", reason=WHY.format("torchvision"))
     model = models.resnet18(num_classes=5).eval()
-    model.maxpool = FusedMaxBlurPool(3, 2, 1)
+    antialias_(model)
+    assert fuse_(model).fused
     file = tmp_path / "resnet18.onnx"
     torch.onnx.export(
         model,
-        (torch.randn(2, 3, 32, 32),),
+        (torch.randn(2, 3, 64, 64),),
         file,
         dynamo=True,
         dynamic_shapes=({0: "batch"},),
@@ -128,7 +136,7 @@ def test_a_whole_model(tmp_path: Path) -> None:
     )
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for n in (1, 3):
-        x = torch.randn(n, 3, 32, 32)
+        x = torch.randn(n, 3, 64, 64)
         (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         with torch.no_grad():
             np.testing.assert_allclose(y, model(x).numpy(), rtol=1e-4, atol=1e-5)
