@@ -161,11 +161,14 @@ def blur_pool1d(
 def run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
     """Checks the input, chooses the backend and runs it: what functions and modules share."""
     if _ops.is_tracing():
-        # Sizes in the checks alarm the tracer. They bake nothing in: the operators check again.
+        # Sizes in the checks, and taps, alarm the tracer, though all they settle is settled anyway.
         with warnings.catch_warnings(action="ignore", category=TracerWarning):
-            geometry.check_input(input)
-    else:
-        geometry.check_input(input)
+            return _run(input, geometry, backend)
+    return _run(input, geometry, backend)
+
+
+def _run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
+    geometry.check_input(input)
     chosen = _backends.choose(backend, input.device)
     x = autocast(input)
     if x.dim() == 4:
