@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fastblur import antialias_
 from fastblur.surgery import FilteredPool
@@ -202,6 +203,20 @@ def test_others_anti_aliased_models_are_left(name: str) -> None:
     before = repr(model)
     assert not antialias_(model, stem=True).changed
     assert repr(model) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "want"), [(None, 4.09), ({}, 5.13), ({"blur_first": True}, 4.09)]
+)
+def test_cost_of_the_convolutions(arguments: dict[str, Any] | None, want: float) -> None:
+    """The figures of docs/antialias.md."""
+    with torch.device("meta"):
+        model, x = ordinary("resnet50").eval(), torch.zeros(1, 3, 224, 224)
+    if arguments is not None:
+        antialias_(model, **arguments)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
+    assert round(counter.get_total_flops() / 2e9, 2) == want
 
 
 def test_keep_pool() -> None:
@@ -624,6 +639,52 @@ def test_several_uses() -> None:
     assert "called 2 times" in reasons(report)["b"]
 
 
+class FunctionInside(nn.Module):
+    """Ends with its activation, a function's call; gives its input back as well if asked to."""
+
+    def __init__(self, both: bool) -> None:
+        super().__init__()
+        self.conv, self.both = convolution(), both
+
+    def forward(self, x: Tensor) -> Any:
+        y = F.relu(self.conv(x))
+        return (y, x) if self.both else y
+
+
+class First(nn.Module):
+    def forward(self, pair: Any) -> Tensor:
+        return pair[0]
+
+
+def test_activation_that_is_a_module_s_result() -> None:
+    model = nn.Sequential(FunctionInside(both=False), nn.Conv2d(6, 2, 1))
+    assert [row.blur for row in antialias_(model, stem=True).changed] == ["1"]
+    assert model(torch.randn(1, 4, 16, 16)).shape == (1, 2, 8, 8)
+    model = nn.Sequential(FunctionInside(both=True), First(), nn.Conv2d(6, 2, 1))
+    assert "no place" in reasons(antialias_(model, stem=True))["0.conv"]
+    assert model(torch.randn(1, 4, 16, 16)).shape == (1, 2, 8, 8)
+
+
+def test_two_blurs_at_one_convolution() -> None:
+    """One for the layer before and then its own, whichever was registered first."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.point, self.wide = nn.Conv2d(6, 2, 1, 3), convolution()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.point(F.relu(self.wide(x)))
+
+    model = Model().double()
+    report = antialias_(model, stem=True)
+    assert {row.site: row.blur for row in report.rows} == {"wide": "point.0", "point": "point.1"}
+    x = torch.randn(1, 4, 30, 30, dtype=torch.float64)
+    h = blur_of(F.conv2d(x, model.wide.weight, model.wide.bias, 1, 1).relu())
+    want = F.conv2d(blur_of(h, 4, 3), model.point[2].weight, model.point[2].bias)
+    torch.testing.assert_close(model(x), want)
+
+
 def test_branches_of_one_sum() -> None:
     report = antialias_(Branches(), stem=True)
     assert not report.changed
@@ -640,6 +701,9 @@ def test_aliases_and_hooks() -> None:
     hooked[1].register_forward_hook(lambda *arguments: seen.append(arguments))
     hooked[0].register_forward_hook(lambda *arguments: seen.append(arguments))
     assert "has hooks" in reasons(antialias_(hooked))["1"]
+    inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(convolution(), nn.ReLU()))
+    inner[1].register_forward_hook(lambda *arguments: seen.append(arguments))
+    assert antialias_(inner).changed
     assert not seen  # tracing does not run them
 
 
@@ -678,6 +742,13 @@ def test_tracing_leaves_no_trace() -> None:
     assert model.training
     assert not model[1].norm.training
     assert model[1].act.training
+
+
+def test_tensors_that_are_no_parameters() -> None:
+    """A tensor with a history cannot be copied, and need not be."""
+    model = small()
+    model.scale = torch.ones(1, requires_grad=True) * 2
+    assert len(antialias_(model).changed) == 3
 
 
 def test_what_cannot_be_copied() -> None:
