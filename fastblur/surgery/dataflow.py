@@ -54,16 +54,17 @@ class Flow:
         stems: paths of first convolutions.
     """
 
-    def __init__(self, modules: dict[str, nn.Module], graphs: list[Part]) -> None:
+    def __init__(self, modules: dict[str, nn.Module], parts: list[Part]) -> None:
         self.modules = modules
         self.calls: dict[str, list[fx.Node]] = {}
         self.whole: set[str] = set()
         self.stems: set[str] = set()
         self._inside: dict[fx.Node, tuple[str, ...]] = {}
-        self._members: dict[str, list[fx.Node]] = {}
+        self._results: dict[str, fx.Node] = {}
         self._paths: dict[fx.Node, str] = {}
-        for prefix, graph in graphs:
-            self._read(prefix, graph)
+        for part in parts:
+            self._results |= {join(part.path, path): node for path, node in part.results.items()}
+            self._read(part.path, part.graph)
 
     def _read(self, prefix: str, graph: fx.Graph) -> None:
         first = True
@@ -81,11 +82,8 @@ class Flow:
                     # A part of a model may well start with a convolution of features.
                     if not prefix or module.in_channels <= 4:
                         self.stems.add(path)
-            if node.op not in ("placeholder", "output"):
-                inside = [prefix, *inside]
-                self.whole.update(inside)
-                for outer in inside:
-                    self._members.setdefault(outer, []).append(node)
+            inside = [prefix, *inside]
+            self.whole.update(inside)
             self._inside[node] = tuple(inside)
 
     def path(self, node: fx.Node) -> str | None:
@@ -106,12 +104,7 @@ class Flow:
         if node in self._paths:
             yield self._paths[node]
         for outer in reversed(self._inside[node]):
-            leaving = {
-                member
-                for member in self._members[outer]
-                if any(outer not in self._inside[user] for user in self.users(member))
-            }
-            if not outer or leaving != {node}:
+            if self._results.get(outer) is not node:
                 return
             yield outer
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,8 +14,20 @@ from torch.nn.utils import parametrize
 
 from .recognise import blurs
 
-#: A part of the model, by its path ("" is the model), and its graph.
-Part: TypeAlias = tuple[str, fx.Graph]
+@dataclass(frozen=True)
+class Part:
+    """A part of the model and its trace.
+
+    Attributes:
+        path: of the part; "" is the model.
+        graph: of its calls.
+        results: for the path, in the part, of each module in it that was called once and returned
+            one tensor and nothing else, the node of that.
+    """
+
+    path: str
+    graph: fx.Graph
+    results: dict[str, fx.Node]
 
 
 def join(prefix: str, path: str) -> str:
@@ -68,6 +82,24 @@ class _Tracer(fx.Tracer):
     def __init__(self, opaque: set[nn.Module]) -> None:
         super().__init__()
         self._opaque = opaque
+        self._results: dict[str, list[Any]] = {}
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        result = super().call_module(m, forward, args, kwargs)
+        self._results.setdefault(self.path_of_module(m), []).append(result)
+        return result
+
+    @property
+    def results(self) -> dict[str, fx.Node]:
+        """See Part."""
+        once = {path: found[0] for path, found in self._results.items() if len(found) == 1}
+        return {path: one.node for path, one in once.items() if isinstance(one, fx.Proxy)}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
@@ -80,9 +112,9 @@ class _Tracer(fx.Tracer):
 
 
 def _parts(prefix: str, module: nn.Module, untraceable: dict[nn.Module, list[Part]]) -> list[Part]:
-    graph = _graph(module, set())
-    if graph is not None:
-        return [(prefix, graph)]
+    part = _trace(prefix, module, set())
+    if part is not None:
+        return [part]
     # Learn which parts do not trace, and try again without looking into those.
     inner: dict[nn.Module, list[Part]] = {}
     parts = []
@@ -90,23 +122,23 @@ def _parts(prefix: str, module: nn.Module, untraceable: dict[nn.Module, list[Par
         if next(child.children(), None) is not None and not blurs(child):
             parts += _parts(join(prefix, name), child, inner)
     untraceable.update(inner)
-    graph = _graph(module, set(inner)) if inner else None
-    if graph is not None:
-        called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-        leaves = {module.get_submodule(target) for target in called}
-        parts = [(prefix, graph)]
-        parts += [part for leaf, found in inner.items() if leaf in leaves for part in found]
-    else:
+    part = _trace(prefix, module, set(inner)) if inner else None
+    if part is None:
         untraceable[module] = parts
-    return parts
+        return parts
+    called = {str(node.target) for node in part.graph.nodes if node.op == "call_module"}
+    leaves = {module.get_submodule(target) for target in called}
+    return [part, *(more for leaf, found in inner.items() if leaf in leaves for more in found)]
 
 
-def _graph(module: nn.Module, opaque: set[nn.Module]) -> fx.Graph | None:
+def _trace(prefix: str, module: nn.Module, opaque: set[nn.Module]) -> Part | None:
     try:
         # Arguments with a default are given it: a proxy for None would look like a value.
         parameters = inspect.signature(module.forward).parameters.values()
         fixed = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-        return _Tracer(opaque).trace(module, fixed)
+        tracer = _Tracer(opaque)
+        graph = tracer.trace(module, fixed)
     except Exception:
         # Tracing runs the model's own code on proxies, which may raise anything.
         return None
+    return Part(prefix, graph, tracer.results)
