@@ -198,6 +198,12 @@ def test_stability_curve_protocol_and_softmax() -> None:
     crop = x[:, :, 16:24, 16:24]
     by_hand = net(crop).softmax(1)[torch.arange(5), y]
     torch.testing.assert_close(curve.probability[:, 16], by_hand)
+    even = stability_curve(net, x[..., :39, :39], y, crop=8)
+    assert even.shifts.tolist() == list(range(-16, 16))
+    torch.testing.assert_close(
+        even.probability[:, 16],
+        stability_curve(net, x[..., 15:23, 15:23], y, crop=8).probability[:, 0],
+    )
     down = x[:, :, 13:21, 13:21]  # from further up and left: what it shows moves down and right
     by_hand = net(down).softmax(1)[torch.arange(5), y]
     torch.testing.assert_close(curve.probability[:, 19], by_hand)

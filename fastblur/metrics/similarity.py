@@ -128,19 +128,19 @@ def feature_similarity(
     if start[0] > room[0] or start[1] > room[1]:
         raise ValueError(f"anchor must be at most {room}, so that the patch fits, got {start}")
     fill = _fill(background, patches)
-    canvas = fill.expand(len(patches), -1, *size).to(device_of(model, patches.device))
+    canvas = fill.expand(1, -1, *size).to(device_of(model, patches.device))
     rows, columns = torch.arange(0, room[0] + 1, step), torch.arange(0, room[1] + 1, step)
     places = [(y, x) for y in rows.tolist() for x in columns.tolist()]
 
     found = []
     with evaluating(model), _features(model, layer) as features:
 
-        def at(images: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
+        def at(patch: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
             """[len(places), D], of one patch [C, h, w]."""
-            h, w = patches.shape[2:]
-            drawn = images.expand(len(places), -1, -1, -1).clone()
+            _, h, w = patch.shape
+            drawn = canvas.repeat(len(places), 1, 1, 1)
             for one, (y, x) in zip(drawn, places, strict=True):
-                one[:, y : y + h, x : x + w] = patches[i].to(drawn)
+                one[:, y : y + h, x : x + w] = patch
             return features(drawn)
 
         total = len(patches) * -(-len(places) // batch_size)
@@ -152,8 +152,8 @@ def feature_similarity(
         anchored: dict[int, Tensor] = {}
         for i, chunk in bar(chunks, progress, "Feature similarity", total):
             if i not in anchored:
-                anchored = {i: at(canvas[i], [start])}
-            found.append(F.cosine_similarity(at(canvas[i], chunk), anchored[i], dim=1).cpu())
+                anchored = {i: at(patches[i], [start])}
+            found.append(F.cosine_similarity(at(patches[i], chunk), anchored[i], dim=1).cpu())
     similarity = torch.cat(found).reshape(len(patches), len(rows), len(columns))
     return FeatureSimilarity(
         similarity=similarity,
