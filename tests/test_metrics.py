@@ -273,6 +273,10 @@ def test_similarity_of_a_layer_by_name() -> None:
     torch.testing.assert_close(found.similarity, expected.similarity)
     assert found.lowest < 0.999
     assert not net.norm._forward_hooks
+    # What comes next may overwrite the layer's output.
+    spoilt = nn.Sequential(net.conv, net.norm, nn.ReLU(inplace=True), nn.Flatten())
+    again = feature_similarity(spoilt, x, 9, layer="1", step=2)
+    torch.testing.assert_close(again.similarity, expected.similarity)
 
 
 # Equivariance of a layer.
