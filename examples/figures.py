@@ -205,7 +205,7 @@ def draw_stability(data: dict[str, Any]) -> Figure:
         axes.plot(shifts, mean_of(data, name, "curve"), **STYLES[name], **LINE, label=name)
     axes.set(xlabel="shift (pixels, down and right)", ylabel="probability of the right class")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9)
+    right.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -215,7 +215,7 @@ def draw_similarity(data: dict[str, Any]) -> Figure:
     anchor = tuple(data["networks"][0]["anchor"])
     maps = {name: mean_of(data, name, "map") for name in POOLINGS}
     lowest = min(maps[name].min().item() for name in (PLAIN, SHOWN))
-    figure = Figure(figsize=(10.5, 3.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(10.5, 4), dpi=100, layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(2, 1), wspace=0.04)
     heat, axes = left.subplots(1, 2, sharey=True), right.subplots()
     for name, target in zip((PLAIN, SHOWN), heat, strict=True):
@@ -234,7 +234,7 @@ def draw_similarity(data: dict[str, Any]) -> Figure:
     axes.set_title("by distance from the middle", fontsize=11)
     axes.set(xlabel="shift (pixels, the larger of both axes)", ylabel="mean cosine similarity")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9)
+    right.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
@@ -271,9 +271,11 @@ def draw_signals(data: dict[str, Any]) -> Figure:
     return figure
 
 
-def spread(values: list[float], percent: bool = True, sign: str = "") -> str:
+PICTURES = {"stability": draw_stability, "similarity": draw_similarity, "signal": draw_signals}
+
+
+def spread(values: list[float], scale: float = 1, digits: int = 2, sign: str = "") -> str:
     """Mean and standard deviation, for the table."""
-    scale, digits = (100, 2) if percent else (1, 3)
     deviation = f"{scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else "n/a"
     return f"{scale * statistics.fmean(values):{sign}.{digits}f} ± {deviation}"
 
@@ -297,11 +299,11 @@ def table(data: dict[str, Any]) -> str:
         gains = [a - b for a, b in zip(of(data, name, "consistency"), base, strict=True)]
         cells = [
             name if name == PLAIN else f"max + blur, {name}",
-            spread(of(data, name, "accuracy")),
-            spread(of(data, name, "consistency")),
-            "" if name == PLAIN else spread(gains, sign="+"),
-            spread(of(data, name, "swing"), percent=False),
-            spread(of(data, name, "similarity"), percent=False),
+            spread(of(data, name, "accuracy"), 100),
+            spread(of(data, name, "consistency"), 100),
+            "" if name == PLAIN else spread(gains, 100, sign="+"),
+            spread(of(data, name, "swing"), digits=3),
+            spread(of(data, name, "similarity"), digits=4),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
@@ -345,9 +347,8 @@ def main() -> None:
     if not args.redraw:
         file.write_text(json.dumps(measure(args), separators=(",", ":")) + "\n")
     data = json.loads(file.read_text())
-    draw_stability(data).savefig(args.out / "stability.png")
-    draw_similarity(data).savefig(args.out / "similarity.png")
-    draw_signals(data).savefig(args.out / "signal.png")
+    for name, draw in PICTURES.items():
+        draw(data).savefig(args.out / f"{name}.png", pil_kwargs={"optimize": True})
     if args.page:
         args.page.write_text(fill(args.page.read_text(), data))
 

@@ -198,6 +198,12 @@ def test_stability_curve_protocol_and_softmax() -> None:
     crop = x[:, :, 16:24, 16:24]
     by_hand = net(crop).softmax(1)[torch.arange(5), y]
     torch.testing.assert_close(curve.probability[:, 16], by_hand)
+    even = stability_curve(net, x[..., :39, :39], y, crop=8)
+    assert even.shifts.tolist() == list(range(-16, 16))
+    torch.testing.assert_close(
+        even.probability[:, 16],
+        stability_curve(net, x[..., 15:23, 15:23], y, crop=8).probability[:, 0],
+    )
     down = x[:, :, 13:21, 13:21]  # from further up and left: what it shows moves down and right
     by_hand = net(down).softmax(1)[torch.arange(5), y]
     torch.testing.assert_close(curve.probability[:, 19], by_hand)
@@ -267,6 +273,10 @@ def test_similarity_of_a_layer_by_name() -> None:
     torch.testing.assert_close(found.similarity, expected.similarity)
     assert found.lowest < 0.999
     assert not net.norm._forward_hooks
+    # What comes next may overwrite the layer's output.
+    spoilt = nn.Sequential(net.conv, net.norm, nn.ReLU(inplace=True), nn.Flatten())
+    again = feature_similarity(spoilt, x, 9, layer="1", step=2)
+    torch.testing.assert_close(again.similarity, expected.similarity)
 
 
 # Equivariance of a layer.

@@ -49,8 +49,10 @@ def classify(model: Model, x: Tensor) -> Tensor:
     """The model's [B, classes] for a batch [B, C, H, W]."""
     scores = model(x.to(device_of(model, x.device)))
     if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(x):
-        found = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise ValueError(f"model must return a tensor [{len(x)}, classes] for this batch, {found=}")
+        got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(
+            f"model must return a tensor [{len(x)}, classes] for this batch, got {got}"
+        )
     return scores
 
 

@@ -167,8 +167,7 @@ def _turn(y: Tensor, shift: float) -> Tensor:
     m = y.shape[-1]
     angle = -2 * math.pi * shift / m * torch.arange(m // 2 + 1, dtype=torch.float64)
     turn = torch.polar(torch.ones_like(angle), angle)
-    if m % 2 == 0:  # of the component at Nyquist the samples hold the cosine only
-        turn[-1] = math.cos(math.pi * shift)
+    # At Nyquist the samples hold the cosine only, and irfft takes the real part.
     turned: Tensor = torch.fft.irfft(torch.fft.rfft(y) * turn, n=m)
     return turned
 

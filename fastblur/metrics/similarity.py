@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -128,32 +129,27 @@ def feature_similarity(
     if start[0] > room[0] or start[1] > room[1]:
         raise ValueError(f"anchor must be at most {room}, so that the patch fits, got {start}")
     fill = _fill(background, patches)
-    canvas = fill.expand(len(patches), -1, *size).to(device_of(model, patches.device))
     rows, columns = torch.arange(0, room[0] + 1, step), torch.arange(0, room[1] + 1, step)
     places = [(y, x) for y in rows.tolist() for x in columns.tolist()]
+    device = device_of(model, patches.device)
+    patches, canvas = patches.to(device), fill.expand(1, -1, *size).to(device)
 
     found = []
     with evaluating(model), _features(model, layer) as features:
 
-        def at(images: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
+        def at(patch: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
             """[len(places), D], of one patch [C, h, w]."""
-            h, w = patches.shape[2:]
-            drawn = images.expand(len(places), -1, -1, -1).clone()
+            _, h, w = patch.shape
+            drawn = canvas.repeat(len(places), 1, 1, 1)
             for one, (y, x) in zip(drawn, places, strict=True):
-                one[:, y : y + h, x : x + w] = patches[i].to(drawn)
+                one[:, y : y + h, x : x + w] = patch
             return features(drawn)
 
-        total = len(patches) * -(-len(places) // batch_size)
-        chunks = (
-            (i, places[k : k + batch_size])
-            for i in range(len(patches))
-            for k in range(0, len(places), batch_size)
-        )
-        anchored: dict[int, Tensor] = {}
-        for i, chunk in bar(chunks, progress, "Feature similarity", total):
-            if i not in anchored:
-                anchored = {i: at(canvas[i], [start])}
-            found.append(F.cosine_similarity(at(canvas[i], chunk), anchored[i], dim=1).cpu())
+        anchored = [at(patch, [start]) for patch in patches]
+        steps = list(product(range(len(patches)), range(0, len(places), batch_size)))
+        for i, k in bar(steps, progress, "Feature similarity", len(steps)):
+            there = at(patches[i], places[k : k + batch_size])
+            found.append(F.cosine_similarity(there, anchored[i], dim=1).cpu())
     similarity = torch.cat(found).reshape(len(patches), len(rows), len(columns))
     return FeatureSimilarity(
         similarity=similarity,
@@ -179,7 +175,12 @@ def _features(model: Model, layer: str | None) -> Iterator[Callable[[Tensor], Te
         if layer not in modules:
             near = [name for name in modules if name]
             raise ValueError(f"layer must be one of {near}, got {layer!r}")
-        handle = modules[layer].register_forward_hook(lambda *call: taken.append(call[2]))
+
+        def take(_module: nn.Module, _input: Any, output: Any) -> None:
+            # A copy, for what comes next may work in place, as a ReLU often does.
+            taken.append(output.clone() if isinstance(output, Tensor) else output)
+
+        handle = modules[layer].register_forward_hook(take)
 
     def features(x: Tensor) -> Tensor:
         taken.clear()
