@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastblur import FusedBlurPool, FusedMaxBlurPool
@@ -55,7 +56,7 @@ def test_training_step(dynamic: bool, channels_last: bool) -> None:
 
 
 def test_dynamic_shapes_compile_once() -> None:
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     compiled = torch.compile(net().eval(), fullgraph=True, dynamic=True, backend=counter)
     for n, h, w in ((2, 16, 19), (3, 20, 25), (5, 31, 40)):
         compiled(torch.randn(n, 3, h, w))
