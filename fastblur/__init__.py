@@ -9,7 +9,7 @@ torch.Size([8, 64, 56, 56])
 
 from importlib.metadata import version
 
-from . import functional
+from . import export, functional, metrics
 from ._autograd import MaxBlurPoolFunction
 from ._explain import Explanation, explain
 from .modules import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
@@ -39,7 +39,9 @@ __all__ = [
     "__version__",
     "antialias_",
     "explain",
+    "export",
     "functional",
     "fuse_",
+    "metrics",
     "unfuse_",
 ]

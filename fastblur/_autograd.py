@@ -32,7 +32,8 @@ def max_blur_pool(x: Tensor, geometry: Geometry) -> Tensor:
         channels_last = not _is_mapped(x) and _ops.is_channels_last(x)
         y: Tensor = MaxBlurPoolFunction.apply(x, *geometry.arguments(), channels_last)[0]
         return y
-    need_codes = x.requires_grad and torch.is_grad_enabled()
+    # A trace keeps the answer for good, and torch checks a trace without grad: so, one answer.
+    need_codes = (x.requires_grad and torch.is_grad_enabled()) or _ops.is_tracing()
     return _ops.forward(x, (*geometry.arguments(), _ops.is_channels_last(x)), need_codes)[0]
 
 

@@ -89,11 +89,12 @@ BACKENDS = (
     Backend("cpu", "cpu", _autograd.max_blur_pool, _why_not_cpu, keeps_codes=True),
     Backend("reference", "cpu", _reference.max_blur_pool, lambda device: None, keeps_codes=False),
 )
+*_, REFERENCE = BACKENDS
 NAMES = ("auto", *(backend.name for backend in BACKENDS))
 
 
 def choose(name: str, device: torch.device) -> Backend:
-    """The backend that runs a call.
+    """The backend that runs a call; the reference, whatever the name, while it goes into ONNX.
 
     Raises:
         ValueError: no backend has this name.
@@ -101,6 +102,8 @@ def choose(name: str, device: torch.device) -> Backend:
     """
     if name not in NAMES:
         raise ValueError(f"backend must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
+    if _goes_into_onnx():
+        return REFERENCE
     for backend in BACKENDS:
         if name not in ("auto", backend.name):
             continue
@@ -110,3 +113,9 @@ def choose(name: str, device: torch.device) -> Backend:
         if name != "auto":
             raise RuntimeError(f"backend {name!r} cannot run: {reason}")
     raise AssertionError("the reference runs everywhere")
+
+
+def _goes_into_onnx() -> bool:
+    """Whether ``torch.onnx.export`` is capturing the call: an ONNX file has standard operators."""
+    # The second question imports the exporter, so it is asked of captured calls alone.
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()

@@ -46,6 +46,11 @@ def is_channels_last(x: Tensor) -> bool:
     return True
 
 
+def is_tracing() -> bool:
+    """Whether ``torch.jit.trace`` is recording."""
+    return torch._C._get_tracing_state() is not None  # faster than torch.jit.is_tracing
+
+
 def forward(x: Tensor, arguments: Arguments, need_codes: bool) -> tuple[Tensor, Tensor]:
     """Chooses winners and blurs: (y, codes); codes are empty unless asked for."""
     result: tuple[Tensor, Tensor] = torch.ops.fastblur.max_blur_pool_forward(
@@ -75,7 +80,7 @@ def _empty(like: Tensor, size: tuple[int, ...], channels_last: bool) -> Tensor:
 
 def _fake_forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     *geometry, channels_last, need_codes = arguments
-    g = _geometry(geometry)
+    g = geometry_from(geometry)
     n, c, h, w = x.shape
     y = _empty(x, (n, c, *g.output_size(h, w)), channels_last)
     shape, dtype = _codes.shape_and_dtype(g, (n, c, h, w), x.device.type, x.dtype)
@@ -93,7 +98,7 @@ def _fake_apply(x: Tensor, codes: Tensor, *arguments: Any) -> Tensor:
     _check_device(codes, x)
     *geometry, channels_last = arguments
     n, c, h, w = x.shape
-    return _empty(x, (n, c, *_geometry(geometry).output_size(h, w)), channels_last)
+    return _empty(x, (n, c, *geometry_from(geometry).output_size(h, w)), channels_last)
 
 
 def _check_device(codes: Tensor, beside: Tensor) -> None:
@@ -104,8 +109,8 @@ def _check_device(codes: Tensor, beside: Tensor) -> None:
         )
 
 
-def _geometry(arguments: list[Any]) -> Geometry:
-    """From what crossed a schema, where tuples have become lists."""
+def geometry_from(arguments: list[Any]) -> Geometry:
+    """Undoes Geometry.arguments() once they crossed a schema, where tuples become lists."""
     fields: list[Any] = [tuple(a) if isinstance(a, list) else a for a in arguments]
     return Geometry(*fields)
 

@@ -5,6 +5,8 @@ It shares nothing with the fast paths but the geometry it is given.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,15 +24,25 @@ def max_blur_pool(x: Tensor, geometry: Geometry) -> Tensor:
     Returns:
         [N, C, H_out, W_out], in the dtype of ``x``.
     """
+    taps_h = torch.tensor(geometry.taps_h, dtype=torch.float64)
+    taps_w = torch.tensor(geometry.taps_w, dtype=torch.float64)
+    return chain(x, geometry, torch.outer(taps_h, taps_w), F.pad)
+
+
+def chain(
+    x: Tensor,
+    geometry: Geometry,
+    filter: Tensor,
+    pad: Callable[[Tensor, Sequence[int], str], Tensor],
+) -> Tensor:
+    """:func:`max_blur_pool` with the outer product of the taps given, and the way to pad."""
     if geometry.relu:
         x = F.relu(x)
     if geometry.kernel_size != (1, 1):
         x = F.max_pool2d(x, geometry.kernel_size, stride=1, padding=geometry.padding)
     top, bottom, left, right = geometry.blur_padding
     mode = "constant" if geometry.padding_mode == "zeros" else geometry.padding_mode
-    x = F.pad(x, (left, right, top, bottom), mode=mode)
-    taps_h = torch.tensor(geometry.taps_h, dtype=torch.float64)
-    taps_w = torch.tensor(geometry.taps_w, dtype=torch.float64)
-    weight = torch.outer(taps_h, taps_w).to(device=x.device, dtype=x.dtype)
+    x = pad(x, (left, right, top, bottom), mode)
+    weight = filter.to(device=x.device, dtype=x.dtype)
     channels = x.shape[1]
     return F.conv2d(x, weight.expand(channels, 1, -1, -1), stride=geometry.stride, groups=channels)

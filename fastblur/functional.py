@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit._trace import TracerWarning
 
-from . import _backends
+from . import _backends, _ops
 from ._backends import BackendName
 from ._geometry import (
     MAX_POOL,
@@ -158,6 +160,14 @@ def blur_pool1d(
 
 def run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
     """Checks the input, chooses the backend and runs it: what functions and modules share."""
+    if _ops.is_tracing():
+        # Sizes in the checks, and taps, alarm the tracer, though all they settle is settled anyway.
+        with warnings.catch_warnings(action="ignore", category=TracerWarning):
+            return _run(input, geometry, backend)
+    return _run(input, geometry, backend)
+
+
+def _run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
     geometry.check_input(input)
     chosen = _backends.choose(backend, input.device)
     x = autocast(input)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
@@ -47,6 +47,13 @@ class Pool(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
         return run(input, self.geometry, self.backend)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What ``torch.jit.script`` asks first: it cannot compile the layers."""
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile {type(self).__name__}: use torch.export, or "
+            f"torch.jit.trace of the whole model"
+        )
 
     def extra_repr(self) -> str:
         """The arguments: the first ones always, the others where they are not the default."""

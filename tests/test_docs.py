@@ -11,8 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MODULES = ["fastblur", "fastblur.modules", "fastblur.functional", "fastblur._explain"]
-MODULES += ["fastblur.surgery.antialias"]
+MODULES = [
+    "fastblur",
+    "fastblur.modules",
+    "fastblur.functional",
+    "fastblur._explain",
+    "fastblur.export",
+    "fastblur.metrics.equivariance",
+    "fastblur.metrics.shift",
+    "fastblur.metrics.similarity",
+    "fastblur.metrics.stability",
+    "fastblur.surgery.antialias",
+]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 

@@ -1,0 +1,189 @@
+"""What a strided layer does to a signal as it is shifted (Zhang, ICML 2019, sections 3.1, 3.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ._running import Model, axes, device_of, evaluating
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftEquivariance:
+    """What :func:`shift_equivariance` found.
+
+    Attributes:
+        shifts: int64 [T], in samples of the input.
+        distance: float64 [T, N], d(t) of each signal.
+        responses: float64 [T, N, C, L / stride], one period of the layer's response to the
+            shifted signal.
+        predicted: float64, alike, the response to the signal as it was, shifted by t / stride.
+        stride: of the layer.
+        mean: of the distance, over shifts and signals.
+        largest: likewise.
+    """
+
+    shifts: Tensor
+    distance: Tensor
+    responses: Tensor
+    predicted: Tensor
+    stride: int
+    mean: float
+    largest: float
+
+    def __str__(self) -> str:
+        t, n = self.distance.shape
+        return (
+            f"distance from equivariance {self.mean:.3f} in the mean, {self.largest:.3f} at most "
+            f"(relative), stride {self.stride}, {t} shifts, {n} {'signal' if n == 1 else 'signals'}"
+        )
+
+    def plot(self, ax: Axes | None = None, *, label: str | None = None) -> Axes:
+        """Draws the distance against the shift, mean over signals; needs matplotlib."""
+        ax = axes(ax)
+        ax.plot(self.shifts.tolist(), self.distance.mean(1).tolist(), marker="o", label=label)
+        ax.set(xlabel="shift (samples)", ylabel="distance from equivariance (relative)")
+        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+        ax.grid(alpha=0.3)
+        return ax
+
+
+def shift_equivariance(
+    layer: Model, signal: Tensor, shifts: Sequence[int] | None = None
+) -> ShiftEquivariance:
+    r"""How far a 1-D layer's response to a shifted signal is from its response, shifted.
+
+    A layer :math:`F` of stride :math:`s` answers with one sample for every :math:`s` of its
+    input, so a signal shifted by :math:`t` should give the response shifted by :math:`t / s`
+    samples of its own:
+
+    .. math:: d(t) = \frac{\lVert F(S_t\, x) - S_{t/s}\, F(x) \rVert}{\lVert F(x) \rVert}
+
+    :math:`t / s` need not be whole. Shifts of the response are therefore those of the band-limited
+    signal through its samples: each of its Fourier components is turned by its own angle. For a
+    linear layer :math:`d` is then zero, for all shifts, exactly where nothing is aliased (but for
+    the component at Nyquist, whose sine the samples do not hold); and for any layer where
+    :math:`t` is a multiple of :math:`s`. Norms are over channels and samples, not over signals.
+
+    (Zhang 2019, section 3.1, compares there too, at the resolution of the input. Comparing at the
+    samples that there are asks for one interpolation, not two.)
+
+    The signal is one period of a periodic one. The layer gets several, and one from the middle is
+    looked at, so that its padding does not matter as long as it reaches no further than a period.
+
+    Args:
+        layer: a module or another callable from [N, C, L] to [N, C', L / stride], for any L.
+        signal: floating point [L], [C, L] or [N, C, L]; a multiple of the stride long.
+        shifts: in samples, to the right. Default: 0 to twice the stride.
+
+    Returns:
+        The distance for each shift, and the responses: see :class:`ShiftEquivariance`. Where F(x)
+        is zero, the distance is infinite, or zero if F(S_t x) is zero too.
+
+    Raises:
+        ValueError: an argument is wrong, or the layer has no such stride.
+
+    Example:
+        Zhang's Figures 2 and 3, a signal of period 4:
+
+        >>> import torch
+        >>> from fastblur import FusedMaxBlurPool1d
+        >>> from fastblur.metrics import shift_equivariance
+        >>> signal = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0])
+        >>> plain = shift_equivariance(torch.nn.MaxPool1d(2), signal, [0, 1])
+        >>> plain.responses[:, 0, 0].tolist()
+        [[0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
+        >>> blurred = shift_equivariance(FusedMaxBlurPool1d(filter_size=3), signal, [0, 1])
+        >>> blurred.responses[:, 0, 0].tolist()
+        [[0.5, 1.0, 0.5, 1.0], [0.75, 0.75, 0.75, 0.75]]
+        >>> round(plain.largest, 3), round(blurred.largest, 3)
+        (0.707, 0.0)
+    """
+    x = _signals(signal).to(device_of(layer, signal.device))
+    if shifts is not None and not (len(shifts) and all(isinstance(t, int) for t in shifts)):
+        raise ValueError(f"shifts must be ints, at least one, got {shifts!r}")
+    length = x.shape[2]
+    with evaluating(layer):
+        stride = _stride(layer, x)
+        period = length // stride
+        steps = list(range(2 * stride + 1) if shifts is None else shifts)
+
+        def middle(t: int) -> Tensor:
+            shifted = x.roll(t, 2).repeat(1, 1, _PERIODS)
+            return _response(layer, shifted)[..., period : 2 * period].cpu().double()
+
+        reference, found = middle(0), [middle(t) for t in steps]
+    # Outside of inference mode, so that the result can be changed and differentiated.
+    responses = torch.stack(found)
+    predicted = torch.stack([_turn(reference, t / stride) for t in steps])
+    difference = (responses - predicted).flatten(2).norm(dim=2)
+    distance = difference / reference.flatten(1).norm(dim=1)
+    distance = torch.where(difference == 0, 0.0, distance)
+    return ShiftEquivariance(
+        shifts=torch.tensor(steps),
+        distance=distance,
+        responses=responses,
+        predicted=predicted,
+        stride=stride,
+        mean=distance.mean().item(),
+        largest=distance.max().item(),
+    )
+
+
+_PERIODS = 3  # one before and one after the one that is looked at
+
+
+def _stride(layer: Model, x: Tensor) -> int:
+    """Of the layer, from how much longer its response to a longer input is."""
+
+    def samples(periods: int) -> int:
+        return _response(layer, x.repeat(1, 1, periods)).shape[2]
+
+    length, out = x.shape[2], samples(_PERIODS)
+    period = samples(_PERIODS + 1) - out
+    stride = length // period if period > 0 and length % period == 0 else 0
+    # A layer of another stride rounds, and may give as much for one period; not for `stride` ones,
+    # which must give `length` samples: another stride that is no longer than the signal is at
+    # least one sample off.
+    if not stride or samples(_PERIODS + stride) - out != length or out < 2 * period:
+        raise ValueError(
+            "signal must be a multiple of the layer's stride long, and the layer answer to three "
+            f"periods of it with two: a signal of {length} samples gives {out} for {_PERIODS} "
+            f"periods, {out + period} for {_PERIODS + 1}"
+        )
+    return stride
+
+
+def _turn(y: Tensor, shift: float) -> Tensor:
+    """Periodic y [..., M], float64, shifted right by any number of samples."""
+    m = y.shape[-1]
+    angle = -2 * math.pi * shift / m * torch.arange(m // 2 + 1, dtype=torch.float64)
+    turn = torch.polar(torch.ones_like(angle), angle)
+    # At Nyquist the samples hold the cosine only, and irfft takes the real part.
+    turned: Tensor = torch.fft.irfft(torch.fft.rfft(y) * turn, n=m)
+    return turned
+
+
+def _response(layer: Model, x: Tensor) -> Tensor:
+    y = layer(x)
+    if not isinstance(y, Tensor) or y.dim() != 3 or len(y) != len(x):
+        got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"layer must give [{len(x)}, C, L] for {list(x.shape)}, got {got}")
+    return y
+
+
+def _signals(signal: Tensor) -> Tensor:
+    if signal.dim() not in (1, 2, 3) or not signal.numel() or not signal.is_floating_point():
+        raise ValueError(
+            "signal must be floating point [L], [C, L] or [N, C, L], not empty, "
+            f"got {signal.dtype} {list(signal.shape)}"
+        )
+    return signal.reshape((1,) * (3 - signal.dim()) + tuple(signal.shape))
