@@ -23,14 +23,23 @@ MODULES = [
     "fastblur.metrics.stability",
     "fastblur.surgery.antialias",
 ]
+PEERS = {"antialiased_cnns", "timm", "torchvision", "onnx", "onnxruntime", "matplotlib"}
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_python_blocks_run(path: Path) -> None:
+    missing = set()
     for language, code in BLOCK.findall(path.read_text()):
         if language == "python":
-            exec(compile(code, str(path), "exec"), {})
+            try:
+                exec(compile(code, str(path), "exec"), {})
+            except ModuleNotFoundError as error:
+                # The peers are not installed everywhere; a block must not need anything else.
+                assert error.name in PEERS, error
+                missing.add(error.name)
+    if missing:
+        pytest.skip(f"the other blocks run; {path.name} also needs {', '.join(sorted(missing))}")
 
 
 def test_readme_table_is_true() -> None:

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from .recognise import blurs
 
+
 @dataclass(frozen=True)
 class Part:
     """A part of the model and its trace.
