@@ -93,6 +93,12 @@ BACKENDS = (
 NAMES = ("auto", *(backend.name for backend in BACKENDS))
 
 
+def check_name(name: str) -> None:
+    """Raises ValueError unless a backend, or "auto", has this name."""
+    if name not in NAMES:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
+
+
 def choose(name: str, device: torch.device) -> Backend:
     """The backend that runs a call; the reference, whatever the name, while it goes into ONNX.
 
@@ -100,8 +106,7 @@ def choose(name: str, device: torch.device) -> Backend:
         ValueError: no backend has this name.
         RuntimeError: it has been named and cannot run; ``"auto"`` never raises.
     """
-    if name not in NAMES:
-        raise ValueError(f"backend must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
+    check_name(name)
     if _goes_into_onnx():
         return REFERENCE
     for backend in BACKENDS:

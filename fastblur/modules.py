@@ -22,9 +22,7 @@ class Pool(nn.Module):
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
         super().__init__()
-        if backend not in _backends.NAMES:
-            names = ", ".join(map(repr, _backends.NAMES))
-            raise ValueError(f"backend must be one of {names}, got {backend!r}")
+        _backends.check_name(backend)
         self.geometry = geometry
         self.backend = backend
         self._shown = {name: _plain(value) for name, value in shown.items()}

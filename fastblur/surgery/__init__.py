@@ -2,7 +2,8 @@
 
 from .antialias import AntialiasReport, AntialiasRow, antialias_
 from .filtered_pool import BlurredConv2d, FilteredPool
-from .fuse import Absorbed, fuse_, unfuse_
+from .fuse import fuse_, unfuse_
+from .joining import Absorbed
 from .report import FuseReport, FuseRow
 
 __all__ = [

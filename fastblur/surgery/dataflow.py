@@ -52,6 +52,9 @@ class Flow:
         calls: for the path of a module that was not looked into, the nodes that call it.
         whole: paths of modules that were called by their own ``forward``.
         stems: paths of first convolutions.
+        text: all its calls, in words.
+        entire: whether the model could be traced as a whole.
+        escaped: nodes whose result somebody held after the call.
     """
 
     def __init__(self, modules: dict[str, nn.Module], parts: list[Part]) -> None:
@@ -59,12 +62,20 @@ class Flow:
         self.calls: dict[str, list[fx.Node]] = {}
         self.whole: set[str] = set()
         self.stems: set[str] = set()
+        self.entire = [part.path for part in parts] == [""]
+        self.escaped = frozenset(node for part in parts for node in part.escaped)
         self._inside: dict[fx.Node, tuple[str, ...]] = {}
         self._results: dict[str, fx.Node] = {}
         self._paths: dict[fx.Node, str] = {}
+        self.text = self.text_of(parts)
         for part in parts:
             self._results |= {join(part.path, path): node for path, node in part.results.items()}
             self._read(part.path, part.graph)
+
+    @staticmethod
+    def text_of(parts: list[Part]) -> str:
+        """All calls of the parts and what they pass on, in words: alike for the same calls."""
+        return "\n".join(f"{part.path}: {part.graph}" for part in parts)
 
     def _read(self, prefix: str, graph: fx.Graph) -> None:
         first = True
@@ -97,7 +108,7 @@ class Flow:
 
     def users(self, node: fx.Node) -> list[fx.Node]:
         """Who uses the node's result, but for checks of its shape."""
-        return [user for user in node.users if not _is_check(user)]
+        return [user for user in node.users if not is_check(user)]
 
     def result_of(self, node: fx.Node) -> Iterator[str]:
         """Paths of the modules, from the inside out, whose one result is the node's."""
@@ -215,13 +226,18 @@ def _function_name(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _is_check(node: fx.Node) -> bool:
-    """Whether all that comes of the node is an assertion about a shape."""
+def is_check(node: fx.Node) -> bool:
+    """Whether the node asks for a shape or the like, and at most asserts something about it."""
     if _function_name(node) == "_assert":
         return True
-    asks = _function_name(node) in ("getattr", "eq", "ne", "dim", "size", "getitem")
+    return _asks_shape(node) and all(map(is_check, node.users))
+
+
+def _asks_shape(node: fx.Node) -> bool:
+    name = _function_name(node)
+    if name == "getattr":
+        return node.args[1] in ("shape", "ndim", "dtype", "device", "is_cuda", "requires_grad")
+    if node.op == "call_method":
+        return name in ("size", "dim")
     first = node.args[0] if node.args else None
-    about_shape = _function_name(node) != "getitem" or (
-        isinstance(first, fx.Node) and _function_name(first) in ("getattr", "size")
-    )
-    return asks and about_shape and all(map(_is_check, node.users))
+    return name in ("getitem", "eq", "ne") and isinstance(first, fx.Node) and _asks_shape(first)

@@ -13,12 +13,24 @@ from .._geometry import Geometry, IntOrPair, PaddingMode
 from ..functional import run, run_1d
 from ..modules import Pool
 
+_LEAST = torch.finfo(torch.float32).eps
 
-def separable_taps(filter: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+
+def channels_of(filter: Tensor) -> int | None:
+    """That a depthwise filter is for, or None where it serves any number."""
+    one_tap = filter.shape[-1] == 1 and (filter.dim() == 3 or filter.shape[-2] == 1)
+    return filter.shape[0] if filter.dim() > 2 and filter.shape[0] > 1 and not one_tap else None
+
+
+def separable_taps(
+    filter: Tensor, precision: float | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The two rows of taps whose outer product the filter is, in each of its channels.
 
     Args:
         filter: [f_h, f_w], or as depthwise convolutions take it: [C, 1, f_h, f_w], [C, 1, f_w].
+        precision: relative, of the numbers in it; by default that of its dtype, or of float32,
+            from which most filters come.
 
     Raises:
         ValueError: the channels differ, or no two rows give the filter to its own precision.
@@ -38,7 +50,8 @@ def separable_taps(filter: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]
         row, column = divmod(int(exact.abs().argmax()), exact.shape[1])
         largest = exact[row, column]
         taps_h, taps_w = exact[:, column], exact[row] / (largest if largest != 0 else 1)
-    tolerance = 4 * torch.finfo(filter.dtype).eps * exact.abs().max()
+    precision = max(torch.finfo(filter.dtype).eps, _LEAST) if precision is None else precision
+    tolerance = 4 * precision * exact.abs().max()
     if not torch.allclose(torch.outer(taps_h, taps_w), exact, rtol=0, atol=float(tolerance)):
         raise ValueError("the filter is not separable: it is no outer product of two rows of taps")
     return tuple(taps_h.tolist()), tuple(taps_w.tolist())
@@ -47,8 +60,8 @@ def separable_taps(filter: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]
 class FilteredPool(Pool):
     """A fused layer with the filter of the unfused layer as a buffer.
 
-    The taps are read from the buffer, also after ``load_state_dict``; while it is on the meta
-    device, they are the geometry's.
+    The taps are read from the buffer, and again whenever it has changed; while it is on the meta
+    device, they are the geometry's. Inside compiled and transformed code a change is not noticed.
 
     Args:
         geometry: of the layer.
@@ -79,6 +92,8 @@ class FilteredPool(Pool):
         super().__init__(geometry, backend, {})
         self.filter_name = name
         self.register_buffer(name, filter, persistent=persistent)
+        self._precision = _LEAST
+        self._stamp: tuple[int, int, int] | None = None
         self._read_taps()
 
     @classmethod
@@ -103,20 +118,26 @@ class FilteredPool(Pool):
     @property
     def channels(self) -> int | None:
         """That the filter is for, or None where it serves any number."""
-        filter = self.filter
-        return filter.shape[0] if filter.dim() > 2 and filter.shape[0] > 1 else None
+        return channels_of(self.filter)
+
+    @property
+    def one_dimensional(self) -> bool:
+        """Whether its inputs have one axis and not two."""
+        return self.filter.dim() == 3
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        one_dimensional = self.filter.dim() == 3
-        axis = -2 if one_dimensional else -3
+        if self._may_look() and self._stamp != _stamp(self.filter):
+            self._read_taps()
+        axis = -2 if self.one_dimensional else -3
         channels = self.channels
         if channels is not None and input.dim() >= -axis and input.shape[axis] != channels:
             raise ValueError(
                 f"input must have {channels} channels, as the filter {self.filter_name!r} has, "
                 f"got shape {tuple(input.shape)}"
             )
-        return (run_1d if one_dimensional else run)(input, self.geometry, self.backend)
+        run_it = run_1d if self.one_dimensional else run
+        return run_it(input, self.geometry, self.backend)
 
     def extra_repr(self) -> str:
         """What the geometry says, the taps by their number."""
@@ -134,24 +155,67 @@ class FilteredPool(Pool):
         shown = [f"{key}={v!r}" for key, v in parts.items() if v != usual.get(key)]
         return ", ".join([*([] if self.channels is None else [str(self.channels)]), *shown])
 
-    def _read_taps(self) -> None:
-        if not self.filter.is_meta:
-            taps_h, taps_w = separable_taps(self.filter)
-            self.geometry = dataclasses.replace(self.geometry, taps_h=taps_h, taps_w=taps_w)
+    def _may_look(self) -> bool:
+        """Whether the buffer is a tensor with values: neither traced nor transformed."""
+        return (
+            type(self.filter) is Tensor
+            and not self.filter.is_meta
+            and not torch.compiler.is_compiling()
+            and torch._C._functorch.peek_interpreter_stack() is None
+        )
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+    def _read_taps(self) -> None:
+        filter = self.filter
+        if type(filter) is not Tensor or filter.is_meta:  # nothing to read, or nobody to read it
+            self._stamp = None
+            return
+        self._stamp = _stamp(filter)
+        # Numbers that were of fewer digits once have no more of them now.
+        self._precision = max(self._precision, torch.finfo(filter.dtype).eps)
+        try:
+            taps_h, taps_w = separable_taps(filter, self._precision)
+        except ValueError as error:
+            raise ValueError(f"the buffer {self.filter_name!r} cannot be fused: {error}") from None
+        self.geometry = dataclasses.replace(self.geometry, taps_h=taps_h, taps_w=taps_w)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._read_taps()
+        return result
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: Any,
+        unexpected_keys: Any,
+        error_msgs: list[str],
+    ) -> None:
         key = prefix + self.filter_name
         loaded = state_dict.get(key)
         if isinstance(loaded, Tensor) and loaded.shape == self.filter.shape and not loaded.is_meta:
+            precision = max(self._precision, torch.finfo(loaded.dtype).eps)
             try:
-                separable_taps(loaded)
+                separable_taps(loaded, precision)
             except ValueError as error:
-                raise ValueError(
-                    f"{key} of the state dict does not fit a fused layer: {error}; call "
-                    f"fastblur.unfuse_ on the model first"
-                ) from None
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+                error_msgs.append(
+                    f"{key} does not fit a fused layer: {error}. Call fastblur.unfuse_ on the "
+                    f"model first."
+                )
+                return
+            self._precision = precision
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
         self._read_taps()
+
+
+def _stamp(filter: Tensor) -> tuple[int, int, int]:
+    """Differs when the tensor is another one, or was written to."""
+    version = 0 if filter.is_inference() else filter._version
+    return id(filter), filter.data_ptr(), version
 
 
 class BlurredConv2d(FilteredPool):

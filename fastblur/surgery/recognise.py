@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._backends import BackendName
 from .._geometry import Geometry
 from ..modules import FusedBlurPool, FusedMaxBlurPool, Pool
-from .filtered_pool import BlurredConv2d, FilteredPool, separable_taps
+from .filtered_pool import BlurredConv2d, FilteredPool, channels_of, separable_taps
 
 
 class CannotFuse(Exception):
@@ -34,12 +35,19 @@ class Layer:
         filter_name: of the buffer with the filter; None where it has none, like an average pool.
         conv: the name of its convolution, if it blurs in front of or behind one.
         blur_first: whether the convolution comes after the blur.
+        unfused: whether it is no layer of fastblur.
     """
 
     geometry: Geometry
     filter_name: str | None
     conv: str | None = None
     blur_first: bool = True
+    unfused: bool = True
+
+    @property
+    def gains_alone(self) -> bool:
+        """Whether fusing it pays without anything in front: not if it is fused, or an average."""
+        return self.unfused and self.filter_name is not None
 
     @property
     def takes_max(self) -> bool:
@@ -51,14 +59,17 @@ class Layer:
         """Whether a ReLU in front can join it."""
         return self.blur_first and not self.geometry.relu
 
-    def fused(self, module: nn.Module, geometry: Geometry | None = None) -> nn.Module:
-        """The layer that computes the same as ``module``, or all of ``geometry``."""
-        geometry = self.geometry if geometry is None else geometry
-        backend = getattr(module, "backend", "auto")
+    def channels(self, module: nn.Module) -> int | None:
+        """That the blur's input must have, or None for any number."""
+        if self.filter_name is None or not self.blur_first:
+            return None
+        return channels_of(_filter_of(module, self.filter_name))
+
+    def fused(self, module: nn.Module, geometry: Geometry, backend: BackendName) -> nn.Module:
+        """The layer that does what ``module`` does, or all of ``geometry``, with its filter."""
         if self.filter_name is None:
             return _without_buffer(geometry, backend)
-        filter = module._buffers[self.filter_name]
-        assert filter is not None
+        filter = _filter_of(module, self.filter_name)
         kwargs: dict[str, Any] = dict(
             name=self.filter_name,
             persistent=self.filter_name not in module._non_persistent_buffers_set,
@@ -70,7 +81,13 @@ class Layer:
         return FilteredPool(geometry, filter, **kwargs)
 
 
-def _without_buffer(g: Geometry, backend: Any) -> Pool:
+def _filter_of(module: nn.Module, name: str) -> Tensor:
+    filter = module._buffers[name]
+    assert filter is not None
+    return filter
+
+
+def _without_buffer(g: Geometry, backend: BackendName) -> Pool:
     kwargs: dict[str, Any] = dict(
         taps=(g.taps_h, g.taps_w),
         blur_padding=g.blur_padding,
@@ -99,54 +116,81 @@ def recognise(module: nn.Module) -> Layer | None:
     """
     kind = type(module)
     if kind in _EXACT:
-        _refuse_replaced_forward(module)
         return _EXACT[kind](module)
     bases = [base.__name__ for base in kind.__mro__]
     for known in _KNOWN:
         if known.name in bases and known.looks_like(module):
-            layer = known.read(module)
             if kind.__name__ != known.name or kind.__mro__[1] is not nn.Module:
+                raise CannotFuse(f"it is a subclass, of {known.name}")
+            try:
+                layer = known.read(module)
+            except (AttributeError, IndexError, TypeError, ValueError) as error:
                 raise CannotFuse(
-                    f"it is a subclass of {kind.__mro__[1].__name__}, with its own ways"
-                )
-            _refuse_replaced_forward(module)
+                    f"its attributes are not those of a {known.name}: {error}"
+                ) from error
             return _with_taps_of_filter(module, layer)
     return None
 
 
-def _refuse_replaced_forward(module: nn.Module) -> None:
-    if "forward" in vars(module):
-        raise CannotFuse("its forward has been replaced")
+def check_contents(module: nn.Module, layer: Layer) -> None:
+    """Raises CannotFuse if the fused layer would lose a parameter, a buffer or a key."""
+    fused = layer.fused(module, layer.geometry, "reference")
+    contents = [
+        (
+            {name for name, _ in net.named_parameters()},
+            {name for name, _ in net.named_buffers()},
+            set(net.state_dict()),
+        )
+        for net in (module, fused)
+    ]
+    if contents[0] != contents[1]:
+        names = set.union(*contents[0]) ^ set.union(*contents[1])
+        raise CannotFuse(f"it holds more than its filter: {', '.join(sorted(names))}")
+    if layer.filter_name is not None and _filter_of(module, layer.filter_name).requires_grad:
+        raise CannotFuse("its filter is being trained")
 
 
 def check_numbers(module: nn.Module, layer: Layer) -> None:
-    """Raises CannotFuse unless the module and its fused layer agree on a few small inputs."""
-    theirs = copy.deepcopy(module).to("cpu", torch.float32)
-    ours = layer.fused(theirs)
-    for pool in ours.modules():
-        if isinstance(pool, Pool):
-            pool.backend = "reference"
-    generator = torch.Generator().manual_seed(0)
+    """Raises CannotFuse unless the fused layer computes the same on a few small inputs.
+
+    Compared are outputs and gradients of the input, in eval and in train mode.
+    """
     g = layer.geometry
-    conv = None if layer.conv is None else getattr(module, layer.conv)
-    channels = getattr(ours, "channels", None) or 3
-    if conv is not None:
-        channels = conv.in_channels
-    least = [2 * max(len(t), k) + 2 * max(b) for t, k, b in _axes(g)]
-    flat = len(getattr(ours, "filter", torch.empty(1, 1, 1, 1)).shape) == 3
-    for extra in (0, 1, 3):
+    theirs = copy.deepcopy(module).to("cpu", torch.float64)
+    if layer.filter_name is not None:
+        # The product of the taps, which the filter is only to the precision of its dtype.
+        taps = (torch.tensor(t, dtype=torch.float64) for t in (g.taps_h, g.taps_w))
+        _filter_of(theirs, layer.filter_name).copy_(torch.outer(*taps))
+    ours = layer.fused(theirs, g, "reference")
+    one_dimensional = isinstance(ours, FilteredPool) and ours.one_dimensional
+    channels = layer.channels(module) or 3
+    if layer.conv is not None:
+        channels = getattr(module, layer.conv).in_channels
+    least = [2 * max(len(taps), k) + 2 * max(pad) for taps, k, pad in _axes(g)]
+    generator = torch.Generator().manual_seed(0)
+    for extra, training in ((0, False), (1, True), (3, False)):
         shape = [2, channels, *(size + extra for size in least)]
-        x = torch.randn(shape[:2] + shape[3:] if flat else shape, generator=generator)
+        shape = shape[:2] + shape[3:] if one_dimensional else shape
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
         try:
-            with torch.no_grad():
-                want, got = theirs(x), ours(x)
+            want, got = (_with_gradient(net.train(training), x) for net in (theirs, ours))
         except Exception as error:
-            raise CannotFuse(f"it fails on an input of shape {tuple(x.shape)}: {error}") from error
-        if want.shape != got.shape or not torch.allclose(want, got, rtol=1e-4, atol=1e-5):
-            raise CannotFuse("it computes something else than the layer it looks like")
+            raise CannotFuse(f"it fails on an input of shape {tuple(shape)}: {error}") from error
+        for a, b in zip(want, got, strict=True):
+            if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-5, atol=1e-7):
+                raise CannotFuse("it computes something else than the layer it looks like")
 
 
-def _axes(g: Geometry) -> Any:
+def _with_gradient(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    with torch.enable_grad():
+        y = net(x)
+        weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+        (gradient,) = torch.autograd.grad((y * weight).sum(), x)
+    return y.detach(), gradient
+
+
+def _axes(g: Geometry) -> tuple[tuple[tuple[float, ...], int, tuple[int, int]], ...]:
     top, bottom, left, right = g.blur_padding
     return (
         (g.taps_h, g.kernel_size[0], (top, bottom)),
@@ -156,8 +200,7 @@ def _axes(g: Geometry) -> Any:
 
 def _with_taps_of_filter(module: nn.Module, layer: Layer) -> Layer:
     assert layer.filter_name is not None
-    filter = module._buffers[layer.filter_name]
-    assert filter is not None
+    filter = _filter_of(module, layer.filter_name)
     if filter.is_meta:
         raise CannotFuse(f"its filter {layer.filter_name!r} is on the meta device, without values")
     try:
@@ -206,8 +249,6 @@ def _adobe(module: Any) -> Layer:
     else:
         left, right, top, bottom = padding
         sides, size, stride = (top, bottom, left, right), (f, f), (module.stride,) * 2
-    if f == 1 and module.pad_off == 0:
-        sides = (0, 0, 0, 0)  # it then takes every stride-th element and calls no padding
     geometry = _geometry(
         kernel_size=1, stride=stride, filter_size=size, blur_padding=sides, padding_mode=mode
     )
@@ -216,10 +257,7 @@ def _adobe(module: Any) -> Layer:
 
 def _timm(module: Any) -> Layer:
     left, right, top, bottom = module.padding
-    modes = {"reflect": "reflect", "replicate": "replicate", "constant": "zeros"}
-    mode = {**modes, "circular": "circular"}.get(module.pad_mode)
-    if mode is None:
-        raise CannotFuse(f"its pad_mode is {module.pad_mode!r}")
+    mode = "zeros" if module.pad_mode == "constant" else module.pad_mode
     geometry = _geometry(
         kernel_size=1,
         stride=module.stride,
@@ -297,23 +335,22 @@ def _average(module: Any) -> Layer | None:
     if module.ceil_mode or module.divisor_override or (padded and not module.count_include_pad):
         return None
     size = module.kernel_size
-    k_h, k_w = size if isinstance(size, tuple) else (size, size)
-    geometry = _geometry(
-        kernel_size=1,
-        stride=module.stride,
-        taps=((1 / k_h,) * k_h, (1 / k_w,) * k_w),
-        blur_padding=module.padding,
-        padding_mode="zeros",
-    )
+    k_h, k_w = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size, size)
+    try:
+        geometry = Geometry.resolve(
+            1,
+            module.stride,
+            taps=((1 / k_h,) * k_h, (1 / k_w,) * k_w),
+            blur_padding=module.padding,
+            padding_mode="zeros",
+        )
+    except (TypeError, ValueError):
+        return None  # larger than the kernels, or written in a way that nobody writes
     return Layer(geometry, None)
 
 
-def _own_filtered(module: Any) -> Layer:
-    return Layer(module.geometry, module.filter_name)
-
-
 def _own(module: Any) -> Layer:
-    return Layer(module.geometry, None)
+    return Layer(module.geometry, getattr(module, "filter_name", None), unfused=False)
 
 
 @dataclass(frozen=True)
@@ -349,8 +386,8 @@ _KNOWN = (
 )
 # These are known by their class itself.
 _EXACT: dict[type[nn.Module], Callable[[Any], Layer | None]] = {
-    FilteredPool: lambda module: Layer(module.geometry, module.filter_name),
-    FusedMaxBlurPool: lambda module: Layer(module.geometry, None),
-    FusedBlurPool: lambda module: Layer(module.geometry, None),
+    FilteredPool: _own,
+    FusedMaxBlurPool: _own,
+    FusedBlurPool: _own,
     nn.AvgPool2d: _average,
 }

@@ -17,19 +17,33 @@ class FuseRow:
         what: the classes of the modules that it takes in, in the order in which they ran.
         fused: what the fused layer does; None where the layer was left alone.
         note: why it was left alone, or what could not join it and why.
+        joined: the paths of the modules in front that joined it.
     """
 
     path: str
     what: tuple[str, ...]
     fused: str | None
     note: str = ""
+    joined: tuple[str, ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        """The classes, and where those are that joined the last one."""
+        places = [f" ({path})" for path in self.joined] + [""]
+        return " + ".join(f"{name}{place}" for name, place in zip(self.what, places, strict=True))
 
 
 @dataclass(frozen=True)
 class FuseReport:
-    """What :func:`fastblur.fuse_` found, in the order of the model; ``str()`` is a table."""
+    """What :func:`fastblur.fuse_` found, in the order of the model; ``str()`` is a table.
+
+    Attributes:
+        rows: one for each layer that was not fused.
+        already: how many were fused before.
+    """
 
     rows: tuple[FuseRow, ...]
+    already: int = 0
 
     @property
     def fused(self) -> tuple[FuseRow, ...]:
@@ -42,11 +56,13 @@ class FuseReport:
         return tuple(row for row in self.rows if row.fused is None)
 
     def __str__(self) -> str:
+        if not self.rows and self.already:
+            return f"nothing to fuse: {self.already} layers are fused already"
         if not self.rows:
             return "nothing to fuse: no layer that blurs and subsamples was recognised"
         header = ("where", "what", "fused", "note")
         cells = [
-            (row.path or "(the model)", " + ".join(row.what), row.fused or "no", row.note)
+            (row.path or "(the model)", row.in_words, row.fused or "no", row.note)
             for row in self.rows
         ]
         return f"{table(header, cells)}\n{len(self.fused)} of {len(self.rows)} fused"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
-from collections.abc import Callable
+import random
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
 from .recognise import blurs
@@ -24,11 +29,17 @@ class Part:
         graph: of its calls.
         results: for the path, in the part, of each module in it that was called once and returned
             one tensor and nothing else, the node of that.
+        escaped: nodes whose result somebody still held after the trace: an attribute, a list.
     """
 
     path: str
     graph: fx.Graph
     results: dict[str, fx.Node]
+    escaped: frozenset[fx.Node]
+
+
+#: Key of ``node.meta``: whether gradients were recorded when the node's call was traced.
+GRAD = "grad_enabled"
 
 
 def join(prefix: str, path: str) -> str:
@@ -44,17 +55,39 @@ def graphs_of(model: nn.Module, training: bool) -> list[Part]:
     children, and parts that cannot be traced, are not looked into by the graphs that call them.
     """
     try:
-        shadow = _without_data(model)
+        shadow = without_data(model)
     except Exception:
         # Whatever a model holds that cannot be copied, it only costs what tracing would tell.
         return []
     for module in shadow.modules():
         module.training = training
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _undisturbed():
         return _parts("", shadow, {})
 
 
-def _without_data(model: nn.Module) -> nn.Module:
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Python's random numbers stay what they were, and global hooks see no proxies."""
+    state = random.getstate()
+    tables = (
+        torch_module._global_forward_hooks,
+        torch_module._global_forward_pre_hooks,
+        torch_module._global_backward_hooks,
+        torch_module._global_backward_pre_hooks,
+    )
+    hooks = [dict(table) for table in tables]
+    for table in tables:
+        table.clear()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        for table, before in zip(tables, hooks, strict=True):
+            table.update(before)
+
+
+def without_data(model: nn.Module) -> nn.Module:
+    """A copy of the modules, with tensors on the meta device and without hooks of calls."""
     memo: dict[int, object] = {}
     for module in model.modules():
         tensors = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
@@ -83,7 +116,14 @@ class _Tracer(fx.Tracer):
     def __init__(self, opaque: set[nn.Module]) -> None:
         super().__init__()
         self._opaque = opaque
-        self._results: dict[str, list[Any]] = {}
+        self._results: dict[str, list[fx.Node | None]] = {}
+        self._proxies: list[tuple[weakref.ref[fx.Proxy], fx.Node]] = []
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        node.meta[GRAD] = torch.is_grad_enabled()
+        proxy = super().proxy(node)
+        self._proxies.append((weakref.ref(proxy), node))
+        return proxy
 
     def call_module(
         self,
@@ -93,14 +133,21 @@ class _Tracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         result = super().call_module(m, forward, args, kwargs)
-        self._results.setdefault(self.path_of_module(m), []).append(result)
+        node = result.node if isinstance(result, fx.Proxy) else None
+        self._results.setdefault(self.path_of_module(m), []).append(node)
         return result
 
     @property
     def results(self) -> dict[str, fx.Node]:
         """See Part."""
         once = {path: found[0] for path, found in self._results.items() if len(found) == 1}
-        return {path: one.node for path, one in once.items() if isinstance(one, fx.Proxy)}
+        return {path: node for path, node in once.items() if node is not None}
+
+    @property
+    def escaped(self) -> frozenset[fx.Node]:
+        """See Part."""
+        gc.collect()
+        return frozenset(node for proxy, node in self._proxies if proxy() is not None)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
@@ -142,4 +189,4 @@ def _trace(prefix: str, module: nn.Module, opaque: set[nn.Module]) -> Part | Non
     except Exception:
         # Tracing runs the model's own code on proxies, which may raise anything.
         return None
-    return Part(prefix, graph, tracer.results)
+    return Part(prefix, graph, tracer.results, tracer.escaped)

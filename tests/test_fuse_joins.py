@@ -1,0 +1,465 @@
+"""What joins a layer in fuse_, and that a model's own code keeps its numbers, whatever it does."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastblur import FusedBlurPool, fuse_
+from fastblur.surgery import Absorbed, FilteredPool
+
+from .test_fuse import aa, check, hooked, layer, timm
+
+
+class Net(nn.Module):
+    """conv, norm, relu, max and blur in a forward that the test gives."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Tensor], **modules: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+        self.relu, self.max = nn.ReLU(), nn.MaxPool2d(2, 1)
+        self.blur = layer()
+        for name, module in modules.items():
+            setattr(self, name, module)
+        self.run = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+class ReLU2(nn.ReLU):
+    pass
+
+
+def used_twice(n: Net, x: Tensor) -> Tensor:
+    r = n.relu(n.conv(x))
+    return n.blur(r) + r[..., ::2, ::2]
+
+
+def max_used_twice(n: Net, x: Tensor) -> Tensor:
+    m = n.max(n.conv(x))
+    return n.blur(m) + m[..., ::2, ::2]
+
+
+def changed_in_place(n: Net, x: Tensor) -> Tensor:
+    c = n.conv(x)
+    r = n.relu(c)
+    return n.blur(r) + c[..., ::2, ::2]
+
+
+def changed_view(n: Net, x: Tensor) -> Tensor:
+    c = n.conv(x)
+    return n.blur(n.relu(c.view(c.shape))) + c.sum()
+
+
+def plain(n: Net, x: Tensor) -> Tensor:
+    return n.blur(n.max(n.relu(n.norm(n.conv(x)))))
+
+
+def relu_of_two(n: Net, x: Tensor) -> Tensor:
+    return n.blur(n.relu(n.conv(x))) + n.relu(x).mean()
+
+
+def function(n: Net, x: Tensor) -> Tensor:
+    return n.blur(torch.relu(n.conv(x)))
+
+
+def in_train_mode_otherwise(n: Net, x: Tensor) -> Tensor:
+    y = n.relu(n.conv(x))
+    return n.blur(y * 2 if n.training else y)
+
+
+def branching(n: Net, x: Tensor) -> Tensor:
+    r = n.relu(n.conv(x))
+    return n.blur(r) if r.sum() > 0 else n.blur(-r)
+
+
+FLOWS: dict[str, tuple[Callable[[], Net], tuple[str, ...], str]] = {
+    "all": (lambda: Net(plain), ("ReLU", "MaxPool2d", "BlurPool"), ""),
+    "relu used twice": (lambda: Net(used_twice), ("BlurPool",), "used elsewhere"),
+    "max used twice": (lambda: Net(max_used_twice), ("BlurPool",), "used elsewhere"),
+    "relu called twice": (lambda: Net(relu_of_two), ("BlurPool",), "called 2 times"),
+    "relu in place of what is used": (
+        lambda: Net(changed_in_place, relu=nn.ReLU(inplace=True)),
+        ("BlurPool",),
+        "in place",
+    ),
+    "relu in place of a view": (
+        lambda: Net(changed_view, relu=nn.ReLU(inplace=True)),
+        ("BlurPool",),
+        "in place",
+    ),
+    "relu of what is used": (lambda: Net(changed_in_place), ("ReLU", "BlurPool"), ""),
+    "relu as a function": (lambda: Net(function), ("BlurPool",), ""),
+    "one mode only": (lambda: Net(in_train_mode_otherwise), ("BlurPool",), ""),
+    "cannot be traced": (lambda: Net(branching), ("BlurPool",), "could not be traced"),
+    "relu subclass": (lambda: Net(plain, relu=ReLU2()), ("MaxPool2d", "BlurPool"), "subclass"),
+    "relu6": (lambda: Net(plain, relu=nn.ReLU6()), ("MaxPool2d", "BlurPool"), ""),
+    "relu hooked": (lambda: Net(plain, relu=hooked(nn.ReLU())), ("MaxPool2d", "BlurPool"), "hooks"),
+    "max hooked": (
+        lambda: Net(plain, max=hooked(nn.MaxPool2d(2, 1))),
+        ("BlurPool",),
+        "without the MaxPool2d at max: it has hooks",
+    ),
+    "max of stride 2": (lambda: Net(plain, max=nn.MaxPool2d(2)), ("BlurPool",), "its stride is 2"),
+    "max with dilation": (
+        lambda: Net(plain, max=nn.MaxPool2d(2, 1, dilation=2)),
+        ("BlurPool",),
+        "dilation",
+    ),
+    "average in front": (lambda: Net(plain, max=nn.AvgPool2d(2, 1)), ("BlurPool",), ""),
+    "larger than the kernels": (
+        lambda: Net(plain, max=nn.MaxPool2d(16, 1)),
+        ("BlurPool",),
+        "kernel_size must be 1 to 15",
+    ),
+    "container hooked": (
+        lambda: Net(plain, max=hooked(nn.Sequential(nn.MaxPool2d(2, 1)))),
+        ("BlurPool",),
+        "max has hooks, which would see another tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_what_joins(name: str) -> None:
+    make, what, note = FLOWS[name]
+    net = make()
+    x = torch.randn(2, 4, 60, 60)
+    torch.manual_seed(1)
+    report = fuse_(copy.deepcopy(net))
+    (row,) = [row for row in report.rows if row.path == "blur"]
+    assert row.what == what, report
+    assert note in row.note, report
+    assert bool(note) == bool(row.note), report
+    check(net, x)
+
+
+def test_return_indices() -> None:
+    net = Net(lambda n, x: n.blur(n.max(x)[0]), max=nn.MaxPool2d(2, 1, return_indices=True))
+    report = check(net, torch.randn(1, 4, 20, 20))
+    assert [row.what for row in report.rows] == [("BlurPool",)]
+
+
+def results(net: nn.Module, x: Tensor, *more: object) -> list[Tensor]:
+    """All that a call gives and keeps: outputs, what is on the model, gradients."""
+    net.zero_grad()
+    leaf = x.clone().requires_grad_()
+    out = net(leaf, *more)
+    out = list(out) if isinstance(out, (tuple, list)) else [out]
+    found = [*out, *(v for v in vars(net).values() if isinstance(v, Tensor))]
+    sum(t.double().square().sum() for t in out if t.requires_grad).backward()
+    grads = [leaf.grad, *(p.grad for p in net.parameters())]
+    return [t.detach().clone() for t in (*found, *grads) if t is not None]
+
+
+KEPT: list[Tensor] = []
+
+
+def iterating(n: Net, x: Tensor) -> Any:
+    outs = []
+    for i, module in enumerate(n.features):
+        x = module(x)
+        if i == 1:
+            outs.append(x)
+    return (x * 2 if x.sum() > 1e9 else x, *outs)
+
+
+def subtracting(n: Net, x: Tensor) -> Tensor:
+    c = n.conv(x)
+    r = n.relu(c)
+    c.sub_(1)
+    return n.blur(r) + c.mean()
+
+
+def adding(n: Net, x: Tensor) -> Tensor:
+    c = n.conv(x)
+    r = n.relu(c)
+    c += 1
+    return n.blur(r) + c.mean()
+
+
+def by_data(n: Net, x: Tensor) -> Tensor:
+    c = n.conv(x)
+    r = n.relu(c)
+    d = c.data
+    d -= 1
+    return n.blur(r)
+
+
+def max_then_relu_in_place(n: Net, x: Tensor) -> Tensor:
+    c = n.conv(x).detach()
+    m = n.max(c)
+    d = n.relu(c)
+    return n.blur(m) + d.mean() + n.conv(x).mean()
+
+
+def keeping_on_self(n: Net, x: Tensor) -> Tensor:
+    n.kept = n.relu(n.conv(x))
+    return n.blur(n.kept)
+
+
+def keeping_a_mask(n: Net, x: Tensor) -> Tensor:
+    r = n.relu(n.conv(x))
+    n.mask = r == 0
+    return n.blur(r)
+
+
+def keeping_data(n: Net, x: Tensor) -> Tensor:
+    r = n.relu(n.conv(x))
+    n.kept = r.data
+    return n.blur(r)
+
+
+def keeping_in_a_list(n: Net, x: Tensor) -> Any:
+    KEPT.clear()
+    r = n.relu(n.conv(x))
+    KEPT.append(r)
+    return n.blur(r), KEPT[0]
+
+
+def optional(n: Net, x: Tensor, features: bool = False) -> Any:
+    r = n.relu(n.conv(x))
+    y = n.blur(r)
+    return (y, r) if features else y
+
+
+class Optional(Net):
+    def forward(self, x: Tensor, features: bool = False) -> Any:  # type: ignore[override]
+        return optional(self, x, features)
+
+
+def by_class(n: Net, x: Tensor) -> Any:
+    skips = []
+    for module in (n.conv, n.relu, n.max, n.blur):
+        if isinstance(module, nn.MaxPool2d):
+            skips.append(x)
+        x = module(x)
+    return (x, *skips)
+
+
+def from_a_list(n: Net, x: Tensor) -> Tensor:
+    return n.tail[0](n.relu(n.conv(x)))
+
+
+def max_from_a_list(n: Net, x: Tensor) -> Tensor:
+    for module in n.steps:
+        x = module(x)
+    return n.blur(x)
+
+
+def no_grad_relu(n: Net, x: Tensor) -> Tensor:
+    c = n.conv(x)
+    with torch.no_grad():
+        r = n.relu(c)
+    return n.blur(r) + c.mean()
+
+
+def through_identity(n: Net, x: Tensor) -> Tensor:
+    return n.blur(n.identity(n.relu(n.conv(x))))
+
+
+def identity_used_twice(n: Net, x: Tensor) -> Tensor:
+    i = n.identity(n.relu(n.conv(x)))
+    return n.blur(i) + i.mean()
+
+
+def shape_asked(n: Net, x: Tensor) -> Tensor:
+    r = n.relu(n.conv(x))
+    _ = r.shape[2:]
+    torch._assert(r.dim() == 4, "four")
+    return n.blur(r)
+
+
+def by_keyword(n: Net, x: Tensor) -> Tensor:
+    return n.blur(inp=n.relu(n.conv(x)))
+
+
+def functional_norm(n: Net, x: Tensor) -> Tensor:
+    c = F.group_norm(n.conv(x), 2)
+    return n.blur(n.relu(c))
+
+
+class MaybeNorm(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def maybe_norm(n: Net, x: Tensor) -> Tensor:
+    c = n.conv(x)
+    return n.blur(n.relu(n.norm(c))) + c.mean()
+
+
+def with_tail(n: Net) -> Net:
+    n.tail = [n.blur]
+    return n
+
+
+def with_steps(n: Net) -> Net:
+    n.steps = [n.conv, n.max]
+    return n
+
+
+def replaced_forward() -> nn.Module:
+    identity = nn.Identity()
+    identity.forward = lambda x: x - 1  # type: ignore[method-assign]
+    return identity
+
+
+def minus_one(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda m, i, o: o - 1)
+    return module
+
+
+def features() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), layer(), nn.Conv2d(4, 4, 1))
+
+
+IN_PLACE = {"relu": nn.ReLU(inplace=True)}
+# (how to make it, how many modules join)
+HOSTILE: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "slices": (
+        lambda: Net(lambda n, x: (n.features[2:](a := n.features[:2](x)), a), features=features()),
+        0,
+    ),
+    "iterates children": (lambda: Net(iterating, features=features()), 0),
+    "input changed in between": (lambda: Net(subtracting), 0),
+    "input added to in between": (lambda: Net(adding), 0),
+    "input changed by .data": (lambda: Net(by_data), 0),
+    "input of max changed": (lambda: Net(max_then_relu_in_place, **IN_PLACE), 0),
+    "kept on self": (lambda: Net(keeping_on_self), 0),
+    "mask kept": (lambda: Net(keeping_a_mask), 0),
+    "data kept": (lambda: Net(keeping_data), 0),
+    "kept in a list": (lambda: Net(keeping_in_a_list), 0),
+    "optional argument": (lambda: Optional(plain), 0),
+    "by class": (lambda: Net(by_class), 0),
+    "blur in a list": (lambda: with_tail(Net(from_a_list)), 0),
+    "max in a list": (lambda: with_steps(Net(max_from_a_list)), 0),
+    "relu without grad": (lambda: Net(no_grad_relu), 0),
+    "identity": (lambda: Net(through_identity, identity=nn.Identity()), 1),
+    "identity with hook": (lambda: Net(through_identity, identity=minus_one(nn.Identity())), 0),
+    "identity in a container with hook": (
+        lambda: Net(through_identity, identity=minus_one(nn.Sequential(nn.Identity()))),
+        0,
+    ),
+    "identity with another forward": (
+        lambda: Net(through_identity, identity=replaced_forward()),
+        0,
+    ),
+    "identity used twice": (lambda: Net(identity_used_twice, identity=nn.Identity()), 0),
+    "shape asked": (lambda: Net(shape_asked), 1),
+    "by keyword": (lambda: Net(by_keyword), 0),
+    "functional norm": (lambda: Net(functional_norm, **IN_PLACE), 1),
+    "norm that returns its input": (lambda: Net(maybe_norm, **IN_PLACE, norm=MaybeNorm(4)), 0),
+    "hook on what an in-place relu changes": (
+        lambda: Net(plain, **IN_PLACE, norm=hooked(nn.BatchNorm2d(4))),
+        1,
+    ),
+    "hook around all": (lambda: hooked(nn.Sequential(Net(plain))), 2),
+    "hook around the layer": (lambda: Net(plain, blur=hooked(nn.Sequential(layer()))), 0),
+    "relu with another forward": (
+        lambda: Net(through_identity, relu=replaced_forward(), identity=nn.Identity()),
+        0,
+    ),
+    "max subclass": (lambda: Net(plain, max=type("Max", (nn.MaxPool2d,), {})(2, 1)), 0),
+    "max in front of a max": (
+        lambda: Net(plain, blur=FilteredPool(layer_with_max().geometry, layer().filt)),
+        0,
+    ),
+    "relu in front of a relu": (
+        lambda: Net(plain, max=nn.Identity(), blur=FusedBlurPool(3, relu=True)),
+        0,
+    ),
+}
+
+
+def layer_with_max() -> Any:
+    net = nn.Sequential(nn.MaxPool2d(2, 1), layer())
+    fuse_(net)
+    return net[1]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_same_numbers(name: str, training: bool) -> None:
+    make, joins = HOSTILE[name]
+    torch.manual_seed(0)
+    net = make().double().train(training)
+    x = torch.randn(2, 4, 30, 30, dtype=torch.float64)
+    more = (True,) if name == "optional argument" else ()
+    want = results(copy.deepcopy(net), x, *more)
+    report = fuse_(net)
+    got = results(net, x, *more)
+    assert len(got) == len(want)
+    for mine, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+    assert sum(len(row.joined) for row in report.rows) == joins, report
+    assert sum(isinstance(m, Absorbed) for m in net.modules()) == joins
+
+
+def test_tracing_disturbs_nobody() -> None:
+    KEPT.clear()
+    seen: list[object] = []
+    net = Net(lambda n, x: n.blur(n.relu(n.conv(x)) * random.random()))
+    state = random.getstate()
+    handle = nn.modules.module.register_module_forward_hook(lambda m, i, o: seen.append(o))
+    try:
+        report = fuse_(net)
+        assert all(isinstance(value, Tensor) for value in seen)
+        net(torch.randn(1, 4, 20, 20))
+    finally:
+        handle.remove()
+    assert "hooks of all modules" in str(report)
+    assert len(seen) > 3
+    random.setstate(state)
+    expected = random.random()
+    random.setstate(state)
+    fuse_(Net(lambda n, x: n.blur(n.relu(n.conv(x)) * random.random())))
+    assert random.random() == expected
+
+
+def test_optional_arguments_are_named() -> None:
+    assert "optional features" in str(fuse_(Optional(plain)))
+
+
+def test_hooks_set_before_keep_what_they_see() -> None:
+    """timm's and torchvision's feature extractors watch modules by hooks."""
+    net = timm.create_model("resnetblur18", num_classes=3).eval()
+    seen: list[Tensor] = []
+    net.act1.register_forward_hook(lambda m, i, o: seen.append(o))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        net(x)
+        report = fuse_(net)
+        net(x)
+    assert torch.equal(seen[0], seen[1])
+    assert "without the ReLU at act1: it has hooks" in str(report)
+    assert report.rows[0].joined == ("maxpool.0",)
+
+
+def test_max_1d_with_padding() -> None:
+    from antialiased_cnns.blurpool import BlurPool1D
+
+    net = nn.Sequential(nn.MaxPool1d(3, stride=1, padding=1), BlurPool1D(6, filt_size=3))
+    (row,) = check(net, torch.randn(2, 6, 25)).fused
+    assert row.joined == ("0",)
+
+
+def test_model_that_cannot_be_copied() -> None:
+    class Uncopied(nn.Sequential):
+        def __deepcopy__(self, memo: object) -> None:
+            raise RuntimeError("no")
+
+    net = Uncopied(nn.ReLU(), aa.BlurPool(4, filt_size=3))
+    x = torch.randn(1, 4, 9, 9)
+    want = net(x)
+    (row,) = fuse_(net).fused
+    assert "could not be traced" in row.note
+    torch.testing.assert_close(net(x), want)
