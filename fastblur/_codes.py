@@ -34,7 +34,7 @@ def _cuda_words(geometry: Geometry, size: Size, dtype: torch.dtype) -> int:
     """Of one image, in whole vectors of four: the tiles of a specialised kernel, or bit planes."""
     _, channels, height, width = size
     m_h, m_w = geometry.pooled_size(height, width)
-    if _is_specialised(geometry, size, dtype):
+    if is_specialised(geometry, size, dtype):
         tile_bytes = channels * _tile_rows(geometry, m_h) * ((m_w + 3) // 4)
         code_bytes = tile_bytes * _tile_code_bytes(geometry)
     else:
@@ -42,7 +42,7 @@ def _cuda_words(geometry: Geometry, size: Size, dtype: torch.dtype) -> int:
     return (code_bytes + 15) // 16 * 4
 
 
-def _is_specialised(geometry: Geometry, size: Size, dtype: torch.dtype) -> bool:
+def is_specialised(geometry: Geometry, size: Size, dtype: torch.dtype) -> bool:
     (k, _), (p, _), f = geometry.kernel_size, geometry.padding, len(geometry.taps_h)
     square = (
         geometry.kernel_size == (k, k)

@@ -35,18 +35,22 @@ def _place(i, channels, rows, columns, CHANNELS_LAST: tl.constexpr):
     if CHANNELS_LAST:
         pixel = i // channels
         line = pixel // columns
-        return line // rows, i % channels, line % rows, pixel % columns
-    line = i // columns
-    plane = line // rows
-    return plane // channels, plane % channels, line % rows, i % columns
+        place = (line // rows, i % channels, line % rows, pixel % columns)
+    else:
+        line = i // columns
+        plane = line // rows
+        place = (plane // channels, plane % channels, line % rows, i % columns)
+    return place
 
 
 @triton.jit
 def _number(image, channel, row, column, channels, rows, columns, CHANNELS_LAST: tl.constexpr):
     """The inverse of _place."""
     if CHANNELS_LAST:
-        return ((image * rows + row) * columns + column) * channels + channel
-    return ((image * channels + channel) * rows + row) * columns + column
+        number = ((image * rows + row) * columns + column) * channels + channel
+    else:
+        number = ((image * channels + channel) * rows + row) * columns + column
+    return number
 
 
 @triton.jit
@@ -185,7 +189,7 @@ def blur(
 
 @triton.jit
 def _use(
-    u, position, number, m, out, TAPS: tl.constexpr, STRIDE: tl.constexpr, BEFORE: tl.constexpr,
+    u, position, number, size, out, TAPS: tl.constexpr, STRIDE: tl.constexpr, BEFORE: tl.constexpr,
     MODE: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """One output that reads element u of m, along one axis: (output, weight, whether there is one).
@@ -201,23 +205,25 @@ def _use(
         weight = tl.full(u.shape, 0.0, SUM)
         there = u < 0
         for t in range(F):
-            here = border_source(output * STRIDE + t - BEFORE, m, MODE) == u
+            here = border_source(output * STRIDE + t - BEFORE, size, MODE) == u
             weight = tl.where(here, weight + _tap(TAPS, t, SUM), weight)
             there = there | here
-        return output, weight, there & (output < out)
-    if MODE == "circular":
-        q = u + tl.where(position == 1, -m, tl.where(position == 2, m, 0))
-        there = u >= 0
+        there = there & (output < out)
     else:
-        q = tl.where(position == 1, -u, tl.where(position == 2, 2 * (m - 1) - u, u))
-        there = (position == 0) | (q != u)
-    from_start = q + BEFORE  # = output * STRIDE + tap
-    output = from_start // STRIDE - number
-    tap = from_start - output * STRIDE
-    there = there & (from_start >= 0) & (output >= 0) & (output < out) & (tap < F)
-    # As seen from an output: is it padding that is there at all, and is this its source?
-    there = there & (border_source(q, m, MODE) == u)
-    return output, _tap(TAPS, tap, SUM), there
+        if MODE == "circular":
+            q = u + tl.where(position == 1, -size, tl.where(position == 2, size, 0))
+            there = u >= 0
+        else:
+            q = tl.where(position == 1, -u, tl.where(position == 2, 2 * (size - 1) - u, u))
+            there = (position == 0) | (q != u)
+        from_start = q + BEFORE  # = output * STRIDE + tap
+        output = from_start // STRIDE - number
+        tap = from_start - output * STRIDE
+        there = there & (from_start >= 0) & (output >= 0) & (output < out) & (tap < F)
+        # As seen from an output: is this padding's source u?
+        there = there & (border_source(q, size, MODE) == u)
+        weight = _tap(TAPS, tap, SUM)
+    return output, weight, there
 
 
 @triton.jit

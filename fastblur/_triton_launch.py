@@ -12,13 +12,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch._library.triton import is_wrap_triton_enabled
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.library import wrap_triton
 
-from . import _codes, _triton_generic
+from . import _codes, _triton_generic, _triton_kernels
 from ._geometry import DTYPES, Geometry
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
 _LANES = 128  # of a generic kernel's program
+# Rows are cut into chunks where the images alone make fewer programs than this, some for each of a
+# large GPU's multiprocessors, but not into chunks of fewer steps: their neighbours read rows twice.
+_PROGRAMS = 1024
+_MIN_CHUNK = 8
 
 
 class Call:
@@ -83,6 +88,11 @@ class Call:
         x = self._in_format(x)
         none = x.new_empty((self.images, 0), dtype=self.codes_type)
         with self._launching(x):
+            if self.marches:
+                codes = x.new_empty(self.codes_shape, dtype=self.codes_type) if need_codes else none
+                y = self._empty(x, self.y_h, self.y_w)
+                self._march(_triton_kernels.forward, x, y, codes, CODES=need_codes)
+                return y, codes
             codes = x.new_empty(self.codes_shape, dtype=self.codes_type)
             self._choose(x, codes)
             y = self._blur(self._select(x, codes))
@@ -91,6 +101,10 @@ class Call:
     def backward(self, dy: Tensor, codes: Tensor) -> Tensor:
         dy, codes = self._in_format(dy), codes.contiguous()
         with self._launching(dy):
+            if self.marches:
+                dx = self._empty(dy, self.height, self.width)
+                self._march(_triton_kernels.backward, dx, dy, codes)
+                return dx
             return self._route(self._spread(dy), codes)
 
     def apply(self, x: Tensor, codes: Tensor) -> Tensor:
@@ -171,14 +185,78 @@ class Call:
             inner = inner * out.shape[3]
         # Outputs that read an element; with replicated padding also those that read its copies.
         span = len(taps) + (before + after if g.padding_mode == "replicate" else 0)
+        numbers = (span + stride - 1) // stride + 1
         folds = g.padding_mode in ("reflect", "circular") and before + after > 0
         self._launch_generic(
             kernel,
             out,
             *(source, out, size, outputs, inner),
-            torch.sym_min((span + stride - 1) // stride + 1, outputs),
+            numbers,
             **dict(TAPS=taps, STRIDE=stride, BEFORE=before, MODE=g.padding_mode),
             POSITIONS=3 if folds else 1,
+        )
+
+    # ---- the kernels that walk an image ----
+
+    @property
+    def marches(self) -> bool:
+        """Whether they are for this call; their offsets within a program have 32 bits."""
+        if not _codes.is_specialised(self.geometry, self.input_size, self.dtype):
+            return False
+        lines = 1 if self.channels_last else self.height
+        extent = lines * self.width * (self.channels if self.channels_last else 1)
+        return not isinstance(extent, int) or extent < 2**28
+
+    def _march(
+        self, kernel: Any, x: Tensor, y: Tensor, codes: Tensor, **constants: Any
+    ) -> None:
+        """``x`` is x or dx, ``y`` is y or dy."""
+        if isinstance(self.images, int) and self.images == 0:
+            return
+        g = self.geometry
+        k, p, f = g.kernel_size[0], g.padding[0], len(g.taps_h)
+        ahead = f - 2 - (f - 1) // 2
+        pairs = not self.channels_last and k - 1 - 2 * p < 2
+        whole = statically_known_true(self.width % 4 == 0) and (
+            not pairs or statically_known_true(2 * self.y_w == self.width)
+        )
+        pairs = pairs and whole
+        strips_of, channels_of, warps = _program(self, k)
+        strips = (self.m_w + 3) // 4
+        walked = strips if constants else (self.width + 3) // 4
+        if self.channels_last:
+            blocks = self.images * _cdiv(walked, strips_of) * _cdiv(self.channels, channels_of)
+        else:
+            blocks = _cdiv(self.images * self.channels * walked, strips_of)
+        if constants:  # forward
+            steps = torch.sym_max(self.y_h, (self.m_h - 1 - ahead) // 2 + 1)
+        else:
+            steps = (self.height - 1 + p - ahead) // 2 + 1 - (p - ahead) // 2
+        chunks = torch.sym_max(torch.sym_min(_cdiv(_PROGRAMS, blocks), steps // _MIN_CHUNK), 1)
+        chunk = _cdiv(steps, chunks)
+        _launcher(kernel)[(blocks, _cdiv(steps, chunk))](
+            x,
+            y,
+            codes,
+            self.images,
+            self.channels,
+            self.height,
+            self.width // 4 if whole else self.width,
+            self.m_h,
+            self.y_h,
+            self.y_w // 2 if pairs else self.y_w,
+            strips,
+            self.height + max(0, 2 * p - k + 1),
+            steps,
+            chunk,
+            self.m_w - 4 * (strips - 1),
+            **dict(K=k, P=p, TAPS_H=g.taps_h, TAPS_W=g.taps_w, MODE=g.padding_mode, RELU=g.relu),
+            CHANNELS_LAST=self.channels_last,
+            WHOLE=whole,
+            STRIPS=strips_of,
+            CHANNELS=channels_of,
+            num_warps=warps,
+            **constants,
         )
 
     # ---- the generic kernels ----
@@ -216,6 +294,29 @@ class Call:
         dx = self._empty(dm, self.height, self.width, self.dtype)
         self._launch_max(_triton_generic.route, dx, dm, codes, dx)
         return dx
+
+
+def _program(call: Call, pool: int) -> tuple[int, int, int]:
+    """Strips and channels of a program, and its warps.
+
+    Four warps, so that a multiprocessor can hold several programs whatever they use of its
+    registers. In channels_last a thread has a vector of 4 channels, or of 2 where a 3 x 3 pool holds
+    two rows of maxima: more does not fit its registers.
+    """
+    if not call.channels_last:
+        return (128, 1, 4) if not INTERPRETED else (1024, 1, 4)
+    channels = 64
+    if isinstance(call.channels, int):
+        while channels > 1 and (channels >= 2 * call.channels or (
+            channels > 16 and channels > call.channels % channels > 0
+        )):
+            channels //= 2
+    lanes = 128 * (2 if pool == 3 else 4)
+    return lanes // channels, channels, 4
+
+
+def _cdiv(a: int, b: int) -> int:
+    return (a + b - 1) // b
 
 
 def _launcher(kernel: Any) -> Any:
