@@ -14,6 +14,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Numbers that no kernel is compiled for.
+_SIZES = ["count", "channels", "height", "width", "m_h", "m_w", "rows", "strips"]
+_LINES = ["count", "size", "out", "inner", "numbers"]
+
 
 @triton.jit
 def border_source(q, size, MODE: tl.constexpr):
@@ -95,7 +99,7 @@ def _best_in_row(
     return best, winner
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def choose(
     x, codes, count, channels, height, width, m_h, m_w, rows, strips,
     KH: tl.constexpr, KW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, RELU: tl.constexpr,
@@ -145,7 +149,7 @@ def _winner(
     return (word >> (SHIFT + column % 4 * BITS).to(tl.int32)) & ((1 << BITS) - 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def select(
     x, codes, m, count, channels, height, width, m_h, m_w, rows, strips,
     KH: tl.constexpr, KW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
@@ -168,7 +172,7 @@ def select(
     tl.store(m + i, tl.where(there, v, 0.0).to(m.dtype.element_ty), mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_LINES)
 def blur(
     m, y, count, size, out, inner, numbers,
     TAPS: tl.constexpr, STRIDE: tl.constexpr, BEFORE: tl.constexpr, MODE: tl.constexpr,
@@ -226,7 +230,7 @@ def _use(
     return output, weight, there
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_LINES)
 def spread(
     dy, dm, count, size, out, inner, numbers,
     TAPS: tl.constexpr, STRIDE: tl.constexpr, BEFORE: tl.constexpr, MODE: tl.constexpr,
@@ -247,7 +251,7 @@ def spread(
     tl.store(dm + i, total.to(dm.dtype.element_ty), mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def route(
     dm, codes, dx, count, channels, height, width, m_h, m_w, rows, strips,
     KH: tl.constexpr, KW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,

@@ -297,7 +297,14 @@ def _lanes(
     return place, lane, strip, exists
 
 
-@triton.jit
+# Sizes have no kernels of their own; of all numbers only the channels bear on how loads are made.
+_SIZES = [
+    "images", "height", "width", "m_h", "y_h", "y_w", "strips", "rows", "steps", "chunk",
+    "last_columns",
+]  # fmt: skip
+
+
+@triton.jit(do_not_specialize=_SIZES)
 def forward(
     x, y, codes, images, channels, height, width, m_h, y_h, y_w, strips, rows, steps, chunk,
     last_columns,
@@ -636,7 +643,7 @@ def _route(
     return dx, later
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def backward(
     dx, dy, codes, images, channels, height, width, m_h, y_h, y_w, strips, rows, steps, chunk,
     last_columns,

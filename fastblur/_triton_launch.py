@@ -207,6 +207,26 @@ class Call:
         extent = lines * self.width * (self.channels if self.channels_last else 1)
         return not isinstance(extent, int) or extent < 2**28
 
+    def kernels(self) -> str:
+        """Which kernels run the call, for people."""
+        if not self.marches:
+            return "generic"
+        layout = "channels_last" if self.channels_last else "contiguous"
+        return layout if self._whole else f"{layout}, rows not of whole strips"
+
+    @property
+    def _pairs(self) -> bool:
+        """Whether whole rows of x make rows of y that are read and written in pairs."""
+        (k, _), (p, _) = self.geometry.kernel_size, self.geometry.padding
+        return not self.channels_last and k - 1 - 2 * p < 2
+
+    @property
+    def _whole(self) -> bool:
+        """Whether rows of x are known to be strips of four columns, so that loads are wide."""
+        return statically_known_true(self.width % 4 == 0) and (
+            not self._pairs or statically_known_true(2 * self.y_w == self.width)
+        )
+
     def _march(
         self, kernel: Any, x: Tensor, y: Tensor, codes: Tensor, **constants: Any
     ) -> None:
@@ -216,12 +236,9 @@ class Call:
         g = self.geometry
         k, p, f = g.kernel_size[0], g.padding[0], len(g.taps_h)
         ahead = f - 2 - (f - 1) // 2
-        pairs = not self.channels_last and k - 1 - 2 * p < 2
-        whole = statically_known_true(self.width % 4 == 0) and (
-            not pairs or statically_known_true(2 * self.y_w == self.width)
-        )
-        pairs = pairs and whole
-        strips_of, channels_of, warps = _program(self, k)
+        whole = self._whole
+        pairs = self._pairs and whole
+        strips_of, channels_of, warps = _program(self)
         strips = (self.m_w + 3) // 4
         walked = strips if constants else (self.width + 3) // 4
         if self.channels_last:
@@ -296,22 +313,23 @@ class Call:
         return dx
 
 
-def _program(call: Call, pool: int) -> tuple[int, int, int]:
-    """Strips and channels of a program, and its warps.
+def _program(call: Call) -> tuple[int, int, int]:
+    """Strips and channels of a program, and its warps: few, so that many programs fit.
 
-    Four warps, so that a multiprocessor can hold several programs whatever they use of its
-    registers. In channels_last a thread has a vector of 4 channels, or of 2 where a 3 x 3 pool holds
-    two rows of maxima: more does not fit its registers.
+    In channels_last a thread has a vector of 4 channels, or of 2 where a 3 x 3 pool holds two rows
+    of maxima: more do not fit its registers. Channels that are no multiple of 64 are cut into blocks
+    of 32 or 16 where that leaves fewer lanes idle.
     """
     if not call.channels_last:
-        return (128, 1, 4) if not INTERPRETED else (1024, 1, 4)
+        return 1024 if INTERPRETED else 128, 1, 4
+    if INTERPRETED:
+        return 16, triton.next_power_of_2(call.channels), 4
     channels = 64
-    if isinstance(call.channels, int):
-        while channels > 1 and (channels >= 2 * call.channels or (
-            channels > 16 and channels > call.channels % channels > 0
-        )):
-            channels //= 2
-    lanes = 128 * (2 if pool == 3 else 4)
+    while channels > 16 and not statically_known_true(call.channels % channels == 0):
+        channels //= 2
+    if channels == 16 and not statically_known_true(call.channels % 16 == 0):
+        channels = 64 if not statically_known_true(call.channels < 64) else 16
+    lanes = 128 * (2 if call.geometry.kernel_size[0] == 3 else 4)
     return lanes // channels, channels, 4
 
 
