@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,23 +85,23 @@ def _runs(arch: str, major: int, minor: int) -> bool:
     return built <= (major, minor)
 
 
+_HAS_TRITON = importlib.util.find_spec("triton") is not None  # which does not import it
+
+
 def _why_not_triton(device: torch.device) -> str | None:
-    reason = _why_no_triton()
-    if reason is not None:
-        return reason
-    if device.type in ("cuda", "xpu"):  # ROCm's devices are called cuda too
-        return None
-    return f"it runs on GPUs only (CUDA, ROCm, XPU), and the input is on {device.type!r}"
+    if not _HAS_TRITON:
+        return (
+            "triton is not installed (pip install triton; PyTorch's own builds for CUDA and ROCm "
+            "bring it, and those for XPU pytorch-triton-xpu)"
+        )
+    if device.type not in ("cuda", "xpu"):  # ROCm's devices are called cuda too
+        return f"it runs on GPUs only (CUDA, ROCm, XPU), and the input is on {device.type!r}"
+    return _why_no_triton()
 
 
 @functools.cache
 def _load_triton() -> str | None:
-    """Why there are no Triton operators; registers them if there can be."""
-    if importlib.util.find_spec("triton") is None:
-        return (
-            "triton is not installed (pip install triton; PyTorch's own builds for CUDA and ROCm "
-            "bring it, those for XPU as pytorch-triton-xpu)"
-        )
+    """Registers the operators, or tells why there are none."""
     try:
         importlib.import_module(f"{__package__}._triton")
     except ImportError as error:

@@ -102,9 +102,7 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
             channels_last = _ops.is_channels_last(batched)
             code_shape, code_type = _codes.triton_shape_and_dtype(geometry, size, channels_last)
         else:
-            code_shape, code_type = _codes.shape_and_dtype(
-                geometry, size, input.device.type, dtype
-            )
+            code_shape, code_type = _codes.shape_and_dtype(geometry, size, input.device.type, dtype)
         codes = prod(code_shape) * code_type.itemsize
     return Explanation(
         backend=chosen.name,
@@ -122,7 +120,9 @@ def _refused(asked: str, chosen: str, device: torch.device) -> dict[str, str]:
     for backend in _backends.BACKENDS:
         if backend.name != chosen:
             reason = backend.why_not(device)
-            unasked = f"backend={asked!r} was asked for" if asked != "auto" else "slower"
+            unasked = "slower" if backend.name == "reference" else f"tried after {chosen!r}"
+            if asked != "auto":
+                unasked = f"backend={asked!r} was asked for"
             reasons[backend.name] = reason or unasked
     return reasons
 

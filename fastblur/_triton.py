@@ -1,7 +1,7 @@
 """The Triton backend: its operators, their shapes and derivatives, and which kernel runs a call.
 
-``torch.ops.fastblur.triton_max_blur_pool_{forward,backward,apply}`` have the schemas of the compiled
-operators and their meaning, but for the codes, which are the Triton backend's own. The functions
+``torch.ops.fastblur.triton_max_blur_pool_{forward,backward,apply}`` have the schemas of the
+compiled operators and their meaning, but for the codes, which are this backend's own. The functions
 ``forward``, ``backward`` and ``apply`` are what ``fastblur/_autograd.py`` calls, as those of
 ``fastblur/_ops.py`` are for the compiled operators.
 
@@ -41,9 +41,7 @@ def backward(
     dy: Tensor, codes: Tensor, input_size: tuple[int, ...], arguments: Arguments
 ) -> Tensor:
     """The gradient of x, from that of y and the winners."""
-    dx: Tensor = torch.ops.fastblur.triton_max_blur_pool_backward(
-        dy, codes, input_size, *arguments
-    )
+    dx: Tensor = torch.ops.fastblur.triton_max_blur_pool_backward(dy, codes, input_size, *arguments)
     return dx
 
 

@@ -2,12 +2,11 @@
 
 They are the op as it is defined (``docs/how_it_works.md``), a kernel for each of its maps:
 ``choose`` picks the winners of S_h and S_v and ``select`` fetches them, ``blur`` is B_v or B_h,
-``spread`` the transpose of either, and ``route`` that of ``select``. What passes from one to the next
-lies in memory, in the type that sums are made in. All gather, so that nothing is added up in memory
+``spread`` the transpose of either, and ``route`` that of ``select``. What passes from one to the
+next lies in memory, in the type that sums are made in. All gather, so nothing is added up in memory
 and results are the same bits every time. What is faster, and where the codes lie, is in
 ``_triton_kernels.py``.
 """
-# mypy: ignore-errors  (what follows is Triton's language, not Python)
 
 from __future__ import annotations
 
@@ -109,10 +108,10 @@ def choose(
     """S_h and S_v: the words of the codes, one a lane."""
     i, exists = _lanes(count, LANES)
     image, channel, row, strip = _place(i, channels, rows, strips, CHANNELS_LAST)
-    image, channel, row, exists_here = image[:, None], channel[:, None], row[:, None], exists[:, None]
+    image, channel, row = image[:, None], channel[:, None], row[:, None]
     within = tl.arange(0, 4)[None, :]
     column = strip[:, None] * 4 + within
-    in_m = exists_here & (column < m_w)
+    in_m = exists[:, None] & (column < m_w)
 
     _, of_column = _best_in_row(
         x, in_m & (row < height), image, channel, row, column, channels, height, width,

@@ -4,17 +4,18 @@ The codes hold the winners of 4 columns in a word, for every image, channel, row
 columns 4 s to 4 s + 3 of m: [N, C, rows, strips], or [N, rows, strips, C] in channels_last, with as
 many rows as x or m has, whichever has more. Bits of a word, from the lowest:
 
-- 4 x COLUMN_BITS: the column's winner in row u *of x*, one of KW candidates, of each element of S_h x;
+- 4 x COLUMN_BITS: the column's winner in row u *of x*, one of KW candidates, of each element of
+  S_h x;
 - 4 x ROW_BITS: the row's winner in row u *of m*, one of KH candidates; KH or more means that ReLU
   held the element at zero, and nobody won.
 
 So what a march chooses when it meets a row of x, and what it chooses when a row of m is whole, are
-kept as they come: nothing is selected a second time, and backward needs for a row no word but its own
-and the one of P rows before. A word has 8, 16 or 32 bits; no lane needs another lane's bits.
+kept as they come: nothing is selected a second time, and backward needs for a row no word but its
+own and the one of P rows before. A word has 8, 16 or 32 bits, and no lane needs another's.
 
-A lane owns a *strip*: four columns of m and the two columns of y that begin there, in channels_last of
-one channel (and a thread of as many as its vectors hold). It holds each column of its window as a
-value of its own, so both layouts share all stages and differ in loads and stores alone:
+A lane owns a *strip*: four columns of m and the two columns of y that begin there, in channels_last
+of one channel (and a thread of as many as its vectors hold). It holds each column of its window as
+a value of its own, so both layouts share all stages and differ in loads and stores alone:
 
     one row of x    F + K + 1 columns, from B + P before the strip
        S_h          their maxima along the row, padded as m is padded      F + 2 columns
@@ -22,15 +23,14 @@ value of its own, so both layouts share all stages and differ in loads and store
        B_h          two columns of y
        B_v          each joins the (F + 1) / 2 rows of y that it is part of
 
-Two rows of m end one row of y: that is a *step*. Steps whose rows are all in the map run in a loop of
-their own; the others, at the borders and at the beginning of a chunk, take each row of the *padded* m
-from its source and keep nothing from the row before. Letters: K x K pool with padding P, F x F taps
-with B = (F - 1) / 2 columns of padding before, stride 2.
+Two rows of m end one row of y: that is a *step*. Steps whose rows are all in the map run in a loop
+of their own; the others, at the borders and at the beginning of a chunk, take each row of the
+*padded* m from its source and keep nothing from the row before. Letters: K x K pool with padding P,
+F x F taps with B = (F - 1) / 2 columns of padding before, stride 2.
 
-Values of 16 bits are compared as float32, which is exact; and the interpreter compares bfloat16 by its
+16-bit values are compared as float32, which is exact; and the interpreter compares bfloat16 by its
 bits, which is wrong.
 """
-# mypy: ignore-errors  (what follows is Triton's language, not Python)
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def _window_offsets(
 ):
     """Where the columns of a lane's window lie in a row of x; the nearest there is beyond its ends.
 
-    In a max the same element twice does no harm, for an equal value never takes over. Where the last
-    strip has but one column of m, its last output may read a column of m from before the window.
-    That one takes the place of the strip's fourth, which is not there.
+    In a max the same element twice does no harm, for an equal value never takes over. Where the
+    last strip has but one column of m, its last output may read a column of m from before the
+    window. That one takes the place of the strip's fourth, which is not there.
     """
     B: tl.constexpr = (F - 1) // 2
     offsets = ()
@@ -96,7 +96,9 @@ def _load_window(
         N: tl.constexpr = 4 if BEFORE > 2 else BEFORE
         M: tl.constexpr = 4 if AFTER > 2 else AFTER
         if BEFORE > 0:
-            left = _vector(row, tl.multiple_of(tl.where(first, 0, offsets[BEFORE] - N), N), exists, N)
+            left = _vector(
+                row, tl.multiple_of(tl.where(first, 0, offsets[BEFORE] - N), N), exists, N
+            )
             for j in tl.static_range(BEFORE):
                 v = left[N - BEFORE + j]
                 if P > 0 and j == BEFORE - 1:
@@ -248,9 +250,7 @@ def _blur_columns(m, TAPS: tl.constexpr):
 
 
 @triton.jit
-def _store_columns(
-    row, strip, step, lane, exists, columns, values, VECTORS: tl.constexpr
-):
+def _store_columns(row, strip, step, lane, exists, columns, values, VECTORS: tl.constexpr):
     """The lanes' columns of y, or of dx: side by side from a multiple of their number on."""
     N: tl.constexpr = len(values)
     if VECTORS:
@@ -276,8 +276,11 @@ def _lanes(
     images, channels, strips, CHANNELS_LAST: tl.constexpr, STRIPS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """A program's lanes: its first plane or its image (64 bits), each lane's plane from there on,
-    or its channel; their strips; and which exist."""
+    """A program's lanes: (place, lane, strip, exists).
+
+    Contiguous: its first plane, in 64 bits, and each lane's plane from there on. channels_last: its
+    image and each lane's channel.
+    """
     pid = tl.program_id(0)
     if CHANNELS_LAST:
         channel_blocks = tl.cdiv(channels, CHANNELS)
@@ -312,7 +315,7 @@ def forward(
     MODE: tl.constexpr, RELU: tl.constexpr, CODES: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     WHOLE: tl.constexpr, STRIPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """y = B_v B_h S_v S_h x, and the codes.
+    """Y = B_v B_h S_v S_h x, and the codes.
 
     WHOLE: rows of x are whole strips; `width` and `y_w` are then given in strips. A program walks
     `chunk` steps of `steps`.
@@ -340,13 +343,11 @@ def forward(
         x_lane = lane
         y_lane = lane
         code_lane = strip * channels + lane
-        plane_size = channels
     else:
         pixel = 1
         x_lane = lane * (height * width)
         y_lane = lane * (y_h * y_w)
         code_lane = lane * (rows * strips) + strip
-        plane_size = 1
     x_row = (width * pixel).to(tl.int64)
     y_row = (y_w * pixel).to(tl.int64)
     code_row = (strips * pixel).to(tl.int64)
@@ -375,14 +376,22 @@ def forward(
         if end == steps:
             for r in range(m_h, rows):
                 window = _load_window(
-                    x + tl.minimum(r, height - 1) * x_row, offsets, first, last, exists, F, K, P, VECTORS
+                    x + tl.minimum(r, height - 1) * x_row,
+                    offsets,
+                    first,
+                    last,
+                    exists,
+                    F,
+                    K,
+                    P,
+                    VECTORS,
                 )
-                _, word = _select_columns(
-                    window, first, last_is, zero, F, K, P, MODE, LAST, True
-                )
+                _, word = _select_columns(window, first, last_is, zero, F, K, P, MODE, LAST, True)
                 if P > 0:  # there is no such row of x
                     word = zero
-                tl.store(codes + r * code_row + code_lane, word.to(codes.dtype.element_ty), mask=exists)
+                tl.store(
+                    codes + r * code_row + code_lane, word.to(codes.dtype.element_ty), mask=exists
+                )
 
     held = ()  # K - 1 rows of S_h x
     for _ in tl.static_range((K - 1) * N):
@@ -429,9 +438,7 @@ def forward(
                             else:
                                 now = now + (sums[2 * d + o],)
                     sums = now
-                _store_columns(
-                    y + s * y_row, strip, pixel, y_lane, exists, y_w, sums[:2], PAIRS
-                )
+                _store_columns(y + s * y_row, strip, pixel, y_lane, exists, y_w, sums[:2], PAIRS)
                 sums = sums[2:] + (nothing, nothing)
             step = fast_end
         else:
@@ -492,8 +499,8 @@ def _spread_columns(
 ):  # fmt: skip
     """B_h' of a row of dy: the window's columns of dm, what padding receives given to its source.
 
-    `at_end` tells whether a lane is -1, 0 or 1 strips beyond the last one of m, and whether that one
-    has 1, 2, 3 or 4 columns: 3 x 4 conditions.
+    `at_end` tells whether a lane is -1, 0 or 1 strips beyond the last one of m, and whether that
+    one has 1, 2, 3 or 4 columns: 3 x 4 conditions.
     """
     F: tl.constexpr = len(TAPS)
     B: tl.constexpr = (F - 1) // 2
@@ -604,9 +611,7 @@ def _won(
 
 
 @triton.jit
-def _route(
-    dm, owed, words, before, K: tl.constexpr, P: tl.constexpr, RELU: tl.constexpr
-):
+def _route(dm, owed, words, before, K: tl.constexpr, P: tl.constexpr, RELU: tl.constexpr):
     """S_v' and S_h' of row u of dm: row u - P of dx, and what the K - 1 after it have so far.
 
     `words` are of row u, `before` of row u - P.
@@ -651,7 +656,7 @@ def backward(
     MODE: tl.constexpr, RELU: tl.constexpr, CHANNELS_LAST: tl.constexpr, WHOLE: tl.constexpr,
     STRIPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """dx = S_h' S_v' B_v' B_h' dy: the same walk, the other way round.
+    """Dx = S_h' S_v' B_v' B_h' dy: the same walk, the other way round.
 
     A lane owns four columns of dx, and finds all that they receive: the columns of dm that have one
     of them in their window, from the columns of dy that have one of those in theirs. The last strip
@@ -701,9 +706,7 @@ def backward(
     begin = first_step + tl.program_id(1) * chunk
     end = tl.minimum(begin + chunk, first_step + steps)
     fast_begin = tl.maximum(begin, 1)
-    fast_end = tl.minimum(
-        tl.minimum(end, y_h - SUMS + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1
-    )
+    fast_end = tl.minimum(tl.minimum(end, y_h - SUMS + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1)
     owed = ()  # what K - 1 rows of dx have received
     for _ in tl.static_range((K - 1) * G):
         owed = owed + (nothing,)

@@ -16,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.library import wrap_triton
 
 from . import _codes, _triton_generic, _triton_kernels
+from ._codes import Size
 from ._geometry import DTYPES, Geometry
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
@@ -41,7 +42,7 @@ class Call:
         _check_tensor(name, beside)
         if len(input_size) != 4:
             raise ValueError(f"input_size must have 4 entries, got {tuple(input_size)}")
-        self.input_size = tuple(input_size)
+        self.input_size: Size = (*input_size,)  # type: ignore[assignment]
         if _known(self.input_size):
             g.check_input(beside.new_empty((0, *self.input_size[1:])))
         n, c, h, w = self.input_size
@@ -227,9 +228,7 @@ class Call:
             not self._pairs or statically_known_true(2 * self.y_w == self.width)
         )
 
-    def _march(
-        self, kernel: Any, x: Tensor, y: Tensor, codes: Tensor, **constants: Any
-    ) -> None:
+    def _march(self, kernel: Any, x: Tensor, y: Tensor, codes: Tensor, **constants: Any) -> None:
         """``x`` is x or dx, ``y`` is y or dy."""
         if isinstance(self.images, int) and self.images == 0:
             return
@@ -317,8 +316,8 @@ def _program(call: Call) -> tuple[int, int, int]:
     """Strips and channels of a program, and its warps: few, so that many programs fit.
 
     In channels_last a thread has a vector of 4 channels, or of 2 where a 3 x 3 pool holds two rows
-    of maxima: more do not fit its registers. Channels that are no multiple of 64 are cut into blocks
-    of 32 or 16 where that leaves fewer lanes idle.
+    of maxima: more do not fit its registers. Channels that are no multiple of 64 are cut into
+    blocks of 32 or 16 where they are multiples of those.
     """
     if not call.channels_last:
         return 1024 if INTERPRETED else 128, 1, 4
@@ -333,7 +332,7 @@ def _program(call: Call) -> tuple[int, int, int]:
     return lanes // channels, channels, 4
 
 
-def _cdiv(a: int, b: int) -> int:
+def _cdiv(a: Any, b: Any) -> Any:
     return (a + b - 1) // b
 
 

@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.library import opcheck
 
-from fastblur import FusedBlurPool, FusedMaxBlurPool, _backends, _codes, _ops, explain
+from fastblur import FusedBlurPool, FusedMaxBlurPool, _backends, _codes, _extension, _ops, explain
 from fastblur._geometry import DTYPES, Geometry
 from fastblur.functional import max_blur_pool2d
 
@@ -71,9 +71,7 @@ def test_fake_tensors(case: Case, channels_last: bool) -> None:
             y, codes = _triton.forward(x, arguments, True)
             dx = _triton.backward(y, codes, case.shape, arguments)
             again = _triton.apply(x, codes, arguments)
-            like_y = in_format(
-                torch.empty(n, c, *case.geometry().output_size(h, w)), channels_last
-            )
+            like_y = in_format(torch.empty(n, c, *case.geometry().output_size(h, w)), channels_last)
         for ours, like in ((y, like_y), (dx, x), (again, like_y)):
             assert (ours.shape, ours.dtype) == (like.shape, dtype)
             assert ours.stride() == like.stride()
@@ -150,6 +148,7 @@ def test_auto_prefers_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_ops, "CUDA_ARCHS", ())
     assert _backends.choose("auto", cuda).name == "triton"
     monkeypatch.setattr(_ops, "AVAILABLE", False)
+    monkeypatch.setattr(_extension, "WHY_NOT", "it is not installed")
     assert _backends.choose("auto", cuda).name == "triton"
     with pytest.raises(RuntimeError, match=r"'triton' cannot run: it runs on GPUs only .* 'cpu'"):
         FusedMaxBlurPool(backend="triton")(torch.zeros(1, 1, 9, 9))
@@ -169,9 +168,10 @@ def test_is_imported_when_used() -> None:
 def test_without_triton() -> None:
     done = python(
         "-c",
-        "import importlib.util as util, torch, fastblur\n"
+        "import importlib.util as util, torch\n"
         "find = util.find_spec\n"
         "util.find_spec = lambda name, *a: None if name == 'triton' else find(name, *a)\n"
+        "import fastblur\n"
         "from fastblur import _backends\n"
         "print(_backends.choose('auto', torch.device('xpu')).name)\n"
         "try: fastblur.FusedMaxBlurPool(backend='triton')(torch.zeros(1, 2, 9, 9))\n"

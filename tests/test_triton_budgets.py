@@ -1,7 +1,7 @@
 """What the Triton kernels cost, compiled ahead of time for GPUs that are not here.
 
-Each kernel is compiled with the arguments, the types and the hints of a launch that is recorded on fake
-tensors. ``python -m tests.test_triton_budgets --table`` prints what that costs beside the CUDA
+Each kernel is compiled with the arguments, the types and the hints of a launch that is recorded on
+fake tensors. ``python -m tests.test_triton_budgets --table`` prints what that costs beside the CUDA
 kernel, and ``--update`` writes it to triton_budgets.json, which the test holds.
 """
 
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,9 @@ class Spec:
         relu = ", relu" if self.relu else ""
         direction = "backward" if self.backward else "forward"
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{direction} {layout} {dtype}, max {self.pool} pad {self.pad}, {self.taps} taps{relu}"
+        return (
+            f"{direction} {layout} {dtype}, max {self.pool} pad {self.pad}, {self.taps} taps{relu}"
+        )
 
 
 @dataclass
@@ -90,7 +92,7 @@ def launches(
     with FakeTensorMode(), mock.patch.object(_triton_launch, "_launcher", record):
         x = in_format(torch.empty(size, dtype=dtype, device="cuda"), channels_last)
         call = _triton_launch.Call("input", x, x.shape, arguments)
-        with mock.patch.object(call, "_launching", lambda x: contextlib.nullcontext()):
+        with mock.patch.object(call, "_launching", return_value=contextlib.nullcontext()):
             y, codes = call.forward(x, True)
             call.backward(y, codes)
     return found
@@ -126,9 +128,7 @@ def compiled(launch: Launch, arch: str) -> Any:
 
 
 def launch_of(spec: Spec) -> Launch:
-    geometry = Geometry.resolve(
-        spec.pool, 2, spec.pad, filter_size=spec.taps, relu=spec.relu
-    )
+    geometry = Geometry.resolve(spec.pool, 2, spec.pad, filter_size=spec.taps, relu=spec.relu)
     found = launches(geometry, (8, 64, 56, 56), spec.dtype, spec.channels_last)
     assert [launch.kernel.__name__ for launch in found] == ["forward", "backward"]
     return found[spec.backward]
@@ -179,9 +179,7 @@ def cuda_cost(spec: Spec) -> float | None:
     type_name = {torch.float32: "float", torch.float16: "__half"}[spec.dtype]
     size = spec.dtype.itemsize
     relu = "true" if spec.relu else "false"
-    start = (
-        f"{direction}_{layout}<{type_name}, Sizes<{spec.pool}, {spec.pad}, {spec.taps}, {relu}>"
-    )
+    start = f"{direction}_{layout}<{type_name}, Sizes<{spec.pool}, {spec.pad}, {spec.taps}, {relu}>"
     for name, (_, _, turn) in budgets["kernels"]["sm_90"].items():
         rest = name.removeprefix(start)
         if rest == name or (not spec.backward and spec.pool > 1 and "true" not in rest):
@@ -200,6 +198,7 @@ def numbers(spec: Spec) -> dict[str, Any]:
         "stack": kernel.stack + kernel.local,
         "instructions": round(float(len(kernel.loop.path) / elements), 2),
         "bytes": max(widths),
+        "spilled in the loop": kernel.loop.classes.get("local", 0),
     }
 
 
@@ -217,12 +216,13 @@ def test_budget(spec: Spec) -> None:
     baseline = json.loads(BASELINE.read_text())
     before, now = baseline["kernels"][str(spec)], numbers(spec)
     vector = 4 if spec.pool < 3 or not spec.channels_last else 2  # elements of a thread
+    assert now["spilled in the loop"] == 0
     assert now["bytes"] >= vector * spec.dtype.itemsize
     if triton.__version__ != baseline["triton"]:
         warnings.warn(f"the baseline is of triton {baseline['triton']}", stacklevel=1)
         return
     assert now["stack"] <= before["stack"]
-    assert now["registers"] <= max(before["registers"], 64)
+    assert now["registers"] <= max(before["registers"], 64)  # with 64, threads are the limit
     assert now["instructions"] <= before["instructions"] * SLACK
 
 
@@ -274,6 +274,14 @@ def test_no_kernel_of_its_own_for_a_size(channels_last: bool) -> None:
         assert len({tuple(k for k in key if k[0] != "WHOLE") for key in found}) == 1  # type: ignore[index]
 
 
+@pytest.mark.parametrize("spec", [s for s in SOME if s.pool == 2 and not s.channels_last], ids=str)
+def test_rounds_to_nearest_even(spec: Spec) -> None:
+    """Which the interpreter does not do for bfloat16."""
+    ptx = compiled(launch_of(replace(spec, dtype=torch.bfloat16)), "sm_90").asm["ptx"]
+    assert re.findall(r"cvt\.\w+\.bf16(?:x2)?\.f32", ptx)
+    assert set(re.findall(r"cvt\.(\w+)\.bf16(?:x2)?\.f32", ptx)) == {"rn"}
+
+
 def table(each: Callable[[Spec], dict[str, Any]]) -> str:
     rows = []
     for spec in SHOWN:
@@ -287,7 +295,11 @@ def table(each: Callable[[Spec], dict[str, Any]]) -> str:
                 "instr/element": f"{now['instructions']:.1f}",
                 "CUDA": f"{cuda:.1f}" if cuda else "-",
                 "ratio": f"{now['instructions'] / cuda:.2f}" if cuda else "-",
-                f"goal {GOAL}": "-" if not cuda else "yes" if now["instructions"] <= GOAL * cuda else "no",
+                f"goal {GOAL}": "-"
+                if not cuda
+                else "yes"
+                if now["instructions"] <= GOAL * cuda
+                else "no",
             }
         )
     return sass.markdown(rows)
@@ -301,9 +313,8 @@ def main() -> None:
     found = {str(spec): numbers(spec) for spec in SHOWN}
     if wanted.update:
         lines = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in found.items())
-        BASELINE.write_text(
-            f'{{\n  "triton": "{triton.__version__}",\n  "arch": "sm_90",\n  "kernels": {{\n{lines}\n  }}\n}}\n'
-        )
+        head = f'"triton": "{triton.__version__}",\n  "arch": "sm_90",\n  "kernels"'
+        BASELINE.write_text(f"{{\n  {head}: {{\n{lines}\n  }}\n}}\n")
     if wanted.table:
         sys.stdout.write(table(lambda spec: found[str(spec)]) + "\n")
 

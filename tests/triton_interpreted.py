@@ -1,7 +1,7 @@
 """What the Triton kernels compute, in Triton's interpreter: run by test_triton.py.
 
-Needs a process of its own, with TRITON_INTERPRET=1. The interpreter takes a program at a time and as
-long for one lane as for thousands, so all kinds of values are channels of one input here.
+Needs a process of its own, with TRITON_INTERPRET=1. The interpreter takes as long for one lane as
+for thousands, so all kinds of values are channels of one input here.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ assert _triton_launch.INTERPRETED
 warnings.filterwarnings("ignore", message="invalid value encountered")  # numpy's, of NaN and inf
 
 KINDS = ("normal", "ties", "nan", "inf")
-# The walking kernels at every number of columns in the last strip, whole strips, and rows enough for
-# steps of both kinds.
+# The walking kernels at every number of columns in the last strip, whole strips, and rows enough
+# for steps of both kinds.
 WALKED = [
     *(zhang(2, 4, shape=(1, 1, 13, w)) for w in (5, 6, 7, 8, 16)),
     *(zhang(2, 2, shape=(1, 1, 13, w)) for w in (6, 8)),
     *(zhang(2, f, shape=(1, 1, 14, 12), relu=f == 5) for f in (3, 5)),
-    *(zhang(3, f, pad=(1, 1), shape=(1, 1, 12, 12), mode=mode) for f, mode in ((3, "reflect"), (4, "replicate"))),
+    zhang(3, 3, pad=(1, 1), shape=(1, 1, 12, 12)),
+    zhang(3, 4, pad=(1, 1), shape=(1, 1, 12, 12), mode="replicate"),
     *(zhang(3, f, shape=(1, 1, 13, 16), relu=f == 2) for f in (2, 5)),
     zhang(3, 5, pad=(1, 1), shape=(1, 1, 13, 15)),
     zhang(3, 4, pad=(1, 1), shape=(1, 1, 11, 11)),
@@ -54,15 +55,20 @@ def run(case: Case, x: Tensor, dy: Tensor, channels_last: bool) -> list[Tensor]:
     y = _autograd.max_blur_pool(leaf, case.geometry(), _triton)
     (dx,) = torch.autograd.grad(y, leaf, dy)
     for t, like in ((y, y), (dx, x)):
-        assert t.is_contiguous(
-            memory_format=torch.channels_last if channels_last else torch.contiguous_format
-        ) or like.shape[1] == 1
+        assert (
+            t.is_contiguous(
+                memory_format=torch.channels_last if channels_last else torch.contiguous_format
+            )
+            or like.shape[1] == 1
+        )
     return [y.detach(), dx]
 
 
-@pytest.mark.parametrize("case", [case for case in [*CASES, *WALKED] if 0 not in case.shape], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in [*CASES, *WALKED] if 0 not in case.shape], ids=str
+)
 def test_case(case: Case) -> None:
-    """Values and gradients; contiguous and channels_last in turn, and both where they differ most."""
+    """Values and gradients; the layouts in turn, and both where they differ most."""
     x = of_all_kinds(case, torch.float32)
     dy = gradient_for(case, x)
     want = judge_with_gradient(x, dy, *case.chain())
@@ -74,7 +80,7 @@ def test_case(case: Case) -> None:
             size = scale(x[:, : x.shape[1] // 4] if name == "y" else dy, case.taps_h, case.taps_w)
             torch.testing.assert_close(
                 ours, theirs, rtol=0, atol=1e-5 * max(size, 1.0), equal_nan=True,
-                msg=lambda m, name=name: f"{name}, {channels_last=}: {m}",
+                msg=lambda m, what=(name, channels_last): f"{what}: {m}",
             )  # fmt: skip
 
 
@@ -107,7 +113,12 @@ def test_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_sixteen_bits(dtype: torch.dtype) -> None:
-    """No worse than the unfused chain in the same dtype, against a float64 oracle."""
+    """No worse than the unfused chain in the same dtype, against a float64 oracle.
+
+    But the interpreter cuts float32 off where a GPU rounds it to bfloat16, which may cost as much
+    again; that the compiled kernels round is in test_triton_budgets.py.
+    """
+    worst = 2.001 if dtype == torch.bfloat16 else 1.001
     for case in (WALKED[3], WALKED[9], Case(stride=(1, 3), shape=(1, 2, 9, 10))):
         for channels_last in (False, True):
             x = fill(case.shape, "normal", dtype)
@@ -117,13 +128,13 @@ def test_sixteen_bits(dtype: torch.dtype) -> None:
             ours = run(case, x, dy, channels_last)
             for truth, theirs, mine in zip(exact, plain, ours, strict=True):
                 their_error = (theirs.double() - truth).abs().max().item()
-                assert (mine.double() - truth).abs().max().item() <= their_error * 1.001 + 1e-6
+                assert (mine.double() - truth).abs().max().item() <= their_error * worst + 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_sixteen_bits_route_exactly(dtype: torch.dtype) -> None:
     case = zhang(2, 2, shape=(1, 2, 9, 8))
-    x = of_all_kinds(case, dtype)
+    x = of_all_kinds(case, dtype)[:, 2:]  # small integers, of which no normal values are
     dy = gradient_for(case, x).round()
     want = judge_with_gradient(x.double(), dy.double(), *case.chain())
     for ours, theirs in zip(run(case, x, dy, False), want, strict=True):
@@ -189,13 +200,17 @@ def test_operators_refuse_what_is_not_theirs() -> None:
     x = torch.randn(1, 2, 9, 12)
     arguments = (*Geometry.resolve().arguments(), False)
     y, codes = _triton.forward(x, arguments, True)
-    with pytest.raises(TypeError, match=r"codes must be the torch\.int8 tensor .* got torch\.uint8"):
+    with pytest.raises(
+        TypeError, match=r"codes must be the torch\.int8 tensor .* got torch\.uint8"
+    ):
         _triton.apply(x, codes.to(torch.uint8), arguments)
     with pytest.raises(ValueError, match="codes must belong to this geometry and backend"):
         _triton.backward(y, codes.flatten(1), (1, 2, 9, 12), arguments)
     with pytest.raises(ValueError, match="codes must belong to this geometry and backend"):
         _triton.apply(x, codes[:, :1], arguments)
-    with pytest.raises(ValueError, match=r"grad_output must have the output's shape \[1, 2, 4, 6\]"):
+    with pytest.raises(
+        ValueError, match=r"grad_output must have the output's shape \[1, 2, 4, 6\]"
+    ):
         _triton.backward(y[..., :-1], codes, (1, 2, 9, 12), arguments)
     with pytest.raises(TypeError, match="input must be float32"):
         _triton.forward(x.int(), arguments, True)
