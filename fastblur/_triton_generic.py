@@ -113,7 +113,7 @@ def choose(
     column = strip[:, None] * 4 + within
     in_m = exists[:, None] & (column < m_w)
 
-    _, of_column = _best_in_row(
+    best, of_column = _best_in_row(
         x, in_m & (row < height), image, channel, row, column, channels, height, width,
         KW, PW, CHANNELS_LAST, SUM,
     )  # fmt: skip
@@ -123,7 +123,7 @@ def choose(
     for r in range(KH):
         x_row = row - PH + r
         there = in_m & (row < m_h) & (x_row >= 0) & (x_row < height)
-        v, _ = _best_in_row(
+        v, column_of_v = _best_in_row(
             x, there, image, channel, x_row, column, channels, height, width,
             KW, PW, CHANNELS_LAST, SUM,
         )  # fmt: skip

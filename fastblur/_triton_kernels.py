@@ -386,7 +386,9 @@ def forward(
                     P,
                     VECTORS,
                 )
-                _, word = _select_columns(window, first, last_is, zero, F, K, P, MODE, LAST, True)
+                best, word = _select_columns(
+                    window, first, last_is, zero, F, K, P, MODE, LAST, True
+                )
                 if P > 0:  # there is no such row of x
                     word = zero
                 tl.store(

@@ -316,8 +316,8 @@ def _program(call: Call) -> tuple[int, int, int]:
     """Strips and channels of a program, and its warps: few, so that many programs fit.
 
     In channels_last a thread has a vector of 4 channels, or of 2 where a 3 x 3 pool holds two rows
-    of maxima: more do not fit its registers. Channels that are no multiple of 64 are cut into
-    blocks of 32 or 16 where they are multiples of those.
+    of maxima or a 2 x 2 one has ReLU: more do not fit its registers. Channels that are no multiple
+    of 64 are cut into blocks of 32 or 16 where they are multiples of those.
     """
     if not call.channels_last:
         return 1024 if INTERPRETED else 128, 1, 4
@@ -328,7 +328,8 @@ def _program(call: Call) -> tuple[int, int, int]:
         channels //= 2
     if channels == 16 and not statically_known_true(call.channels % 16 == 0):
         channels = 64 if not statically_known_true(call.channels < 64) else 16
-    lanes = 128 * (2 if call.geometry.kernel_size[0] == 3 else 4)
+    (pool, _), relu = call.geometry.kernel_size, call.geometry.relu
+    lanes = 128 * (2 if pool == 3 or (pool == 2 and relu) else 4)
     return lanes // channels, channels, 4
 
 

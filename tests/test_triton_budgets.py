@@ -44,7 +44,12 @@ SLACK = 1.02
 ALL = bool(os.environ.get("FASTBLUR_SLOW_TESTS"))
 NVIDIA = ["sm_80", "sm_90", "sm_100", "sm_120"]
 AMD = ["gfx942", "gfx1100"]
-TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+TYPES = {
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+}
 WORDS = {torch.int8: "i8", torch.int16: "i16", torch.int32: "i32"}
 
 
@@ -113,6 +118,9 @@ def compiled(launch: Launch, arch: str) -> Any:
         elif isinstance(value, torch.Tensor):
             signature[name] = "*" + (TYPES | WORDS)[value.dtype]
             hints[(i,)] = [["tt.divisibility", 16]]
+        elif value == 1 and name not in fixed:
+            signature[name] = "constexpr"  # as Triton makes of it
+            constants.add(name)
         else:
             signature[name] = "i32"
             if name not in fixed and value % 16 == 0:
@@ -215,7 +223,8 @@ def test_budget(spec: Spec) -> None:
     need_tools()
     baseline = json.loads(BASELINE.read_text())
     before, now = baseline["kernels"][str(spec)], numbers(spec)
-    vector = 4 if spec.pool < 3 or not spec.channels_last else 2  # elements of a thread
+    few = spec.channels_last and spec.pool + spec.relu > 2
+    vector = 2 if few else 4  # elements of a thread
     assert now["spilled in the loop"] == 0
     assert now["bytes"] >= vector * spec.dtype.itemsize
     if triton.__version__ != baseline["triton"]:
@@ -234,14 +243,37 @@ SPILLS_ALLOWED = {"sm_80": 64, "sm_90": 0, "sm_100": 64, "sm_120": 64}  # bytes 
 def test_compiles_without_spills(spec: Spec, arch: str) -> None:
     if arch in AMD:
         text = compiled(launch_of(spec), arch).asm["amdgcn"]
-        spilled = re.findall(r"\.[sv]gpr_spill_count: *(\d+)", text)
-        assert spilled
-        assert set(spilled) == {"0"}
-        assert re.search(r"(global|buffer)_(load|store)_(dwordx[24]|b64|b128)", text)
+        # Scalar registers spill into lanes of vector registers, not into memory.
+        spilled = re.findall(r"\.vgpr_spill_count: *(\d+)", text)
+        assert spilled == ["0"]
+        if spec.dtype == torch.float32 and not spec.relu:  # else a lane may have one channel
+            assert re.search(r"(global|buffer)_(load|store)_(dwordx[24]|b64|b128)", text)
     else:
         need_tools()
         kernel, _ = machine_code(spec, arch)
         assert kernel.stack + kernel.local <= SPILLS_ALLOWED[arch]
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
+def test_other_kernels_compile(arch: str) -> None:
+    """The generic ones, and the walking ones for shapes of no whole vectors."""
+    pools = dict(kernel_size=(2, 5), stride=(1, 3), padding=(1, 0), padding_mode="circular")
+    generic = launches(Geometry.resolve(**pools), (2, 1, 31, 33), torch.float64, True)  # type: ignore[arg-type]
+    generic += launches(
+        Geometry.resolve(2, 3, filter_size=7, padding_mode="replicate", relu=True),
+        *((2, 5, 31, 33), torch.bfloat16, False),
+    )
+    names = ["choose", "select", "blur", "blur", "spread", "spread", "route"]
+    assert [launch.kernel.__name__ for launch in generic] == 2 * names
+    walking = [
+        launch
+        for channels_last in (False, True)
+        for launch in launches(
+            Geometry.resolve(3, 2, 1), (1, 1, 31, 33), torch.float32, channels_last
+        )
+    ]
+    for launch in (*generic[:3], generic[4], *generic[6:8], generic[11], *walking):
+        compiled(launch, arch)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -115,10 +115,10 @@ def test_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sixteen_bits(dtype: torch.dtype) -> None:
     """No worse than the unfused chain in the same dtype, against a float64 oracle.
 
-    But the interpreter cuts float32 off where a GPU rounds it to bfloat16, which may cost as much
-    again; that the compiled kernels round is in test_triton_budgets.py.
+    But the interpreter cuts float32 off where a GPU rounds it to bfloat16, which may cost half a
+    unit in the last place; that the compiled kernels round is in test_triton_budgets.py.
     """
-    worst = 2.001 if dtype == torch.bfloat16 else 1.001
+    cut_off = torch.finfo(dtype).eps / 2 if dtype == torch.bfloat16 else 0.0
     for case in (WALKED[3], WALKED[9], Case(stride=(1, 3), shape=(1, 2, 9, 10))):
         for channels_last in (False, True):
             x = fill(case.shape, "normal", dtype)
@@ -128,7 +128,8 @@ def test_sixteen_bits(dtype: torch.dtype) -> None:
             ours = run(case, x, dy, channels_last)
             for truth, theirs, mine in zip(exact, plain, ours, strict=True):
                 their_error = (theirs.double() - truth).abs().max().item()
-                assert (mine.double() - truth).abs().max().item() <= their_error * worst + 1e-6
+                allowed = their_error * 1.001 + 1e-6 + cut_off * truth.abs().max().item()
+                assert (mine.double() - truth).abs().max().item() <= allowed
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
