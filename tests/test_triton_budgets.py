@@ -235,12 +235,12 @@ def test_budget(spec: Spec) -> None:
     assert now["instructions"] <= before["instructions"] * SLACK
 
 
-SPILLS_ALLOWED = {"sm_80": 64, "sm_90": 0, "sm_100": 64, "sm_120": 64}  # bytes of stack
+MAX_STACK = 64  # bytes, which steps at the borders may use, and the steady loop not at all
 
 
 @pytest.mark.parametrize("arch", NVIDIA + AMD)
 @pytest.mark.parametrize("spec", EVERY if ALL else SOME[::3], ids=str)
-def test_compiles_without_spills(spec: Spec, arch: str) -> None:
+def test_compiles_without_spills_in_its_loop(spec: Spec, arch: str) -> None:
     if arch in AMD:
         text = compiled(launch_of(spec), arch).asm["amdgcn"]
         # Scalar registers spill into lanes of vector registers, not into memory.
@@ -251,7 +251,9 @@ def test_compiles_without_spills(spec: Spec, arch: str) -> None:
     else:
         need_tools()
         kernel, _ = machine_code(spec, arch)
-        assert kernel.stack + kernel.local <= SPILLS_ALLOWED[arch]
+        assert kernel.stack + kernel.local <= MAX_STACK
+        assert kernel.loop is not None
+        assert kernel.loop.classes.get("local", 0) == 0
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
