@@ -15,7 +15,7 @@ from torch._library.triton import is_wrap_triton_enabled
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.library import wrap_triton
 
-from . import _codes, _triton_generic, _triton_kernels
+from . import _codes, _triton_backward, _triton_generic, _triton_kernels
 from ._codes import Size
 from ._geometry import DTYPES, Geometry
 
@@ -104,7 +104,7 @@ class Call:
         with self._launching(dy):
             if self.marches:
                 dx = self._empty(dy, self.height, self.width)
-                self._march(_triton_kernels.backward, dx, dy, codes)
+                self._march(_triton_backward.backward, dx, dy, codes)
                 return dx
             return self._route(self._spread(dy), codes)
 
