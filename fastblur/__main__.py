@@ -51,7 +51,7 @@ def facts() -> dict[str, str]:
     else:
         from importlib.metadata import version
 
-        found["triton"] = f"{version('triton')} (this version has no Triton kernels)"
+        found["triton"] = version("triton")
     return found
 
 

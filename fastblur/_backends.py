@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -13,7 +15,7 @@ from torch import Tensor
 from . import _autograd, _extension, _ops, _reference
 from ._geometry import Geometry
 
-BackendName: TypeAlias = Literal["auto", "cpu", "cuda", "reference"]
+BackendName: TypeAlias = Literal["auto", "cpu", "cuda", "triton", "reference"]
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,49 @@ def _runs(arch: str, major: int, minor: int) -> bool:
     return built <= (major, minor)
 
 
-# In the order in which "auto" tries them.
+_HAS_TRITON = importlib.util.find_spec("triton") is not None  # which does not import it
+
+
+def _why_not_triton(device: torch.device) -> str | None:
+    if not _HAS_TRITON:
+        return (
+            "triton is not installed (pip install triton; PyTorch's own builds for CUDA and ROCm "
+            "bring it, and those for XPU pytorch-triton-xpu)"
+        )
+    if device.type not in ("cuda", "xpu"):  # ROCm's devices are called cuda too
+        return f"it runs on GPUs only (CUDA, ROCm, XPU), and the input is on {device.type!r}"
+    return _why_no_triton()
+
+
+@functools.cache
+def _load_triton() -> str | None:
+    """Registers the operators, or tells why there are none."""
+    try:
+        importlib.import_module(f"{__package__}._triton")
+    except ImportError as error:
+        return f"triton does not load ({error})"
+    return None
+
+
+def _why_no_triton() -> str | None:
+    return _load_triton()
+
+
+# As torch.compiler.assume_constant_result does, which imports the compiler, and that triton.
+_why_no_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _run_triton(x: Tensor, geometry: Geometry) -> Tensor:
+    from . import _triton  # not with fastblur: triton takes its time
+
+    return _autograd.max_blur_pool(x, geometry, _triton)
+
+
+# In the order in which "auto" tries them. Nothing measured says that Triton's kernels are faster
+# than the compiled ones, so they come after those for the same devices.
 BACKENDS = (
     Backend("cuda", "cuda", _autograd.max_blur_pool, _why_not_cuda, keeps_codes=True),
+    Backend("triton", "cuda", _run_triton, _why_not_triton, keeps_codes=True),
     Backend("cpu", "cpu", _autograd.max_blur_pool, _why_not_cpu, keeps_codes=True),
     Backend("reference", "cpu", _reference.max_blur_pool, lambda device: None, keeps_codes=False),
 )

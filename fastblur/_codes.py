@@ -34,7 +34,7 @@ def _cuda_words(geometry: Geometry, size: Size, dtype: torch.dtype) -> int:
     """Of one image, in whole vectors of four: the tiles of a specialised kernel, or bit planes."""
     _, channels, height, width = size
     m_h, m_w = geometry.pooled_size(height, width)
-    if _is_specialised(geometry, size, dtype):
+    if is_specialised(geometry, size, dtype):
         tile_bytes = channels * _tile_rows(geometry, m_h) * ((m_w + 3) // 4)
         code_bytes = tile_bytes * _tile_code_bytes(geometry)
     else:
@@ -42,7 +42,7 @@ def _cuda_words(geometry: Geometry, size: Size, dtype: torch.dtype) -> int:
     return (code_bytes + 15) // 16 * 4
 
 
-def _is_specialised(geometry: Geometry, size: Size, dtype: torch.dtype) -> bool:
+def is_specialised(geometry: Geometry, size: Size, dtype: torch.dtype) -> bool:
     (k, _), (p, _), f = geometry.kernel_size, geometry.padding, len(geometry.taps_h)
     square = (
         geometry.kernel_size == (k, k)
@@ -81,3 +81,23 @@ def _tile_rows(geometry: Geometry, m_h: int) -> int:
     shift = (2 if ahead > 1 else 1) if f >= 4 else (ahead + 1) // 2
     first_row = -2 * shift - (f - 1) // 2 + f - 2
     return (m_h - 1 - first_row) // 2 + 1
+
+
+def triton_shape_and_dtype(
+    geometry: Geometry, size: tuple[int, ...], channels_last: bool
+) -> tuple[tuple[int, int, int, int], torch.dtype]:
+    """Of the codes of the Triton backend, in the memory order of its x: a word a strip.
+
+    What a word holds is at the top of ``fastblur/_triton_kernels.py``. The four dimensions are
+    what no other backend's codes have, so that none takes them for its own.
+    """
+    images, channels, height, width = size
+    if geometry.linear:
+        return (images, 0, 0, 0), torch.int8
+    _, m_w = geometry.pooled_size(height, width)
+    (k_h, _), (p_h, _) = geometry.kernel_size, geometry.padding
+    rows = height + max(0, 2 * p_h - k_h + 1)  # of x or of m, whichever has more
+    strips = (m_w + 3) // 4
+    shape = (images, rows, strips, channels) if channels_last else (images, channels, rows, strips)
+    bits = 4 * geometry.code_bits
+    return shape, torch.int8 if bits <= 8 else torch.int16 if bits <= 16 else torch.int32

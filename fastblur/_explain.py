@@ -96,8 +96,13 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
     size = (*batched.shape[:2], height, width)
     x_bytes, y_bytes = (prod(shape) * dtype.itemsize for shape in (size, output_size))
     codes = 0
+    code_shape: tuple[int, ...]
     if chosen.keeps_codes:
-        code_shape, code_type = _codes.shape_and_dtype(geometry, size, input.device.type, dtype)
+        if chosen.name == "triton":
+            channels_last = _ops.is_channels_last(batched)
+            code_shape, code_type = _codes.triton_shape_and_dtype(geometry, size, channels_last)
+        else:
+            code_shape, code_type = _codes.shape_and_dtype(geometry, size, input.device.type, dtype)
         codes = prod(code_shape) * code_type.itemsize
     return Explanation(
         backend=chosen.name,
@@ -115,18 +120,27 @@ def _refused(asked: str, chosen: str, device: torch.device) -> dict[str, str]:
     for backend in _backends.BACKENDS:
         if backend.name != chosen:
             reason = backend.why_not(device)
-            unasked = f"backend={asked!r} was asked for" if asked != "auto" else "slower"
+            unasked = "slower" if backend.name == "reference" else f"tried after {chosen!r}"
+            if asked != "auto":
+                unasked = f"backend={asked!r} was asked for"
             reasons[backend.name] = reason or unasked
     return reasons
 
 
 def _specialisation(backend: str, geometry: Geometry, x: Tensor, dtype: torch.dtype) -> str:
-    if backend == "reference" or _extension.C is None:
+    if backend == "reference":
         return "max_pool2d, pad, conv2d"
     k_h, k_w = geometry.kernel_size
     f_h, f_w = len(geometry.taps_h), len(geometry.taps_w)
     pool = "no max" if geometry.linear else f"max {k_h}x{k_w}"
     channels_last = _ops.is_channels_last(x)
+    if backend == "triton":
+        from . import _triton_launch
+
+        arguments = (*geometry.arguments(), channels_last)
+        kind = _triton_launch.Call("input", x, x.shape, arguments).kernels()
+        return f"{pool}, {f_h}x{f_w} taps ({kind})"
+    assert _extension.C is not None  # else neither of the compiled backends were chosen
     if backend == "cuda":
         arguments = (*geometry.arguments(), channels_last)
         kind = _extension.C.cuda_specialisation(list(x.shape), *arguments, dtype=dtype)

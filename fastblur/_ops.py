@@ -19,6 +19,7 @@ AVAILABLE = _extension.C is not None
 _BUILD: dict[str, Any] = {} if _extension.C is None else _extension.C.build_info()
 # "sm_90" for machine code, "compute_90" for PTX; none if the extension was built without CUDA.
 CUDA_ARCHS: tuple[str, ...] = tuple(_BUILD["cuda_archs"]) if _BUILD.get("cuda") else ()
+HAS_FORWARD_MODE = True  # the operators carry tangents; see fastblur/_autograd.py
 
 Arguments = tuple[Any, ...]  # Geometry.arguments() and channels_last
 

@@ -60,8 +60,8 @@ def max_blur_pool2d(
             (top, bottom, left, right).
         padding_mode: "reflect", "replicate", "zeros" or "circular", for ``blur_padding``.
         relu: puts a ReLU in front of the max, at no cost in memory.
-        backend: "auto", "cpu", "cuda" or "reference"; :func:`fastblur.explain` tells what "auto"
-            takes.
+        backend: "auto", "cpu", "cuda", "triton" or "reference"; :func:`fastblur.explain` tells
+            what "auto" takes.
 
     Returns:
         [N, C, H_out, W_out] or [C, H_out, W_out] with

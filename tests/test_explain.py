@@ -26,13 +26,13 @@ def test_explains_the_cpu_call() -> None:
     assert found.output_size == tuple(y.shape)
     assert found.bytes_saved == saved_bytes(layer, x)
     assert found.bytes_forward == 4 * (x.numel() + y.numel()) + found.bytes_saved
-    assert found.refused.keys() == {"cuda", "reference"}
+    assert found.refused.keys() == {"cuda", "triton", "reference"}
     assert found.refused["reference"] == "slower"
     assert "CUDA" in found.refused["cuda"]
     assert "max 3x3, 3x3 taps (specialised)" in found.specialisation
     assert _extension.C is not None
     assert _extension.C.cpu_level() in found.specialisation
-    assert str(found).count("\n") == 5
+    assert str(found).count("\n") == 6
 
 
 @needs_extension
@@ -97,6 +97,7 @@ def test_doctor() -> None:
     for word in (fastblur.__version__, torch.__version__, "CPU level", "usable: ", "CUDA ", "GPU "):
         assert word in done.stdout
     assert "cpu: agrees with the reference" in done.stdout
+    assert "triton: not usable: " in done.stdout or "triton: agrees with" in done.stdout
 
 
 @needs_extension

@@ -1,0 +1,494 @@
+"""The Triton kernel that walks an image forward, as CUDA's does, and the layout of the codes.
+
+The codes hold the winners of 4 columns in a word, for every image, channel, row u and strip s of
+columns 4 s to 4 s + 3 of m: [N, C, rows, strips], or [N, rows, strips, C] in channels_last, with as
+many rows as x or m has, whichever has more. Bits of a word, from the lowest:
+
+- 4 x COLUMN_BITS: the column's winner in row u *of x*, one of KW candidates, of each element of
+  S_h x;
+- 4 x ROW_BITS: the row's winner in row u *of m*, one of KH candidates; KH or more means that ReLU
+  held the element at zero, and nobody won.
+
+So what a march chooses when it meets a row of x, and what it chooses when a row of m is whole, are
+kept as they come: nothing is selected a second time, and backward needs for a row no word but its
+own and the one of P rows before. A word has 8, 16 or 32 bits, and no lane needs another's.
+
+A lane owns a *strip*: four columns of m and the two columns of y that begin there, in channels_last
+of one channel (and a thread of as many as its vectors hold). It holds each column of its window as
+a value of its own, so both layouts share all stages and differ in loads and stores alone:
+
+    one row of x    F + K + 1 columns, from B + P before the strip
+       S_h          their maxima along the row, padded as m is padded      F + 2 columns
+       S_v          the same down the K rows held
+       B_h          two columns of y
+       B_v          each joins the (F + 1) / 2 rows of y that it is part of
+
+Two rows of m end one row of y: that is a *step*. Steps whose rows are all in the map run in a loop
+of their own; the others, at the borders and at the beginning of a chunk, take each row of the
+*padded* m from its source and keep nothing from the row before. Letters: K x K pool with padding P,
+F x F taps with B = (F - 1) / 2 columns of padding before, stride 2.
+
+16-bit values are compared as float32, which is exact; and the interpreter compares bfloat16 by its
+bits, which is wrong.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ._triton_generic import border_source, takes_over
+
+
+@triton.jit
+def vector(row, at, exists, N: tl.constexpr):
+    """N neighbouring elements of a lane, as N values; their address is a multiple of N."""
+    if N == 1:
+        values = (tl.load(row + at, mask=exists),)
+    else:
+        tile = tl.load(row + at[:, None] + tl.arange(0, N)[None, :], mask=exists[:, None])
+        if N == 2:
+            values = tl.split(tile)
+        else:
+            even, odd = tl.split(tl.reshape(tile, (tile.shape[0], 2, 2)))
+            a, c = tl.split(even)
+            b, d = tl.split(odd)
+            values = (a, b, c, d)
+    wide = ()
+    for k in tl.static_range(N):
+        wide = wide + (values[k].to(tl.float32),)
+    return wide
+
+
+@triton.jit
+def _window_offsets(
+    strip, last_is, step, lane, width, F: tl.constexpr, K: tl.constexpr, P: tl.constexpr
+):
+    """Where the columns of a lane's window lie in a row of x; the nearest there is beyond its ends.
+
+    In a max the same element twice does no harm, for an equal value never takes over. Where the
+    last strip has but one column of m, its last output may read a column of m from before the
+    window. That one takes the place of the strip's fourth, which is not there.
+    """
+    B: tl.constexpr = (F - 1) // 2
+    offsets = ()
+    for j in tl.static_range(F + 1 + K):
+        column = 4 * strip - B - P + j
+        if F % 2 == 0 and j >= B + 3:
+            column = tl.where(last_is[0], column - (3 + F // 2), column)
+        column = tl.minimum(tl.maximum(column, 0), width - 1)
+        offsets = offsets + (column * step + lane,)
+    return offsets
+
+
+@triton.jit
+def _load_window(
+    row, offsets, first, last, exists, F: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
+    VECTORS: tl.constexpr,
+):  # fmt: skip
+    """The columns of the lanes' windows of a row of x."""
+    COLUMNS: tl.constexpr = F + 1 + K
+    BEFORE: tl.constexpr = (F - 1) // 2 + P
+    AFTER: tl.constexpr = COLUMNS - 4 - BEFORE
+    x = ()
+    if VECTORS:
+        own = vector(row, offsets[BEFORE], exists, 4)
+        N: tl.constexpr = 4 if BEFORE > 2 else BEFORE
+        M: tl.constexpr = 4 if AFTER > 2 else AFTER
+        if BEFORE > 0:
+            left = vector(
+                row, tl.multiple_of(tl.where(first, 0, offsets[BEFORE] - N), N), exists, N
+            )
+            for j in tl.static_range(BEFORE):
+                v = left[N - BEFORE + j]
+                if P > 0 and j == BEFORE - 1:
+                    v = tl.where(first, own[0], v)
+                x = x + (v,)
+        x = x + own
+        if AFTER > 0:
+            right = vector(
+                row, tl.multiple_of(tl.where(last, 0, offsets[BEFORE] + 4), M), exists, M
+            )
+            for j in tl.static_range(AFTER):
+                v = right[j]
+                if P > 0 and j == 0:
+                    v = tl.where(last, own[3], v)
+                x = x + (v,)
+    else:
+        for j in tl.static_range(COLUMNS):
+            x = x + (tl.load(row + offsets[j], mask=exists).to(tl.float32),)
+    return x
+
+
+@triton.jit
+def _larger(best, later):
+    return tl.maximum(best, later, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _winner_bits(took_1, took_2, K: tl.constexpr):
+    """The winners' indices from the bits of who took over, in all places at once."""
+    if K == 3:
+        winners = (took_1 & ~(took_2 >> 1)) | took_2
+    else:
+        winners = took_1
+    return winners
+
+
+@triton.jit
+def _select_columns(
+    x, first, last_is, zero, F: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
+    MODE: tl.constexpr, LAST: tl.constexpr, CODES: tl.constexpr,
+):  # fmt: skip
+    """S_h: the padded maxima along a row, and the winners of the strip's own columns."""
+    B: tl.constexpr = (F - 1) // 2
+    EACH: tl.constexpr = K - 1  # bits of a winner
+    best = ()
+    took_1 = zero
+    took_2 = zero
+    for c in tl.static_range(F + 2):
+        value = x[c]
+        for z in tl.static_range(1, K):
+            later = x[c + z]
+            if CODES and c >= B and c < B + 4:
+                took = takes_over(value, later)
+                value = tl.where(took, later, value)
+                if z == 1:
+                    took_1 = took_1 | tl.where(took, 1 << ((c - B) * EACH), 0)
+                else:
+                    took_2 = took_2 | tl.where(took, 2 << ((c - B) * EACH), 0)
+            else:
+                value = _larger(value, later)
+        best = best + (value,)
+    if P > 0 and CODES:  # the column before the row's first and the one after its last never win
+        took_1 = took_1 | tl.where(first, 1, 0)
+        for l in tl.static_range(4):
+            if LAST == 0 or LAST == l + 1:
+                took_2 = took_2 & tl.where(last_is[l], ~(2 << (l * EACH)), -1)
+    padded = ()
+    for c in tl.static_range(F + 2):
+        value = best[c]
+        if c < B:
+            if MODE == "reflect":
+                source = best[2 * B - c]
+            elif MODE == "replicate":
+                source = best[B]
+            else:
+                source = 0.0
+            value = tl.where(first, source, value)
+        for t in tl.static_range(F // 2):
+            for l in tl.static_range(1, 5):
+                if c == B + l + t and (LAST == 0 or LAST == l):
+                    if MODE == "reflect":
+                        source = best[B + l - 2 - t if B + l - 2 - t >= 0 else B + 3]
+                    elif MODE == "replicate":
+                        source = best[B + l - 1]
+                    else:
+                        source = 0.0
+                    value = tl.where(last_is[l - 1], source, value)
+        padded = padded + (value,)
+    return padded, _winner_bits(took_1, took_2, K)
+
+
+@triton.jit
+def _select_rows(
+    rows, valid, zero, F: tl.constexpr, K: tl.constexpr, RELU: tl.constexpr, CODES: tl.constexpr,
+    CHECKED: tl.constexpr,
+):  # fmt: skip
+    """S_v of K rows of S_h x, one after the other in `rows`, and ReLU; and the winners' bits.
+
+    CHECKED: only those rows take part that are `valid`.
+    """
+    B: tl.constexpr = (F - 1) // 2
+    N: tl.constexpr = F + 2
+    EACH: tl.constexpr = 2 if K == 3 or (K == 2 and RELU) else 1
+    NOBODY: tl.constexpr = K  # or more
+    m = ()
+    took_1 = zero
+    took_2 = zero
+    nobody = zero
+    for c in tl.static_range(N):
+        value = rows[c]
+        for z in tl.static_range(1, K):
+            later = rows[z * N + c]
+            if CHECKED or (CODES and c >= B and c < B + 4):
+                took = takes_over(value, later)
+                if CHECKED:
+                    none_yet = valid[0] == 0
+                    for before in tl.static_range(1, z):
+                        none_yet = none_yet & (valid[before] == 0)
+                    took = (took | none_yet) & valid[z]
+                value = tl.where(took, later, value)
+                if CODES and c >= B and c < B + 4:
+                    if z == 1:
+                        took_1 = took_1 | tl.where(took, 1 << ((c - B) * EACH), 0)
+                    else:
+                        took_2 = took_2 | tl.where(took, 2 << ((c - B) * EACH), 0)
+            else:
+                value = _larger(value, later)
+        if RELU:
+            if CODES and c >= B and c < B + 4:
+                held = value <= 0
+                nobody = nobody | tl.where(held, NOBODY << ((c - B) * EACH), 0)
+                value = tl.where(held, 0.0, value)
+            else:
+                value = tl.where(value <= 0, 0.0, value)
+        m = m + (value,)
+    return m, _winner_bits(took_1, took_2, K) | nobody
+
+
+@triton.jit
+def _blur_columns(m, TAPS: tl.constexpr):
+    """B_h: the strip's two columns of y."""
+    y = ()
+    for o in tl.static_range(2):
+        value = m[2 * o] * TAPS[0]
+        for t in tl.static_range(1, len(TAPS)):
+            value += m[2 * o + t] * TAPS[t]
+        y = y + (value,)
+    return y
+
+
+@triton.jit
+def store_columns(row, strip, step, lane, exists, columns, values, VECTORS: tl.constexpr):
+    """The lanes' columns of y, or of dx: side by side from a multiple of their number on."""
+    N: tl.constexpr = len(values)
+    if VECTORS:
+        if N == 2:
+            tile = tl.join(values[0], values[1])
+        else:
+            tile = tl.join(tl.join(values[0], values[2]), tl.join(values[1], values[3]))
+            tile = tl.reshape(tile, (strip.shape[0], 4))
+        at = (strip * N + lane)[:, None] + tl.arange(0, N)[None, :]
+        tl.store(row + at, tile.to(row.dtype.element_ty), mask=exists[:, None])
+    else:
+        for k in tl.static_range(N):
+            column = strip * N + k
+            tl.store(
+                row + (column * step + lane),
+                values[k].to(row.dtype.element_ty),
+                mask=exists & (column < columns),
+            )
+
+
+@triton.jit
+def lanes(
+    images, channels, strips, CHANNELS_LAST: tl.constexpr, STRIPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """A program's lanes: (place, lane, strip, exists).
+
+    Contiguous: its first plane, in 64 bits, and each lane's plane from there on. channels_last: its
+    image and each lane's channel.
+    """
+    pid = tl.program_id(0)
+    if CHANNELS_LAST:
+        channel_blocks = tl.cdiv(channels, CHANNELS)
+        strip_blocks = tl.cdiv(strips, STRIPS)
+        lane = pid % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+        block = pid // channel_blocks
+        strip = block % strip_blocks * STRIPS + tl.arange(0, STRIPS)[:, None]
+        place = (block // strip_blocks).to(tl.int64)
+        exists = (lane < channels) & (strip < strips)
+    else:
+        first_unit = pid.to(tl.int64) * STRIPS
+        place = first_unit // strips
+        unit = (first_unit - place * strips).to(tl.int32) + tl.arange(0, STRIPS)
+        lane = unit // strips
+        strip = unit % strips
+        exists = first_unit + tl.arange(0, STRIPS) < images.to(tl.int64) * channels * strips
+    return place, lane, strip, exists
+
+
+# Sizes have no kernels of their own; of all numbers only the channels bear on how loads are made.
+SIZES = [
+    "images", "height", "width", "m_h", "y_h", "y_w", "strips", "rows", "steps", "chunk",
+    "last_columns",
+]  # fmt: skip
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward(
+    x, y, codes, images, channels, height, width, m_h, y_h, y_w, strips, rows, steps, chunk,
+    last_columns,
+    K: tl.constexpr, P: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
+    MODE: tl.constexpr, RELU: tl.constexpr, CODES: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    WHOLE: tl.constexpr, STRIPS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Y = B_v B_h S_v S_h x, and the codes.
+
+    WHOLE: rows of x are whole strips; `width` and `y_w` are then given in strips. A program walks
+    `chunk` steps of `steps`.
+    """
+    F: tl.constexpr = len(TAPS_H)
+    B: tl.constexpr = (F - 1) // 2
+    N: tl.constexpr = F + 2
+    SUMS: tl.constexpr = (F + 1) // 2
+    LATE: tl.constexpr = K - 1 - P  # rows from a row of x to the row of m of its number
+    AHEAD: tl.constexpr = F - 2 - B  # a step's first row of m is 2 step + AHEAD
+    WARM_UP: tl.constexpr = B if B > 0 or K == 1 else 1
+    LAST: tl.constexpr = 4 - (K - 1 - 2 * P) if WHOLE else 0  # columns of m in the last strip
+    VECTORS: tl.constexpr = WHOLE and not CHANNELS_LAST
+    PAIRS: tl.constexpr = VECTORS and K - 1 - 2 * P < 2  # rows of y are pairs as well
+    ROW_SHIFT: tl.constexpr = 4 * (K - 1)
+    HAS_CODES: tl.constexpr = CODES and (K > 1 or RELU)
+
+    if WHOLE:
+        width = width * 4
+    if PAIRS:
+        y_w = y_w * 2
+    place, lane, strip, exists = lanes(images, channels, strips, CHANNELS_LAST, STRIPS, CHANNELS)
+    if CHANNELS_LAST:
+        pixel = channels
+        x_lane = lane
+        y_lane = lane
+        code_lane = strip * channels + lane
+    else:
+        pixel = 1
+        x_lane = lane * (height * width)
+        y_lane = lane * (y_h * y_w)
+        code_lane = lane * (rows * strips) + strip
+    x_row = (width * pixel).to(tl.int64)
+    y_row = (y_w * pixel).to(tl.int64)
+    code_row = (strips * pixel).to(tl.int64)
+    x += place * height * x_row
+    y += place * y_h * y_row
+    codes += place * rows * code_row
+    first = strip == 0
+    last = strip == strips - 1
+    last_is = ()
+    for l in tl.static_range(1, 5):
+        last_is = last_is + ((last if LAST == l else last & (last_columns == l)),)
+    if VECTORS:
+        offsets = ()
+        for j in tl.static_range(F + 1 + K):
+            offsets = offsets + (strip * 4 + x_lane,)
+    else:
+        offsets = _window_offsets(strip, last_is, pixel, x_lane, width, F, K, P)
+    zero = tl.zeros_like(offsets[0])
+    nothing = zero.to(tl.float32)
+
+    begin = tl.program_id(1) * chunk
+    end = tl.minimum(begin + chunk, steps)
+    first_code = tl.where(begin == 0, 0, 2 * begin + AHEAD)
+    if HAS_CODES:
+        # Rows of x beyond those of m have no row's winners.
+        if end == steps:
+            for r in range(m_h, rows):
+                window = _load_window(
+                    x + tl.minimum(r, height - 1) * x_row,
+                    offsets,
+                    first,
+                    last,
+                    exists,
+                    F,
+                    K,
+                    P,
+                    VECTORS,
+                )
+                best, word = _select_columns(
+                    window, first, last_is, zero, F, K, P, MODE, LAST, True
+                )
+                if P > 0:  # there is no such row of x
+                    word = zero
+                tl.store(
+                    codes + r * code_row + code_lane, word.to(codes.dtype.element_ty), mask=exists
+                )
+
+    held = ()  # K - 1 rows of S_h x
+    for _ in tl.static_range((K - 1) * N):
+        held = held + (nothing,)
+    words = ()  # their columns' winners that have no row of m yet
+    for _ in tl.static_range(LATE):
+        words = words + (zero,)
+    sums = ()  # rows of y that are not whole
+    for _ in tl.static_range(2 * SUMS):
+        sums = sums + (nothing,)
+
+    fast_begin = tl.maximum(begin, 1)
+    fast_end = tl.minimum(tl.minimum(end, y_h), ((height + P - K - 1 - AHEAD) >> 1) + 1)
+    step = begin - WARM_UP
+    while step < end:
+        if (step == fast_begin) & (step < fast_end):
+            for s in range(fast_begin, fast_end):
+                row = x + (2 * s + AHEAD - P + K - 1) * x_row
+                for e in tl.static_range(2):
+                    window = _load_window(
+                        row + e * x_row, offsets, first, last, exists, F, K, P, VECTORS
+                    )
+                    best, word = _select_columns(
+                        window, first, last_is, zero, F, K, P, MODE, LAST, HAS_CODES
+                    )
+                    held = held + best
+                    words = words + (word,)
+                    m, winners = _select_rows(held, (), zero, F, K, RELU, HAS_CODES, False)
+                    if HAS_CODES:
+                        word = words[0] | (winners << ROW_SHIFT)
+                        tl.store(
+                            codes + (2 * s + AHEAD + e) * code_row + code_lane,
+                            word.to(codes.dtype.element_ty),
+                            mask=exists,
+                        )
+                    held = held[N:]
+                    words = words[1:]
+                    part = _blur_columns(m, TAPS_W)
+                    now = ()
+                    for d in tl.static_range(SUMS):
+                        for o in tl.static_range(2):
+                            if F - 2 - 2 * d + e >= 0:
+                                now = now + (sums[2 * d + o] + part[o] * TAPS_H[F - 2 - 2 * d + e],)
+                            else:
+                                now = now + (sums[2 * d + o],)
+                    sums = now
+                store_columns(y + s * y_row, strip, pixel, y_lane, exists, y_w, sums[:2], PAIRS)
+                sums = sums[2:] + (nothing, nothing)
+            step = fast_end
+        else:
+            for e in range(2):
+                q = 2 * step + AHEAD + e
+                u = border_source(q, m_h, MODE)
+                r = u - P
+                held = ()
+                valid = ()
+                found = ()
+                for z in tl.static_range(K):
+                    window = _load_window(
+                        x + tl.minimum(tl.maximum(r + z, 0), height - 1) * x_row,
+                        offsets, first, last, exists, F, K, P, VECTORS,
+                    )  # fmt: skip
+                    best, word = _select_columns(
+                        window, first, last_is, zero, F, K, P, MODE, LAST, HAS_CODES
+                    )
+                    held = held + best
+                    found = found + (word,)
+                    valid = valid + ((r + z >= 0) & (r + z < height),)
+                m, winners = _select_rows(held, valid, zero, F, K, RELU, HAS_CODES, True)
+                if HAS_CODES:
+                    if (q >= first_code) & (q < tl.minimum(m_h, 2 * end + AHEAD)):
+                        word = found[P] | (winners << ROW_SHIFT)
+                        tl.store(
+                            codes + q * code_row + code_lane,
+                            word.to(codes.dtype.element_ty),
+                            mask=exists,
+                        )
+                held = held[N:]
+                words = found[P + 1 :]
+                part = _blur_columns(m, TAPS_W)
+                now = ()
+                for d in tl.static_range(SUMS):
+                    for o in tl.static_range(2):
+                        if F - 2 - 2 * d >= 0:
+                            tap = tl.where(e == 0, TAPS_H[F - 2 - 2 * d], TAPS_H[F - 1 - 2 * d])
+                            takes_part = u >= 0
+                        else:
+                            tap = TAPS_H[0] + 0.0 * e
+                            takes_part = (u >= 0) & (e == 1)
+                        added = sums[2 * d + o] + part[o] * tap
+                        now = now + (tl.where(takes_part, added, sums[2 * d + o]),)
+                sums = now
+            store_columns(
+                y + step * y_row, strip, pixel, y_lane,
+                exists & (step >= begin) & (step < y_h), y_w, sums[:2], PAIRS,
+            )  # fmt: skip
+            sums = sums[2:] + (nothing, nothing)
+            step += 1

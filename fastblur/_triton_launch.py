@@ -1,0 +1,377 @@
+"""One call of the Triton backend: its sizes, its checks, and the kernels it launches."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch._library.triton import is_wrap_triton_enabled
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.library import wrap_triton
+
+from . import _codes, _triton_backward, _triton_generic, _triton_kernels
+from ._codes import Size
+from ._geometry import DTYPES, Geometry
+
+INTERPRETED: bool = triton.knobs.runtime.interpret
+_LANES = 128  # of a generic kernel's program
+# Rows are cut into chunks where the images alone make fewer programs than this, some for each of a
+# large GPU's multiprocessors, but not into chunks of fewer steps: their neighbours read rows twice.
+_PROGRAMS = 1024
+_MIN_CHUNK = 8
+
+
+class Call:
+    """A checked call, by the arguments that the operators share.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; nothing has been run.
+    """
+
+    def __init__(
+        self, name: str, beside: Tensor, input_size: Sequence[int], arguments: Sequence[Any]
+    ) -> None:
+        *rest, self.channels_last = arguments
+        self.geometry = g = _geometry(*(tuple(a) if isinstance(a, list) else a for a in rest))
+        _check_tensor(name, beside)
+        if len(input_size) != 4:
+            raise ValueError(f"input_size must have 4 entries, got {tuple(input_size)}")
+        self.input_size: Size = (*input_size,)  # type: ignore[assignment]
+        if _known(self.input_size):
+            g.check_input(beside.new_empty((0, *self.input_size[1:])))
+        n, c, h, w = self.input_size
+        self.images, self.channels, self.height, self.width = n, c, h, w
+        self.m_h, self.m_w = g.pooled_size(h, w)
+        self.y_h, self.y_w = g.output_size(h, w)
+        self.codes_shape, self.codes_type = _codes.triton_shape_and_dtype(
+            g, self.input_size, self.channels_last
+        )
+        rows, strips = (1, 2) if self.channels_last else (2, 3)
+        self.rows, self.strips = self.codes_shape[rows], self.codes_shape[strips]
+        self.dtype = beside.dtype
+        self.sum_type = torch.float64 if beside.dtype == torch.float64 else torch.float32
+
+    # ---- checks ----
+
+    def check_codes(self, codes: Tensor, beside: Tensor) -> None:
+        if codes.device != beside.device:
+            raise RuntimeError(
+                f"codes must be on the input's device {beside.device}, got {codes.device}"
+            )
+        if codes.dtype != self.codes_type:
+            raise TypeError(
+                f"codes must be the {self.codes_type} tensor that forward of the Triton backend "
+                f"returned, got {codes.dtype}"
+            )
+        shape = tuple(codes.shape)
+        if len(shape) != 4 or (_known(shape, self.codes_shape) and shape != self.codes_shape):
+            raise ValueError(
+                f"codes must belong to this geometry and backend, which has shape "
+                f"{list(self.codes_shape)}, got {list(shape)}"
+            )
+
+    def check_grad_output(self, dy: Tensor) -> None:
+        want, shape = (self.images, self.channels, self.y_h, self.y_w), tuple(dy.shape)
+        if _known(want, shape) and want != shape:
+            raise ValueError(
+                f"grad_output must have the output's shape {list(want)}, got {list(shape)}"
+            )
+
+    # ---- the three operators ----
+
+    def forward(self, x: Tensor, need_codes: bool) -> tuple[Tensor, Tensor]:
+        x = self._in_format(x)
+        none = x.new_empty((self.images, 0), dtype=self.codes_type)
+        with self._launching(x):
+            if self.marches:
+                codes = x.new_empty(self.codes_shape, dtype=self.codes_type) if need_codes else none
+                y = self._empty(x, self.y_h, self.y_w)
+                self._march(_triton_kernels.forward, x, y, codes, CODES=need_codes)
+                return y, codes
+            codes = x.new_empty(self.codes_shape, dtype=self.codes_type)
+            self._choose(x, codes)
+            y = self._blur(self._select(x, codes))
+        return y, codes if need_codes else none
+
+    def backward(self, dy: Tensor, codes: Tensor) -> Tensor:
+        dy, codes = self._in_format(dy), codes.contiguous()
+        with self._launching(dy):
+            if self.marches:
+                dx = self._empty(dy, self.height, self.width)
+                self._march(_triton_backward.backward, dx, dy, codes)
+                return dx
+            return self._route(self._spread(dy), codes)
+
+    def apply(self, x: Tensor, codes: Tensor) -> Tensor:
+        x, codes = self._in_format(x), codes.contiguous()
+        with self._launching(x):
+            return self._blur(self._select(x, codes))
+
+    # ---- memory ----
+
+    @property
+    def _format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def _in_format(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=self._format)
+
+    def _empty(
+        self, like: Tensor, height: int, width: int, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        return torch.empty(
+            (self.images, self.channels, height, width),
+            dtype=dtype or like.dtype,
+            device=like.device,
+            memory_format=self._format,
+        )
+
+    # ---- launches ----
+
+    def _launching(self, x: Tensor) -> contextlib.AbstractContextManager[Any]:
+        """Triton launches on the current device, whatever its arguments are on."""
+        if x.device.type == "cpu" or is_wrap_triton_enabled():  # the interpreter, or being traced
+            return contextlib.nullcontext()
+        device_of: Any = torch.get_device_module(x.device).device_of(x)
+        return device_of  # type: ignore[no-any-return]
+
+    def _launch_generic(self, kernel: Any, out: Tensor, *arguments: Any, **constants: Any) -> None:
+        """One lane for each element of ``out``: ``kernel(*tensors, count, *sizes)``."""
+        count = out.numel()
+        if isinstance(count, int) and count == 0:
+            return
+        lanes = _LANES
+        if INTERPRETED:  # which takes as long for one lane as for many
+            lanes = triton.next_power_of_2(min(count, 1 << 18))
+        tensors = [a for a in arguments if isinstance(a, Tensor)]
+        _launcher(kernel)[((count + lanes - 1) // lanes,)](
+            *tensors,
+            count,
+            *arguments[len(tensors) :],
+            **constants,
+            SUM=tl.float64 if self.sum_type == torch.float64 else tl.float32,
+            LANES=lanes,
+        )
+
+    def _launch_max(self, kernel: Any, out: Tensor, *tensors: Tensor, **constants: Any) -> None:
+        (k_h, k_w), (p_h, p_w) = self.geometry.kernel_size, self.geometry.padding
+        column_bits = (k_w - 1).bit_length()
+        self._launch_generic(
+            kernel,
+            out,
+            *tensors,
+            self.channels,
+            *(self.height, self.width, self.m_h, self.m_w, self.rows, self.strips),
+            **dict(KH=k_h, KW=k_w, PH=p_h, PW=p_w),
+            CHANNELS_LAST=self.channels_last,
+            COLUMN_BITS=column_bits,
+            ROW_BITS=self.geometry.code_bits - column_bits,
+            **constants,
+        )
+
+    def _launch_blur(self, kernel: Any, source: Tensor, out: Tensor, axis: int) -> None:
+        """Along the rows of a map (axis 0) or along its columns (axis 1)."""
+        g = self.geometry
+        taps, stride = (g.taps_h, g.taps_w)[axis], g.stride[axis]
+        before, after = g.blur_padding[2 * axis : 2 * axis + 2]
+        size, outputs = ((self.m_h, self.y_h), (self.m_w, self.y_w))[axis]
+        inner = self.channels if self.channels_last else 1
+        if axis == 0:
+            inner = inner * out.shape[3]
+        # Outputs that read an element; with replicated padding also those that read its copies.
+        span = len(taps) + (before + after if g.padding_mode == "replicate" else 0)
+        numbers = (span + stride - 1) // stride + 1
+        folds = g.padding_mode in ("reflect", "circular") and before + after > 0
+        self._launch_generic(
+            kernel,
+            out,
+            *(source, out, size, outputs, inner),
+            numbers,
+            **dict(TAPS=taps, STRIDE=stride, BEFORE=before, MODE=g.padding_mode),
+            POSITIONS=3 if folds else 1,
+        )
+
+    # ---- the kernels that walk an image ----
+
+    @property
+    def marches(self) -> bool:
+        """Whether they are for this call; their offsets within a program have 32 bits."""
+        if not _codes.is_specialised(self.geometry, self.input_size, self.dtype):
+            return False
+        lines = 1 if self.channels_last else self.height
+        extent = lines * self.width * (self.channels if self.channels_last else 1)
+        return not isinstance(extent, int) or extent < 2**28
+
+    def kernels(self) -> str:
+        """Which kernels run the call, for people."""
+        if not self.marches:
+            return "generic"
+        layout = "channels_last" if self.channels_last else "contiguous"
+        return layout if self._whole else f"{layout}, rows not of whole strips"
+
+    @property
+    def _pairs(self) -> bool:
+        """Whether whole rows of x make rows of y that are read and written in pairs."""
+        (k, _), (p, _) = self.geometry.kernel_size, self.geometry.padding
+        return not self.channels_last and k - 1 - 2 * p < 2
+
+    @property
+    def _whole(self) -> bool:
+        """Whether rows of x are known to be strips of four columns, so that loads are wide."""
+        return statically_known_true(self.width % 4 == 0) and (
+            not self._pairs or statically_known_true(2 * self.y_w == self.width)
+        )
+
+    def _march(self, kernel: Any, x: Tensor, y: Tensor, codes: Tensor, **constants: Any) -> None:
+        """``x`` is x or dx, ``y`` is y or dy."""
+        if isinstance(self.images, int) and self.images == 0:
+            return
+        g = self.geometry
+        k, p, f = g.kernel_size[0], g.padding[0], len(g.taps_h)
+        ahead = f - 2 - (f - 1) // 2
+        whole = self._whole
+        pairs = self._pairs and whole
+        strips_of, channels_of, warps = _program(self)
+        strips = (self.m_w + 3) // 4
+        walked = strips if constants else (self.width + 3) // 4
+        if self.channels_last:
+            blocks = self.images * _cdiv(walked, strips_of) * _cdiv(self.channels, channels_of)
+        else:
+            blocks = _cdiv(self.images * self.channels * walked, strips_of)
+        if constants:  # forward
+            steps = torch.sym_max(self.y_h, (self.m_h - 1 - ahead) // 2 + 1)
+        else:
+            steps = (self.height - 1 + p - ahead) // 2 + 1 - (p - ahead) // 2
+        chunks = torch.sym_max(torch.sym_min(_cdiv(_PROGRAMS, blocks), steps // _MIN_CHUNK), 1)
+        chunk = _cdiv(steps, chunks)
+        _launcher(kernel)[(blocks, _cdiv(steps, chunk))](
+            x,
+            y,
+            codes,
+            self.images,
+            self.channels,
+            self.height,
+            self.width // 4 if whole else self.width,
+            self.m_h,
+            self.y_h,
+            self.y_w // 2 if pairs else self.y_w,
+            strips,
+            self.height + max(0, 2 * p - k + 1),
+            steps,
+            chunk,
+            self.m_w - 4 * (strips - 1),
+            **dict(K=k, P=p, TAPS_H=g.taps_h, TAPS_W=g.taps_w, MODE=g.padding_mode, RELU=g.relu),
+            CHANNELS_LAST=self.channels_last,
+            WHOLE=whole,
+            STRIPS=strips_of,
+            CHANNELS=channels_of,
+            num_warps=warps,
+            **constants,
+        )
+
+    # ---- the generic kernels ----
+
+    def _choose(self, x: Tensor, codes: Tensor) -> None:
+        if not self.geometry.linear:
+            relu = self.geometry.relu
+            self._launch_max(_triton_generic.choose, codes, x, codes, RELU=relu)
+
+    def _select(self, x: Tensor, codes: Tensor) -> Tensor:
+        if self.geometry.linear:
+            return x
+        m = self._empty(x, self.m_h, self.m_w)
+        self._launch_max(_triton_generic.select, m, x, codes, m)
+        return m
+
+    def _blur(self, m: Tensor) -> Tensor:
+        half = self._empty(m, self.y_h, self.m_w, self.sum_type)
+        y = self._empty(m, self.y_h, self.y_w)
+        self._launch_blur(_triton_generic.blur, m, half, axis=0)
+        self._launch_blur(_triton_generic.blur, half, y, axis=1)
+        return y
+
+    def _spread(self, dy: Tensor) -> Tensor:
+        dtype = dy.dtype if self.geometry.linear else self.sum_type
+        half = self._empty(dy, self.y_h, self.m_w, self.sum_type)
+        dm = self._empty(dy, self.m_h, self.m_w, dtype)
+        self._launch_blur(_triton_generic.spread, dy, half, axis=1)
+        self._launch_blur(_triton_generic.spread, half, dm, axis=0)
+        return dm
+
+    def _route(self, dm: Tensor, codes: Tensor) -> Tensor:
+        if self.geometry.linear:
+            return dm
+        dx = self._empty(dm, self.height, self.width, self.dtype)
+        self._launch_max(_triton_generic.route, dx, dm, codes, dx)
+        return dx
+
+
+def _program(call: Call) -> tuple[int, int, int]:
+    """Strips and channels of a program, and its warps: few, so that many programs fit.
+
+    In channels_last a thread has a vector of 4 channels, or of 2 where a 3 x 3 pool holds two rows
+    of maxima or a 2 x 2 one has ReLU: more do not fit its registers. Channels that are no multiple
+    of 64 are cut into blocks of 32 or 16 where they are multiples of those.
+    """
+    if not call.channels_last:
+        return 1024 if INTERPRETED else 128, 1, 4
+    if INTERPRETED:
+        return 16, triton.next_power_of_2(call.channels), 4
+    channels = 64
+    while channels > 16 and not statically_known_true(call.channels % channels == 0):
+        channels //= 2
+    if channels == 16 and not statically_known_true(call.channels % 16 == 0):
+        channels = 64 if not statically_known_true(call.channels < 64) else 16
+    (pool, _), relu = call.geometry.kernel_size, call.geometry.relu
+    lanes = 128 * (2 if pool == 3 or (pool == 2 and relu) else 4)
+    return lanes // channels, channels, 4
+
+
+def _cdiv(a: Any, b: Any) -> Any:
+    return (a + b - 1) // b
+
+
+def _launcher(kernel: Any) -> Any:
+    # The interpreter's kernels are not Triton's own, and torch wraps no others.
+    return kernel if INTERPRETED else wrap_triton(kernel)
+
+
+def _known(*sizes: Sequence[int]) -> bool:
+    """Whether sizes are numbers; a graph for any size must not be bound to some by a check."""
+    return all(isinstance(n, int) for size in sizes for n in size)
+
+
+@functools.lru_cache(maxsize=256)
+def _geometry(
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    taps_h: tuple[float, ...],
+    taps_w: tuple[float, ...],
+    blur_padding: tuple[int, ...],
+    padding_mode: str,
+    relu: bool,
+) -> Geometry:
+    """Checked again, for those who call the operators directly."""
+    return Geometry.resolve(
+        kernel_size,
+        stride,
+        padding,
+        taps=(taps_h, taps_w),
+        blur_padding=blur_padding,
+        padding_mode=padding_mode,
+        relu=relu,
+    )
+
+
+def _check_tensor(name: str, t: Tensor) -> None:
+    if t.dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype}")
+    if t.dim() != 4:
+        raise ValueError(f"{name} must have 4 dimensions (N, C, H, W), got {t.dim()}")

@@ -1,0 +1,247 @@
+"""The Triton backend, without a GPU: what it computes, in the interpreter; where it is chosen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.library import opcheck
+
+from fastblur import FusedBlurPool, FusedMaxBlurPool, _backends, _codes, _extension, _ops, explain
+from fastblur._geometry import DTYPES, Geometry
+from fastblur.functional import max_blur_pool2d
+
+from .cases import CASES, Case, in_format
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(
+    bool(os.environ.get("TRITON_INTERPRET")), reason="TRITON_INTERPRET is set for this process"
+)
+ROOT = Path(__file__).parent.parent
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+
+
+def test_values_and_derivatives_in_the_interpreter() -> None:
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/triton_interpreted.py",
+                  TRITON_INTERPRET="1")  # fmt: skip
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeTensorMode]:
+    torch._dynamo.reset()
+    with FakeTensorMode(shape_env=ShapeEnv()) as mode:
+        yield mode
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", CASES[::4], ids=str)
+def test_fake_tensors(case: Case, channels_last: bool) -> None:
+    from fastblur import _triton
+
+    arguments = (*case.geometry().arguments(), channels_last)
+    n, c, h, w = case.shape
+    for dtype in DTYPES:
+        with FakeTensorMode():
+            x = in_format(torch.zeros(case.shape, dtype=dtype, device="cuda"), channels_last)
+            y, codes = _triton.forward(x, arguments, True)
+            dx = _triton.backward(y, codes, case.shape, arguments)
+            again = _triton.apply(x, codes, arguments)
+            like_y = in_format(torch.empty(n, c, *case.geometry().output_size(h, w)), channels_last)
+        for ours, like in ((y, like_y), (dx, x), (again, like_y)):
+            assert (ours.shape, ours.dtype) == (like.shape, dtype)
+            assert ours.stride() == like.stride()
+            assert ours.device.type == "cuda"
+        shape, code_type = _codes.triton_shape_and_dtype(case.geometry(), case.shape, channels_last)
+        assert (codes.shape, codes.dtype) == (shape, code_type)
+
+
+@pytest.mark.parametrize("size", [14, 15, 28, 56, 57, 112])
+@pytest.mark.parametrize(("pool", "pad", "share"), [(2, 0, 16), (3, 0, 8), (3, 1, 8)])
+def test_saved_for_backward(pool: int, pad: int, share: int, size: int) -> None:
+    """1/16 of a float32 x for pool 2 and 1/8 for pool 3, plus whole words of four columns."""
+    for channels_last in (False, True):
+        shape, dtype = _codes.triton_shape_and_dtype(
+            Geometry.resolve(pool, 2, pad), (2, 16, size, size), channels_last
+        )
+        whole_words = -(-size // 4) * 4 / size
+        x_bytes = 4 * 2 * 16 * size * size
+        assert torch.Size(shape).numel() * dtype.itemsize <= x_bytes / share * whole_words
+
+
+def test_codes_are_no_other_backend_s() -> None:
+    from fastblur import _triton
+
+    arguments = (*Geometry.resolve().arguments(), False)
+    with FakeTensorMode():
+        x = torch.zeros(2, 3, 9, 9, device="cuda")
+        for theirs in (
+            torch.zeros(2, 30, dtype=torch.uint8, device="cuda"),
+            torch.zeros(2, 8, dtype=torch.int32, device="cuda"),
+        ):
+            with pytest.raises(TypeError, match=r"codes must be the torch\.int8 tensor"):
+                _triton.apply(x, theirs, arguments)
+        _, codes = _triton.forward(x, arguments, True)
+    assert codes.dim() == 4  # theirs have two
+
+
+@pytest.mark.parametrize("name", ["forward", "backward", "apply"])
+def test_opcheck(name: str) -> None:
+    """Schema, registration and fake kernels, on the CPU as far as nothing is launched: batch 0."""
+    from fastblur import _triton  # noqa: F401
+
+    ops = torch.ops.fastblur
+    for relu in (False, True):
+        for channels_last in (False, True):
+            arguments = (*Geometry.resolve(3, 2, 1, relu=relu).arguments(), channels_last)
+            x = in_format(torch.zeros(0, 3, 9, 12), channels_last).requires_grad_()
+            y, codes = ops.triton_max_blur_pool_forward(x, *arguments, True)
+            y = y.detach().requires_grad_()
+            call = {
+                "forward": (x, *arguments, True),
+                "backward": (y, codes, list(x.shape), *arguments),
+                "apply": (x, codes, *arguments),
+            }[name]
+            opcheck(
+                getattr(ops, f"triton_max_blur_pool_{name}").default,
+                call,
+                test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+            )
+
+
+# ---- choice ------------------------------------------------------------------------------------
+
+
+def test_auto_prefers_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, xpu, cpu = map(torch.device, ("cuda", "xpu", "cpu"))
+    names = [backend.name for backend in _backends.BACKENDS]
+    assert names == ["cuda", "triton", "cpu", "reference"]
+    assert _backends.choose("auto", cpu).name == ("cpu" if _ops.AVAILABLE else "reference")
+    assert _backends.choose("auto", xpu).name == "triton"
+    assert _backends.choose("triton", cuda).name == "triton"
+    if _ops.CUDA_ARCHS:
+        assert _backends.choose("auto", cuda).name == "cuda"
+    monkeypatch.setattr(_ops, "CUDA_ARCHS", ())
+    assert _backends.choose("auto", cuda).name == "triton"
+    monkeypatch.setattr(_ops, "AVAILABLE", False)
+    monkeypatch.setattr(_extension, "WHY_NOT", "it is not installed")
+    assert _backends.choose("auto", cuda).name == "triton"
+    with pytest.raises(RuntimeError, match=r"'triton' cannot run: it runs on GPUs only .* 'cpu'"):
+        FusedMaxBlurPool(backend="triton")(torch.zeros(1, 1, 9, 9))
+
+
+def test_is_imported_when_used() -> None:
+    done = python(
+        "-c",
+        "import sys, torch, fastblur\n"
+        "assert 'triton' not in sys.modules\n"
+        "fastblur.FusedMaxBlurPool()(torch.zeros(1, 2, 9, 9))\n"
+        "assert 'triton' not in sys.modules\n",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_triton() -> None:
+    done = python(
+        "-c",
+        "import importlib.util as util, torch\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *a: None if name == 'triton' else find(name, *a)\n"
+        "import fastblur\n"
+        "from fastblur import _backends\n"
+        "print(_backends.choose('auto', torch.device('xpu')).name)\n"
+        "try: fastblur.FusedMaxBlurPool(backend='triton')(torch.zeros(1, 2, 9, 9))\n"
+        "except RuntimeError as error: print(error)\n",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "reference" in done.stdout
+    assert "cannot run: triton is not installed (pip install triton" in done.stdout
+
+
+def test_explain(fake: FakeTensorMode) -> None:
+    from fastblur import _triton
+
+    x = torch.zeros(2, 8, 28, 28, device="cuda")
+    layer = FusedMaxBlurPool(3, 2, 1, filter_size=3, backend="triton")
+    found = explain(x, layer)
+    assert found.backend == "triton"
+    assert found.specialisation == "max 3x3, 3x3 taps (contiguous)"
+    assert "on 'cuda'" in found.refused["cpu"]
+    _, codes = _triton.forward(x, (*layer.geometry.arguments(), False), True)
+    assert found.bytes_saved == codes.nbytes
+    assert explain(x, FusedBlurPool(backend="triton")).bytes_saved == 0
+    assert "generic" in explain(x, stride=3, backend="triton").specialisation
+    odd = explain(x[..., :27], kernel_size=2, backend="triton").specialisation
+    assert "rows not of whole strips" in odd
+
+
+# ---- the compiler ------------------------------------------------------------------------------
+
+
+def targets(graph: torch.fx.GraphModule) -> list[str]:
+    return [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_graph(fake: FakeTensorMode, dynamic: bool) -> None:
+    """torch.compile sees the kernel itself, without anything of the unfused chain."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    net = nn.Sequential(FusedMaxBlurPool(3, 2, 1, filter_size=3, backend="triton"), nn.ReLU())
+    compiled = torch.compile(
+        net, fullgraph=True, dynamic=dynamic, backend=aot_autograd(fw_compiler=keep)
+    )
+    with torch.no_grad():
+        y = compiled(torch.empty(2, 5, 21, 32, device="cuda"))
+    assert y.shape == (2, 5, 11, 16)
+    called = [name for graph in graphs for name in targets(graph)]
+    assert called.count("triton_kernel_wrapper_functional") == 1
+    assert not any(word in name for name in called for word in ("pool2d", "conv", "fastblur"))
+
+
+def test_traced_backward(fake: FakeTensorMode) -> None:
+    def step(x: torch.Tensor) -> torch.Tensor:
+        y, codes = torch.ops.fastblur.triton_max_blur_pool_forward(x, *arguments, True)
+        return torch.ops.fastblur.triton_max_blur_pool_backward(y, codes, x.shape, *arguments)
+
+    arguments = (*Geometry.resolve().arguments(), False)
+    _backends.choose("triton", torch.device("cuda"))
+    graph = make_fx(torch.func.functionalize(step), tracing_mode="fake")(
+        torch.empty(2, 3, 12, 16, device="cuda")
+    )
+    assert len([name for name in targets(graph) if "triton" in name]) == 2
+
+
+def test_layers_take_the_name() -> None:
+    layer = FusedMaxBlurPool(backend="triton")
+    assert "backend='triton'" in repr(layer)
+    with pytest.raises(RuntimeError, match="backend 'triton' cannot run"):
+        max_blur_pool2d(torch.zeros(1, 1, 9, 9), backend="triton")
