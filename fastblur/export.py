@@ -27,8 +27,8 @@ def decompositions() -> dict[OpOverload, Callable[..., Any]]:
     types are rounded after the max and after the blur, as by the unfused chain.
 
     Returns:
-        One entry, of ``torch.ops.fastblur.max_blur_pool_forward``; none without the compiled
-        extension, where no program has that operator.
+        An entry for each forward operator that a program can have: the compiled extension's, if it
+        is there, and Triton's, if that has been used.
 
     Example:
         >>> import torch, fastblur
@@ -40,7 +40,9 @@ def decompositions() -> dict[OpOverload, Callable[..., Any]]:
     """
     # Not registered for everybody in torch's own table: fake tensors look into that too, and would
     # take the shape of the codes from here.
-    return {torch.ops.fastblur.max_blur_pool_forward.default: _forward} if _ops.AVAILABLE else {}
+    names = ("max_blur_pool_forward", "triton_max_blur_pool_forward")
+    there = (getattr(torch.ops.fastblur, name, None) for name in names)
+    return {operator.default: _forward for operator in there if operator is not None}
 
 
 def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:

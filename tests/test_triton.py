@@ -18,7 +18,16 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.library import opcheck
 
-from fastblur import FusedBlurPool, FusedMaxBlurPool, _backends, _codes, _extension, _ops, explain
+from fastblur import (
+    FusedBlurPool,
+    FusedMaxBlurPool,
+    _backends,
+    _codes,
+    _extension,
+    _ops,
+    explain,
+    export,
+)
 from fastblur._geometry import DTYPES, Geometry
 from fastblur.functional import max_blur_pool2d
 
@@ -225,6 +234,16 @@ def test_compiled_graph(fake: FakeTensorMode, dynamic: bool) -> None:
     called = [name for graph in graphs for name in targets(graph)]
     assert called.count("triton_kernel_wrapper_functional") == 1
     assert not any(word in name for name in called for word in ("pool2d", "conv", "fastblur"))
+
+
+def test_exported_program_taken_apart() -> None:
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        x = torch.empty(2, 4, 20, 20, device="cuda")
+    program = torch.export.export(FusedMaxBlurPool(backend="triton"), (x,))
+    assert "triton_max_blur_pool_forward" in str(program.graph)
+    program = program.run_decompositions(export.decompositions())
+    assert "fastblur" not in str(program.graph)
+    assert "conv2d" in str(program.graph)
 
 
 def test_traced_backward(fake: FakeTensorMode) -> None:
