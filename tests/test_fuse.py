@@ -659,6 +659,31 @@ def test_functional_call_with_another_filter() -> None:
     torch.testing.assert_close(net(x), plain(x))
 
 
+def test_made_empty_and_loaded() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), layer())
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    x = torch.randn(1, 4, 11, 11)
+    want = net(x)
+    fuse_(net)
+    net.to("meta").to_empty(device="cpu")
+    net[1].filt.normal_()
+    net.load_state_dict(state)
+    torch.testing.assert_close(net(x), want)
+    net[1].filt.normal_()
+    with pytest.raises(ValueError, match="buffer 'filt' cannot be fused"):
+        net(x)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(mode: Callable[[], Any]) -> None:
+    with mode():
+        net = nn.Sequential(nn.ReLU(), layer())
+        x = torch.randn(1, 4, 11, 11)
+        want = net(x)
+        assert fuse_(net).rows[0].joined == ("0",)
+        torch.testing.assert_close(net(x), want)
+
+
 def test_one_tap_of_adobes_serves_any_channels() -> None:
     net = nn.Sequential(aa.BlurPool(4, filt_size=1))
     fuse_(net)

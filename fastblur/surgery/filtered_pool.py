@@ -61,7 +61,8 @@ class FilteredPool(Pool):
     """A fused layer with the filter of the unfused layer as a buffer.
 
     The taps are read from the buffer, and again whenever it has changed; while it is on the meta
-    device, they are the geometry's. Inside compiled and transformed code a change is not noticed.
+    device, they are the geometry's. A change inside compiled or transformed code, or through
+    ``.data``, is not noticed.
 
     Args:
         geometry: of the layer.
@@ -180,7 +181,11 @@ class FilteredPool(Pool):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._read_taps()
+        try:
+            self._read_taps()
+        except ValueError:
+            # To an empty buffer, say, that is loaded next; else the next call tells.
+            self._stamp = None
         return result
 
     def _load_from_state_dict(

@@ -150,6 +150,7 @@ def check_contents(module: nn.Module, layer: Layer) -> None:
         raise CannotFuse("its filter is being trained")
 
 
+@torch.inference_mode(False)
 def check_numbers(module: nn.Module, layer: Layer) -> None:
     """Raises CannotFuse unless the fused layer computes the same on a few small inputs.
 
