@@ -70,6 +70,6 @@ def test_training_step(name: str, channels_last: bool, race: Race) -> None:
         }
         steps[key] = step
     race.benchmark.extra_info["memory"] = facts
-    race(f"{name} {'NHWC' if channels_last else 'NCHW'}", steps, rounds=7, evict=False)
+    race(f"{name} {'NHWC' if channels_last else 'NCHW'}", steps, rounds=4, evict=False)
     for key, fact in facts.items():
         race.rows.append([f"  {key}", str(fact)])
