@@ -435,6 +435,21 @@ def test_twice() -> None:
     assert list(map(id, net.modules())) == list(map(id, modules))
 
 
+def test_in_two_steps_and_back() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.MaxPool2d(2, 1), layer())
+    before, x = list(net), torch.randn(1, 4, 12, 12)
+    want = net(x)
+    assert fuse_(net, relu=False).rows[0].joined == ("2",)
+    assert fuse_(net).rows[0].joined == ("1",)
+    torch.testing.assert_close(net(x), want)
+    part = copy.deepcopy(net)
+    part[2] = nn.Identity()
+    with pytest.raises(ValueError, match="some of what it was fused with is not"):
+        unfuse_(part)
+    unfuse_(net)
+    assert list(net) == before
+
+
 def test_errors_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong in the middle, the model is as it was."""
     net = nn.Sequential(layer(), layer())
@@ -585,8 +600,12 @@ def fused_net() -> nn.Sequential:
         (lambda net: net[1], "some of what it was fused with is not"),
         (lambda net: net[1][0], "got a fused layer"),
         (lambda net: hooked(net[1][0]) and net, "hooks, which would be lost"),
+        (
+            lambda net: hooked(net[1][0], "register_full_backward_pre_hook") and net,
+            "hooks, which would be lost",
+        ),
     ],
-    ids=["absorbed alone", "fused alone", "layer", "hooked since"],
+    ids=["absorbed alone", "fused alone", "layer", "hooked since", "backward hook since"],
 )
 def test_parts_are_not_unfused(part: Callable[[Any], Any], why: str) -> None:
     net = fused_net()
@@ -702,4 +721,4 @@ def test_mode_of_a_convolution_survives() -> None:
 
 def test_twice_says_so() -> None:
     net = fused_net()
-    assert str(fuse_(net)) == "nothing to fuse: 1 layers are fused already"
+    assert str(fuse_(net)) == "nothing to fuse; layers that are fused already: 1"

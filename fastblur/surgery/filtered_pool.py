@@ -114,7 +114,9 @@ class FilteredPool(Pool):
     @property
     def filter(self) -> Tensor:
         """The buffer."""
-        return self.get_buffer(self.filter_name)
+        filter = self._buffers[self.filter_name]  # get_buffer would cost more than a small call
+        assert filter is not None
+        return filter
 
     @property
     def channels(self) -> int | None:
@@ -128,16 +130,17 @@ class FilteredPool(Pool):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        if self._may_look() and self._stamp != _stamp(self.filter):
+        filter = self.filter
+        if _has_values(filter) and self._stamp != _stamp(filter):
             self._read_taps()
-        axis = -2 if self.one_dimensional else -3
-        channels = self.channels
+        one_dimensional = filter.dim() == 3
+        axis, channels = -2 if one_dimensional else -3, channels_of(filter)
         if channels is not None and input.dim() >= -axis and input.shape[axis] != channels:
             raise ValueError(
                 f"input must have {channels} channels, as the filter {self.filter_name!r} has, "
                 f"got shape {tuple(input.shape)}"
             )
-        run_it = run_1d if self.one_dimensional else run
+        run_it = run_1d if one_dimensional else run
         return run_it(input, self.geometry, self.backend)
 
     def extra_repr(self) -> str:
@@ -155,15 +158,6 @@ class FilteredPool(Pool):
         usual = {"kernel_size": (1, 1), "padding": (0, 0), "relu": False}
         shown = [f"{key}={v!r}" for key, v in parts.items() if v != usual.get(key)]
         return ", ".join([*([] if self.channels is None else [str(self.channels)]), *shown])
-
-    def _may_look(self) -> bool:
-        """Whether the buffer is a tensor with values: neither traced nor transformed."""
-        return (
-            type(self.filter) is Tensor
-            and not self.filter.is_meta
-            and not torch.compiler.is_compiling()
-            and torch._C._functorch.peek_interpreter_stack() is None
-        )
 
     def _read_taps(self) -> None:
         filter = self.filter
@@ -215,6 +209,16 @@ class FilteredPool(Pool):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         self._read_taps()
+
+
+def _has_values(filter: Tensor) -> bool:
+    """Whether it can be looked into: neither traced nor transformed."""
+    return (
+        type(filter) is Tensor
+        and not filter.is_meta
+        and not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
 
 
 def _stamp(filter: Tensor) -> tuple[int, int, int]:

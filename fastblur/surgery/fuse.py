@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,7 @@ from .. import _backends
 from .._backends import BackendName
 from ..modules import Pool
 from .dataflow import Flow, flows_of, parent_of
-from .joining import Absorbed, Joiner
+from .joining import Absorbed, Joiner, has_call_hooks
 from .recognise import CannotFuse, Layer, check_contents, check_numbers, recognise
 from .report import FuseReport, FuseRow, describe
 from .tracing import graphs_of, without_data
@@ -80,21 +81,22 @@ def unfuse_(model: nn.Module) -> tuple[str, ...]:
         for path, module in model.named_modules(remove_duplicate=False)
         if _before(module) is not None
     ]
-    there = {id(module) for _, module in found}
+    # A layer that was fused in two steps stands for both.
+    there = {id(one) for _, module in found for one in _history(module)}
     for path, module in found:
-        if any(id(partner) not in there for partner in _partners(module)):
+        partners = (partner for one in _history(module) for partner in _partners(one))
+        if any(id(partner) not in there for partner in partners):
             raise ValueError(
                 f"model must hold all that was fused together: {path} ({type(module).__name__}) "
                 f"is there, and some of what it was fused with is not"
             )
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        if has_call_hooks(module):
             raise ValueError(f"{path} has hooks, which would be lost; remove them first")
     for path, module in found:
-        original = module
-        while (before := _before(original)) is not None:
-            _hand_over(original, before)
-            original = before
-        _put(model, path, original)
+        history = _history(module)
+        for fused, before in pairwise(history):
+            _hand_over(fused, before)
+        _put(model, path, history[-1])
     return tuple(path for path, _ in found)
 
 
@@ -249,7 +251,18 @@ def _before(module: nn.Module) -> nn.Module | None:
     return replaced[0] if replaced else None
 
 
+def _history(module: nn.Module) -> list[nn.Module]:
+    """The module, what it replaced, what that replaced, and so on."""
+    history = [module]
+    while (before := _before(history[-1])) is not None:
+        history.append(before)
+    return history
+
+
 def _partners(module: nn.Module) -> tuple[nn.Module, ...]:
+    """What was fused together with the module by one call of fuse_, itself included."""
+    if not isinstance(module, (Pool, Absorbed)):
+        return ()
     together: tuple[nn.Module, ...] = getattr(module, "_together", ())
     return together
 

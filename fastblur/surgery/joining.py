@@ -115,7 +115,7 @@ class Joiner:
         if self._uses[id(module)] > 1:
             others = [p for p, m in self._modules.items() if m is module and p != path]
             return f"it is shared: the same module is at {', '.join(others)}"
-        if any(getattr(m, hooks, None) for m in module.modules() for hooks in _CALL_HOOKS):
+        if any(map(has_call_hooks, module.modules())):
             return "it has hooks"
         if any(getattr(module, hooks, None) for hooks in _STATE_HOOKS):
             return "it has hooks of its state dict"
@@ -211,9 +211,14 @@ class Joiner:
     def _hooked_between(self, path: str, other: str) -> str | None:
         """A module with hooks around one of the two that is not around both."""
         for outer in sorted(set(_around(path)) ^ set(_around(other))):
-            if any(getattr(self._modules[outer], hooks) for hooks in _CALL_HOOKS):
+            if has_call_hooks(self._modules[outer]):
                 return outer
         return None
+
+
+def has_call_hooks(module: nn.Module) -> bool:
+    """Whether a call of the module, or its gradient, is watched."""
+    return any(getattr(module, hooks) for hooks in _CALL_HOOKS)
 
 
 def _why_nothing(model: nn.Module, flows: list[Flow]) -> str | None:

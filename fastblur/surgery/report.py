@@ -57,7 +57,7 @@ class FuseReport:
 
     def __str__(self) -> str:
         if not self.rows and self.already:
-            return f"nothing to fuse: {self.already} layers are fused already"
+            return f"nothing to fuse; layers that are fused already: {self.already}"
         if not self.rows:
             return "nothing to fuse: no layer that blurs and subsamples was recognised"
         header = ("where", "what", "fused", "note")
