@@ -13,6 +13,7 @@ Environment:
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -132,7 +133,27 @@ def extensions(toolkit: Path | None) -> dict[str, object]:
         extra_compile_args=compile_args,
         extra_link_args=openmp,
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": torch_build.BuildExtension}}
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": recording(torch_build, toolkit)}}
+
+
+def recording(torch_build: object, toolkit: Path | None) -> type:
+    """The build command, that also writes down which torch it built for: fastblur/_extension.py."""
+    import torch
+
+    cuda = None if toolkit is None else torch.version.cuda
+    built_for = json.dumps({"torch": torch.__version__, "cuda": cuda}) + "\n"
+
+    class Build(torch_build.BuildExtension):
+        def build_extension(self, ext: object) -> None:
+            super().build_extension(ext)
+            module = Path(self.get_ext_fullpath(ext.name))
+            module.with_name("_built_for.json").write_text(built_for)
+
+        def copy_extensions_to_source(self) -> None:
+            super().copy_extensions_to_source()  # of an editable installation
+            (ROOT / "fastblur" / "_built_for.json").write_text(built_for)
+
+    return Build
 
 
 def arch_order(arch: str) -> tuple[bool, int]:

@@ -2,29 +2,68 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from importlib import import_module, util
+from pathlib import Path
 from types import ModuleType
+
+import torch
+
+_REINSTALL = (
+    "pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps, from the sources"
+)
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
     name = f"{__package__}._C"
-    if util.find_spec(name) is None:
+    spec = util.find_spec(name)
+    if spec is None:
         return None, (
             "the compiled extension is not installed: fastblur was built without a C++ compiler "
-            "(install one, then: pip install --no-build-isolation --force-reinstall --no-deps "
-            "from the sources)"
+            f"(install one, then: {_REINSTALL})"
         )
+    # Before loading: what does not fit may also load, and crash later.
+    reason = why_not_for(Path(spec.origin or "").with_name("_built_for.json"))
+    if reason is None:
+        try:
+            return import_module(name), None
+        except ImportError as error:
+            reason = (
+                f"the compiled extension does not load with torch {torch.__version__}; build it "
+                f"again ({_REINSTALL}): {error}"
+            )
+    # Unlike a missing extension, a broken one is nobody's intention.
+    warnings.warn(f"fastblur: {reason}", RuntimeWarning, stacklevel=4)
+    return None, reason
+
+
+def why_not_for(record: Path) -> str | None:
+    """Why what was built for the torch in `record` is not for this torch; None if it is.
+
+    torch keeps its binary interface within a minor version. An extension with CUDA kernels also
+    needs torch's own CUDA libraries, of the same major version; one without them does not care.
+    """
     try:
-        return import_module(name), None
-    except ImportError as error:
-        # Unlike a missing extension, a broken one is nobody's intention.
-        reason = (
-            f"the compiled extension does not load with this torch; rebuild fastblur against it "
-            f"({error})"
-        )
-        warnings.warn(f"fastblur: {reason}", RuntimeWarning, stacklevel=4)
-        return None, reason
+        built = json.loads(record.read_text())
+    except FileNotFoundError:  # a module from elsewhere: loading will tell
+        return None
+    cuda = built["cuda"]
+    same_torch = _numbers(built["torch"], 2) == _numbers(torch.__version__, 2)
+    if same_torch and (cuda is None or _numbers(cuda, 1) == _numbers(torch.version.cuda, 1)):
+        return None
+    here = f"torch {torch.__version__}"
+    if same_torch:
+        here += f" with CUDA {torch.version.cuda}" if torch.version.cuda else " without CUDA"
+    made = f"torch {built['torch']}" + (f" with CUDA {cuda}" if cuda else "")
+    return (
+        f"the compiled extension was built for {made}, and this is {here}: build it again "
+        f"({_REINSTALL}), or install the torch that it was built for"
+    )
+
+
+def _numbers(version: str | None, count: int) -> list[str]:
+    return [] if version is None else version.split("+")[0].split(".")[:count]
 
 
 C, WHY_NOT = _load()
