@@ -1,4 +1,4 @@
-# make demo | figures | test | bench | lint | doctor | clean; each makes .venv and builds the kernels first.
+# make demo | figures | test | bench | docs | lint | doctor | clean; each makes .venv and builds the kernels first.
 PYTHON ?= python3.11
 VENV ?= .venv
 REQUIREMENTS ?= requirements/dev.txt
@@ -7,7 +7,7 @@ PYTEST_FLAGS ?= -n 2
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo figures test bench lint doctor clean
+.PHONY: demo figures test bench docs lint doctor clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built
@@ -22,13 +22,17 @@ test: $(VENV)/.built
 bench: $(VENV)/.built
 	$(BIN)/python -m pytest benchmarks
 
+docs: $(VENV)/.built
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env --builder html \
+		--doctree-dir build/doctrees docs build/site
+
 lint: $(VENV)/.built
 	PATH="$(abspath $(BIN)):$$PATH" pre-commit run --all-files
 
 doctor: $(VENV)/.built
 	$(BIN)/python -m fastblur
 
-$(VENV)/.installed: $(REQUIREMENTS) requirements/common.txt
+$(VENV)/.installed: $(REQUIREMENTS) $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement $(REQUIREMENTS)
 	touch $@
@@ -38,4 +42,4 @@ $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf .venv build fastblur/_C*.so fastblur.egg-info
+	rm -rf .venv build fastblur/_C*.so fastblur/_built_for.json fastblur.egg-info

@@ -24,7 +24,7 @@ MODULES = [
     "fastblur.metrics.stability",
     "fastblur.surgery.antialias",
 ]
-PEERS = {"antialiased_cnns", "timm", "torchvision", "onnx", "onnxruntime", "matplotlib"}
+PEERS = {"antialiased_cnns", "kornia", "timm", "torchvision", "onnx", "onnxruntime", "matplotlib"}
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
