@@ -42,7 +42,9 @@ inside = {name for name in files if not name.startswith(metadata_folder)}
 extra = {"fastblur/_built_for.json"} if kind != "pure" else set()
 compiled = {name for name in inside if PurePosixPath(name).match("fastblur/_C.*.so")}
 expected = modules | extra
-check(inside - compiled == expected, f"the wheel differs by {sorted((inside - compiled) ^ expected)}")
+check(
+    inside - compiled == expected, f"the wheel differs by {sorted((inside - compiled) ^ expected)}"
+)
 check(len(compiled) == (kind != "pure"), f"the wheel has the extensions {sorted(compiled)}")
 check(f"{metadata_folder}/licenses/LICENSE" in files, "the wheel lacks its licence")
 check(metadata["License-Expression"] == "Apache-2.0", "the wheel's metadata name no licence")

@@ -13,7 +13,6 @@ release = version = version_of("fastblur")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["conf.py", "figures/*.py"]
-nitpicky = False
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -25,8 +24,9 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
 napoleon_use_rtype = False
-napoleon_custom_sections = [("Shape", "params_style")]
+napoleon_custom_sections = ["Shape"]
 copybutton_exclude = ".linenos, .gp, .go"
+highlight_language = "text"
 
 html_theme = "furo"
 html_title = "fastblur"
@@ -35,6 +35,7 @@ html_favicon = "figures/logo.svg"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
+html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
@@ -47,10 +48,11 @@ ROOT = Path(__file__).parent.parent
 
 def math(writer, node):
     """As MathML, which browsers draw themselves: the pages load nothing from elsewhere."""
-    display = "block" if isinstance(node, nodes.math_block) else "inline"
-    writer.body.append(convert(node.astext(), display=display))
-    if display == "block":
-        writer.body.append("\n")
+    if isinstance(node, nodes.math_block):
+        formula = convert(node.astext(), display="block")
+        writer.body.append(f'<div class="formula">{formula}</div>\n')
+    else:
+        writer.body.append(convert(node.astext()))
     raise nodes.SkipNode
 
 

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,23 @@ def test_docstring_examples(name: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(name))
     assert failed == 0
     assert tried > 0 or name == "fastblur.functional"
+
+
+@pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs from a source tree only")
+def test_reference_has_every_public_name() -> None:
+    import fastblur
+    from fastblur import surgery
+
+    page = (ROOT / "docs" / "api.md").read_text()
+    whole = set(re.findall(r"automodule:: ([\w.]+)", page))
+    named = set(re.findall(r"auto(?:class|function):: (\w+)", page))
+    for module in (fastblur, fastblur.functional, fastblur.metrics, fastblur.export, surgery):
+        if module.__name__ not in whole:
+            modules = {name for name in module.__all__ if f"fastblur.{name}" in sys.modules}
+            assert set(module.__all__) - modules - {"__version__"} <= named, module.__name__
+
+
+@pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs from a source tree only")
+def test_every_page_is_in_the_contents() -> None:
+    contents = re.findall(r"^(\w+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE)
+    assert set(contents) == {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}

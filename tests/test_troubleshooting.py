@@ -9,9 +9,7 @@ import pytest
 from .messages import ROOT, all_messages
 
 PAGE = ROOT / "docs" / "troubleshooting.md"
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "csrc").exists(), reason="runs from a source tree only"
-)
+pytestmark = pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="runs from a source tree only")
 
 
 def test_page_has_the_messages_of_the_sources() -> None:

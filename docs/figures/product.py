@@ -41,11 +41,15 @@ def blur(size: int, geometry: Geometry) -> np.ndarray:
     return matrix
 
 
-def draw(ax: plt.Axes, matrix: np.ndarray, left: float, colour: str, title: str, note: str) -> float:
+def draw(
+    ax: plt.Axes, matrix: np.ndarray, left: float, colour: str, title: str, note: str
+) -> float:
     """One matrix, centred on the line; returns where it ends."""
     rows, columns = matrix.shape
     top = -rows / 2
-    ax.add_patch(Rectangle((left, top), columns, rows, fc="white", ec=INK, lw=1.1, zorder=3, fill=False))
+    ax.add_patch(
+        Rectangle((left, top), columns, rows, fc="white", ec=INK, lw=1.1, zorder=3, fill=False)
+    )
     for i in range(rows):
         for j in range(columns):
             weight = matrix[i, j] / matrix.max()
@@ -70,16 +74,16 @@ def main() -> None:
     fig, ax = plt.subplots(figsize=(11, 3.7))
     ax.text(-0.8, 0, "$y\\;=$", ha="right", va="center", fontsize=18, color=INK)
     at = 0.0
-    kept = "kept for backward: which, one bit"
+    kept = "which is kept for backward:\none bit for each result"
     parts = (
         (b, BLUE, "$B_h$", "blur, every 2nd\nalong the row"),
         (b, BLUE, "$B_v$", "blur, every 2nd\ndown the rows"),
-        (s_v, ORANGE, "$S_v$", f"larger of 2, down the rows\n{kept}"),
-        (s_h, ORANGE, "$S_h$", f"larger of 2, along the row\n{kept}"),
+        (s_v, ORANGE, "$S_v$", f"larger of 2, down the rows;\n{kept}"),
+        (s_h, ORANGE, "$S_h$", f"larger of 2, along the row;\n{kept}"),
     )
     for matrix, colour, title, note in parts:
-        at = draw(ax, matrix, at, colour, title, note) + 2.6
-    ax.text(at - 1.4, 0, "$x$", ha="left", va="center", fontsize=18, color=INK)
+        at = draw(ax, matrix, at, colour, title, note) + 3.4
+    ax.text(at - 2.2, 0, "$x$", ha="left", va="center", fontsize=18, color=INK)
     ax.set(xlim=(-5, at + 1), ylim=(SIZE / 2 + 4.2, -SIZE / 2 - 3.2), aspect="equal")
     ax.axis("off")
     out = Path(__file__).with_suffix(".svg")
