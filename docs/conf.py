@@ -63,7 +63,8 @@ def outside(_app, docname, source):
         inside = (ROOT / "docs" / match[2].partition("#")[0]).resolve()
         if "://" in match[2] or not inside.exists() or inside.is_relative_to(ROOT / "docs"):
             return match[0]
-        return f"{match[1]} (`{inside.relative_to(ROOT)}`)"
+        path = str(inside.relative_to(ROOT))
+        return match[1] if path in match[1] else f"{match[1]} (`{path}`)"
 
     source[0] = re.sub(r"(?<!!)\[([^\]]*)\]\(([^)]+)\)", name, source[0])
 

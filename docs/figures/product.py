@@ -2,8 +2,8 @@
 
     python docs/figures/product.py
 
-The matrices are those of a max of 2 and 4 taps with stride 2 along an axis of 12, the winners those of
-a random row: nothing in the picture is drawn by hand.
+The matrices are those of a max of 2 and 4 taps with stride 2 along an axis of 12, the winners
+those of a random row: nothing in the picture is drawn by hand.
 """
 
 from __future__ import annotations
