@@ -17,7 +17,9 @@ from fastblur import _extension
 from .conftest import needs_extension
 
 HERE = Path(__file__).parent
+INSTALLED = Path(fastblur.__file__).parent.parent
 MINOR = ".".join(torch.__version__.split(".")[:2])
+OTHER_MINOR = f"{MINOR}9.0"
 CUDA = torch.version.cuda
 
 
@@ -25,7 +27,8 @@ def python(*arguments: str | Path, path: Path = HERE.parent) -> subprocess.Compl
     return subprocess.run(
         [sys.executable, *arguments],
         cwd="/",
-        env=os.environ | {"PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"},
+        # The package's own place too, for there is its metadata.
+        env=os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{INSTALLED}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -40,7 +43,7 @@ def python(*arguments: str | Path, path: Path = HERE.parent) -> subprocess.Compl
         ("1.2.3", None, f"built for torch 1.2.3, and this is torch {torch.__version__}: build it"),
         ("1.2.3", "9.1", "built for torch 1.2.3 with CUDA 9.1, and this is torch"),
         (torch.__version__, "9.1", f"built for torch {torch.__version__} with CUDA 9.1, and this"),
-        (MINOR.replace(".", "") + ".0", None, "was built for torch"),
+        (OTHER_MINOR, None, f"was built for torch {OTHER_MINOR}, and this is torch"),
     ],
     ids=str,
 )
