@@ -24,10 +24,11 @@ def shape_and_dtype(
 
 
 def _cpu_bytes(geometry: Geometry, size: Size) -> int:
-    """Of one image: a dense string of bits."""
+    """Of one image: a dense string of bits, its rows as long as those of x or of m."""
     _, channels, height, width = size
-    m_h, m_w = geometry.pooled_size(height, width)
-    return (channels * m_h * m_w * geometry.code_bits + 7) // 8
+    m_h, _ = geometry.pooled_size(height, width)
+    row = width + max(0, 2 * geometry.padding[1] - geometry.kernel_size[1] + 1)
+    return (channels * m_h * row * geometry.code_bits + 7) // 8
 
 
 def _cuda_words(geometry: Geometry, size: Size, dtype: torch.dtype) -> int:

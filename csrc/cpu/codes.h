@@ -1,14 +1,15 @@
 // Where the CPU keeps the codes: the one description of their layout.
 //
-// codes is [N, code_bytes_per_image], uint8. The codes of one image are one dense string of bits.
-// Its rows, row u of the only unit if channels_last, else row u of channel c as number c * H_m + u,
-// own code_bits() planes of row_length = W_m * step bits each: column planes first, then row
-// planes, and of each the low bit of the winner's index first. Plane b of row r starts at bit
+// codes is [N, code_bytes_per_image], uint8. The codes of one image are one dense string of bits:
+// unit after unit (see Params::units), of each unit its code_bits() planes, column planes first,
+// then row planes, and of each the low bit of the winner's index first. Element i of row u of m is,
+// in plane b of unit n of the image, bit
 //
-//     (r * code_bits() + b) * row_length
+//     ((n * code_bits() + b) * H_m + u) * code_row_length + i
 //
-// of its image, and bit i of an image is bit i % 8 of its byte i / 8. Eight rows of an image fill
-// whole bytes, so threads that own blocks of eight rows never write to one byte.
+// and bit j of an image is bit j % 8 of its byte j / 8. A row of a plane is as long as a row of x,
+// or of m if that is longer, so that x, m and codes of a unit share one flat index as a rule. The
+// bits behind a shorter row of m mean nothing, but are a function of x alone.
 #pragma once
 
 #include <bit>
@@ -21,66 +22,80 @@ namespace fastblur::cpu {
 
 static_assert(std::endian::native == std::endian::little, "bits are moved in 64-bit words");
 
-constexpr int64_t kRowsPerBlock = 8;
+// So many units fill whole bytes: threads that own them never write to one byte.
+constexpr int64_t kUnitsPerBlock = 8;
 
-inline int64_t code_row_length(const Params& p) { return p.w.pooled() * p.step(); }
+inline int64_t code_row_length(const Params& p) {
+  return (p.w.size > p.w.pooled() ? p.w.size : p.w.pooled()) * p.step();
+}
 
 inline int64_t code_rows_per_image(const Params& p) { return p.units_per_image() * p.h.pooled(); }
 
-inline int64_t code_bytes_per_image(const Params& p) {
-  return (code_rows_per_image(p) * p.code_bits() * code_row_length(p) + 7) / 8;
+inline int64_t code_bits_per_unit(const Params& p) {
+  return p.code_bits() * p.h.pooled() * code_row_length(p);
 }
 
-inline int64_t code_plane_start(const Params& p, int64_t unit, int64_t u, int plane) {
+inline int64_t code_bytes_per_image(const Params& p) {
+  return (p.units_per_image() * code_bits_per_unit(p) + 7) / 8;
+}
+
+// The bit where plane `plane` of a unit begins.
+inline int64_t code_plane_start(const Params& p, int64_t unit, int plane) {
   const int64_t image = unit / p.units_per_image();
-  const int64_t row = unit % p.units_per_image() * p.h.pooled() + u;
-  return image * code_bytes_per_image(p) * 8 + (row * p.code_bits() + plane) * code_row_length(p);
+  return image * code_bytes_per_image(p) * 8 +
+         unit % p.units_per_image() * code_bits_per_unit(p) +
+         plane * p.h.pooled() * code_row_length(p);
+}
+
+// Sets the bits of a byte that are `mine`. Where another thread may own the others, at once.
+inline void put_part_of_byte(uint8_t* byte, unsigned bits, unsigned mine, bool shared) {
+  if (shared) {
+    __atomic_fetch_and(byte, uint8_t(~mine), __ATOMIC_RELAXED);
+    __atomic_fetch_or(byte, uint8_t(bits & mine), __ATOMIC_RELAXED);
+  } else {
+    *byte = uint8_t((*byte & ~mine) | (bits & mine));
+  }
 }
 
 // Writes bits [0, n) of `src`, a string that starts at a byte, to bits [start, start + n) of `dst`,
 // leaving the neighbours' bits of the first and last byte as they are.
-inline void put_bits(uint8_t* dst, int64_t start, const uint8_t* src, int64_t n) {
+inline void put_bits(uint8_t* dst, int64_t start, const uint8_t* src, int64_t n, bool shared) {
   if (n <= 0) return;
   dst += start / 8;
   const int shift = int(start % 8);
-  if (shift == 0) {
-    std::memcpy(dst, src, size_t(n / 8));
-    dst += n / 8;
-    src += n / 8;
-    n %= 8;
+  unsigned carry = 0;  // the bits of src that come before *src, due at dst
+  if (shift) {
+    const int64_t first = n < 8 - shift ? n : 8 - shift;
+    put_part_of_byte(dst++, unsigned(*src) << shift, ((1u << first) - 1) << shift, shared);
+    n -= first;
+    carry = unsigned(*src++) >> (8 - shift);
   }
-  unsigned carry = shift ? *dst & ((1u << shift) - 1) : 0;  // what is due to be written at `dst`
-  while (shift + n >= 64) {
+  for (; n >= 64; n -= 64, dst += 8, src += 8) {
     uint64_t word;
     std::memcpy(&word, src, 8);
     const uint64_t out = word << shift | carry;
     std::memcpy(dst, &out, 8);
-    carry = shift ? unsigned(word >> (64 - shift)) : 0;
-    // 64 bits were taken from src; `shift` of them wait in carry.
-    src += 8, dst += 8, n -= 64;
+    if (shift) carry = unsigned(word >> (64 - shift));
   }
-  // n may now be negative, down to -shift: then only carry is left.
-  for (; shift + n > 0; ++dst, n -= 8) {
+  for (; n > 0; n -= 8, ++dst) {
+    // The last bits may all be in carry; then src may end here.
     unsigned byte = carry;
-    if (n > 0) {
+    if (n > shift) {
       byte |= unsigned(*src) << shift;
-      carry = *src++ >> (8 - shift);
+      carry = unsigned(*src++) >> (8 - shift);
     }
-    if (shift + n >= 8) {
-      *dst = uint8_t(byte);
-    } else {
-      const unsigned mine = (1u << (shift + n)) - 1;
-      *dst = uint8_t((*dst & ~mine) | (byte & mine));
-    }
+    if (n >= 8) *dst = uint8_t(byte);
+    else put_part_of_byte(dst, byte, (1u << n) - 1, shared);
   }
 }
 
 // Zeroes the bits between the last row of an image and the end of its last byte: equal inputs have
 // equal codes, to the bit.
-inline void put_end_of_image(const Params& p, uint8_t* codes, int64_t unit) {
+inline void put_end_of_image(const Params& p, uint8_t* codes, int64_t image, bool shared) {
   const uint8_t zeros = 0;
-  const int64_t end = code_plane_start(p, unit, p.h.pooled() - 1, p.code_bits());
-  put_bits(codes, end, &zeros, (8 - end % 8) % 8);
+  const int64_t bits = p.units_per_image() * code_bits_per_unit(p);
+  const int64_t end = image * code_bytes_per_image(p) * 8 + bits;
+  put_bits(codes, end, &zeros, (8 - end % 8) % 8, shared);
 }
 
 // Reads bits [start, start + n) of `src` to bits [0, n) of `dst`; the bits after them, up to the

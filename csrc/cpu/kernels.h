@@ -12,8 +12,7 @@
 
 namespace fastblur::cpu {
 
-// B_v as two sparse lists, both with the border folded in: the rows of m that make row i of y, and
-// the rows of y that row u of m reaches.
+// B_v' as a sparse list with the border folded in: the rows of y that row u of m reaches.
 class VerticalTaps {
  public:
   struct Tap {
@@ -27,16 +26,14 @@ class VerticalTaps {
   };
 
   explicit VerticalTaps(const Params& p);
-  List sources(int64_t i) const { return of(gather_, gather_start_, i); }
-  List targets(int64_t u) const { return of(scatter_, scatter_start_, u); }
+  List targets(int64_t u) const {
+    return {taps_.data() + start_[size_t(u)], taps_.data() + start_[size_t(u) + 1]};
+  }
   int64_t most_targets() const { return most_targets_; }  // wide borders send many rows to one
 
  private:
-  static List of(const std::vector<Tap>& taps, const std::vector<int64_t>& start, int64_t row) {
-    return {taps.data() + start[size_t(row)], taps.data() + start[size_t(row) + 1]};
-  }
-  std::vector<Tap> gather_, scatter_;
-  std::vector<int64_t> gather_start_, scatter_start_;
+  std::vector<Tap> taps_;
+  std::vector<int64_t> start_;
   int64_t most_targets_ = 0;
 };
 
@@ -45,9 +42,10 @@ class VerticalTaps {
 // with them; backward counts rows of dx. How the rows are cut never changes a result.
 template <class T>
 struct Kernels {
-  // codes may be null: then none are kept.
+  // codes may be null: then none are kept. shared: another thread may do a part of the same block
+  // of units (see codes.h).
   void (*forward)(const Params&, const VerticalTaps&, const T* x, T* y, uint8_t* codes,
-                  int64_t begin, int64_t end);
+                  int64_t begin, int64_t end, bool shared);
   void (*backward)(const Params&, const VerticalTaps&, const T* dy, const uint8_t* codes, T* dx,
                    int64_t begin, int64_t end);
   void (*apply)(const Params&, const VerticalTaps&, const T* x, const uint8_t* codes, T* y,

@@ -1,6 +1,8 @@
 // The CPU backend of the three operators: threads, and the choice of kernel.
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+
 #include "../backend_operators.h"
 #include "codes.h"
 #include "level_choice.h"
@@ -9,6 +11,7 @@ namespace fastblur::cpu {
 namespace {
 
 constexpr int64_t kGrain = 32768;  // elements worth waking a thread for
+constexpr int64_t kBlocksPerThread = 4;
 
 // Calls f with a null pointer of the element type.
 template <class F>
@@ -21,17 +24,23 @@ void with_type_of(const at::Tensor& t, F f) {
   }
 }
 
-// Splits `images` * `rows` rows of `row_length` elements among the threads, never within a block of
-// eight rows of an image (see codes.h).
+// Splits `rows` rows of `row_length` elements of each unit among the threads, units in whole blocks
+// (see codes.h) if there are enough of them for all threads, else anywhere. f(begin, end, shared).
 template <class F>
-void parallel_rows(int64_t images, int64_t rows, int64_t row_length, F f) {
-  const int64_t blocks = (rows + kRowsPerBlock - 1) / kRowsPerBlock;
-  const int64_t grain = kGrain / (row_length * kRowsPerBlock) + 1;
+void parallel_rows(const Params& p, int64_t rows, int64_t row_length, F f) {
+  const int64_t units = p.units_per_image();
+  const int64_t blocks = (units + kUnitsPerBlock - 1) / kUnitsPerBlock;
+  const auto grain = [&](int64_t rows) { return kGrain / (row_length * rows) + 1; };
+  if (p.batch * blocks < kBlocksPerThread * at::get_num_threads()) {
+    at::parallel_for(0, p.units() * rows, grain(1),
+                     [&](int64_t begin, int64_t end) { f(begin, end, true); });
+    return;
+  }
   const auto row_at = [&](int64_t block) {
-    return block / blocks * rows + block % blocks * kRowsPerBlock;
+    return (block / blocks * units + block % blocks * kUnitsPerBlock) * rows;
   };
-  at::parallel_for(0, images * blocks, grain,
-                   [&](int64_t begin, int64_t end) { f(row_at(begin), row_at(end)); });
+  at::parallel_for(0, p.batch * blocks, grain(std::min(units, kUnitsPerBlock) * rows),
+                   [&](int64_t begin, int64_t end) { f(row_at(begin), row_at(end), false); });
 }
 
 struct Cpu {
@@ -51,9 +60,10 @@ struct Cpu {
       const T* in = x.const_data_ptr<T>();
       T* out = y.mutable_data_ptr<T>();
       uint8_t* bits = codes.size(1) ? codes.mutable_data_ptr<uint8_t>() : nullptr;
-      parallel_rows(
-          p.batch, code_rows_per_image(p), code_row_length(p),
-          [&](int64_t begin, int64_t end) { kernel(p, vertical, in, out, bits, begin, end); });
+      parallel_rows(p, p.h.pooled(), code_row_length(p),
+                    [&](int64_t begin, int64_t end, bool shared) {
+                      kernel(p, vertical, in, out, bits, begin, end, shared);
+                    });
     });
   }
 
@@ -66,9 +76,9 @@ struct Cpu {
       const T* in = dy.const_data_ptr<T>();
       T* out = dx.mutable_data_ptr<T>();
       const uint8_t* bits = codes.const_data_ptr<uint8_t>();
-      parallel_rows(
-          p.batch, p.units_per_image() * p.h.size, p.w.size * p.step(),
-          [&](int64_t begin, int64_t end) { kernel(p, vertical, in, bits, out, begin, end); });
+      parallel_rows(p, p.h.size, p.w.size * p.step(), [&](int64_t begin, int64_t end, bool) {
+        kernel(p, vertical, in, bits, out, begin, end);
+      });
     });
   }
 
@@ -81,9 +91,9 @@ struct Cpu {
       const T* in = x.const_data_ptr<T>();
       T* out = y.mutable_data_ptr<T>();
       const uint8_t* bits = codes.const_data_ptr<uint8_t>();
-      parallel_rows(
-          p.batch, code_rows_per_image(p), code_row_length(p),
-          [&](int64_t begin, int64_t end) { kernel(p, vertical, in, bits, out, begin, end); });
+      parallel_rows(p, p.h.pooled(), code_row_length(p), [&](int64_t begin, int64_t end, bool) {
+        kernel(p, vertical, in, bits, out, begin, end);
+      });
     });
   }
 };

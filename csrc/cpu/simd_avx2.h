@@ -52,6 +52,16 @@ struct Avx2F32 {
     _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(packed));
   }
 
+  void stream(float* p) const { _mm256_stream_ps(p, v); }
+  template <class T>
+  void stream(T* p) const {
+    alignas(16) T lane[kLanes];
+    store(lane);
+    _mm_stream_si128((__m128i*)p, _mm_load_si128((const __m128i*)lane));
+  }
+
+  static void fence() { _mm_sfence(); }
+
   template <class T>
   void store_first(T* p, int n) const {
     alignas(32) T lane[kLanes];
@@ -61,6 +71,13 @@ struct Avx2F32 {
 
   static Avx2F32 add(Avx2F32 a, Avx2F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
   static Avx2F32 fma(Avx2F32 a, Avx2F32 b, Avx2F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  static Mask greater(Avx2F32 candidate, Avx2F32 best) {
+    return _mm256_cmp_ps(candidate.v, best.v, _CMP_GT_OQ);
+  }
+  // The second operand where they are equal.
+  static Avx2F32 max(Avx2F32 candidate, Avx2F32 best) {
+    return {_mm256_max_ps(candidate.v, best.v)};
+  }
   static Mask beats(Avx2F32 candidate, Avx2F32 best) {
     return _mm256_or_ps(_mm256_cmp_ps(candidate.v, best.v, _CMP_GT_OQ),
                         _mm256_cmp_ps(candidate.v, candidate.v, _CMP_UNORD_Q));

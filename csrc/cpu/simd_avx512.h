@@ -37,6 +37,14 @@ struct Avx512F32 {
   void store(c10::Half* p) const { _mm256_storeu_si256((__m256i*)p, narrow(p)); }
   void store(c10::BFloat16* p) const { _mm256_storeu_si256((__m256i*)p, narrow(p)); }
 
+  void stream(float* p) const { _mm512_stream_ps(p, v); }
+  template <class T>
+  void stream(T* p) const {
+    _mm256_stream_si256((__m256i*)p, narrow(p));
+  }
+
+  static void fence() { _mm_sfence(); }
+
   void store_first(float* p, int n) const { _mm512_mask_storeu_ps(p, first(n), v); }
   void store_first(c10::Half* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), narrow(p)); }
   void store_first(c10::BFloat16* p, int n) const {
@@ -46,6 +54,13 @@ struct Avx512F32 {
   static Avx512F32 add(Avx512F32 a, Avx512F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
   static Avx512F32 fma(Avx512F32 a, Avx512F32 b, Avx512F32 c) {
     return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+  }
+  static Mask greater(Avx512F32 candidate, Avx512F32 best) {
+    return _mm512_cmp_ps_mask(candidate.v, best.v, _CMP_GT_OQ);
+  }
+  // The second operand where they are equal.
+  static Avx512F32 max(Avx512F32 candidate, Avx512F32 best) {
+    return {_mm512_max_ps(candidate.v, best.v)};
   }
   static Mask beats(Avx512F32 candidate, Avx512F32 best) {
     return _mm512_cmp_ps_mask(candidate.v, best.v, _CMP_GT_OQ) |

@@ -7,7 +7,9 @@
 //   V::Mask, V::Word          one truth per lane: as the comparison gives it, and as kLanes bits
 //   splat, load, load_where   from memory of any storage type T, widening
 //   store, store_first        to memory of T, rounding to nearest even
-//   add, fma, beats, blend, add_where, to_bits, to_mask, interleave, deinterleave
+//   stream, fence             store past the caches, aligned; and wait for all that did
+//   greater, beats, max       the tie rule for numbers; for anything; the value that goes with it
+//   add, fma, blend, add_where, to_bits, to_mask, interleave, deinterleave
 //
 // A level's file (level_*.cpp) defines FASTBLUR_CPU_LEVEL, its namespace, so that code compiled for
 // one instruction set can never be linked into another's.
@@ -63,10 +65,21 @@ struct Generic {
     for (int i = 0; i < n; ++i) p[i] = T(v[i]);
   }
 
+  template <class T>
+  void stream(T* p) const {
+    store(p);
+  }
+
+  static void fence() {}
+
   static Generic add(Generic a, Generic b) { return {a.v + b.v}; }
   static Generic fma(Generic a, Generic b, Generic c) { return {a.v * b.v + c.v}; }
 
   // The tie rule of max_pool2d: a later candidate takes over if it is larger, or NaN.
+  static Mask greater(Generic candidate, Generic best) { return candidate.v > best.v; }
+  static Generic max(Generic candidate, Generic best) {
+    return {candidate.v > best.v ? candidate.v : best.v};
+  }
   static Mask beats(Generic candidate, Generic best) {
     return (candidate.v > best.v) | (candidate.v != candidate.v);
   }

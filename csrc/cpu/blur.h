@@ -1,0 +1,191 @@
+// B_v, B_h and their transposes, each on one row: sum_rows, pad_columns, blur_columns,
+// blur_columns_transposed.
+//
+// A row is flat, `step` elements for each column, so that both memory formats share every stage but
+// the strided ones.
+#pragma once
+
+#include "scratch.h"
+
+namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
+
+// B_v and B_v': out[i] = sum_a weight[a] * row[a][i] for i in [0, n); N = number of rows, or 0.
+template <class V, int N, class E>
+void sum_n_rows(const E* const* row, const typename V::Scalar* weight, int n_rows, int64_t n,
+                typename V::Scalar* out) {
+  constexpr int L = V::kLanes;
+  if (N) n_rows = N;
+  // Copies, if they are few, because a store to out might change weight for all the compiler knows.
+  V own_weight[N ? N : 1];
+  const E* own_row[N ? N : 1];
+  for (int a = 0; a < N; ++a) own_weight[a] = V::splat(weight[a]), own_row[a] = row[a];
+  const auto at = [&](int64_t i, auto load) {
+    V sum = V::splat(0);
+#pragma GCC unroll 8
+    for (int a = 0; a < n_rows; ++a)
+      sum = N ? V::fma(own_weight[a], load(own_row[a] + i), sum)
+              : V::fma(V::splat(weight[a]), load(row[a] + i), sum);
+    sum.store(out + i);
+  };
+  int64_t i = 0;
+  for (; i + L <= n; i += L) at(i, [](const E* p) { return V::load(p); });
+  if (i < n) {
+    const auto tail = lanes_between<V>(0, n - i);
+    at(i, [tail](const E* p) { return V::load_where(p, tail); });
+  }
+}
+
+template <class V, class E>
+void sum_rows(const E* const* row, const typename V::Scalar* weight, int n_rows, int64_t n,
+              typename V::Scalar* out) {
+  with_constant(RowCounts{}, n_rows,
+                [&](auto known) { sum_n_rows<V, known()>(row, weight, n_rows, n, out); });
+}
+
+// The padding of a row of m, which lies in its margins.
+template <class S>
+void pad_columns(const Params& p, S* m) {
+  const int64_t step = p.step(), size = p.w.pooled();
+  const auto fill = [&](int64_t q) {
+    const int64_t source = border_source(q, size, p.border);
+    for (int64_t i = 0; i < step; ++i) m[q * step + i] = source < 0 ? S(0) : m[source * step + i];
+  };
+  for (int64_t q = -p.w.before; q < 0; ++q) fill(q);
+  for (int64_t q = size; q < size + p.w.after; ++q) fill(q);
+}
+
+// B_h: y[j] = sum_b taps[b] * m[stride * j + b - before], on columns. F = number of taps, or 0.
+template <class V, int F, class T>
+void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typename V::Scalar* m,
+                    T* y) {
+  using S = typename V::Scalar;
+  constexpr int L = V::kLanes;
+  const int n_taps = F ? F : p.w.n_taps;
+  const int64_t step = p.step(), stride = p.w.stride, columns = p.w.out();
+  m -= p.w.before * step;
+  // n outputs side by side whose inputs lie side by side too.
+  const auto run = [&](const S* in, T* out, int64_t n) {
+    for (int64_t i = 0; i < n; i += L) {
+      V sum = V::splat(0);
+#pragma GCC unroll 8
+      for (int b = 0; b < n_taps; ++b)
+        sum = V::fma(V::splat(taps[b]), V::load(in + i + b * step), sum);
+      if (i + L <= n) sum.store(out + i);
+      else sum.store_first(out + i, int(n - i));
+    }
+  };
+  if (stride == 1) {
+    run(m, y, columns * step);
+  } else if (step > 1) {
+    for (int64_t j = 0; j < columns; ++j) run(m + stride * j * step, y + j * step, step);
+  } else if (stride == 2) {
+    for (int64_t j = 0; j < columns; j += L) {
+      V sum = V::splat(0);
+#pragma GCC unroll 8
+      for (int b = 0; b < n_taps; b += 2) {
+        V even, odd;
+        V::deinterleave(V::load(m + 2 * j + b), V::load(m + 2 * j + b + L), even, odd);
+        sum = V::fma(V::splat(taps[b]), even, sum);
+        if (b + 1 < n_taps) sum = V::fma(V::splat(taps[b + 1]), odd, sum);
+      }
+      if (j + L <= columns) sum.store(y + j);
+      else sum.store_first(y + j, int(columns - j));
+    }
+  } else {
+    for (int64_t j = 0; j < columns; ++j) {
+      S sum = 0;
+      for (int b = 0; b < n_taps; ++b) sum += taps[b] * m[stride * j + b];
+      y[j] = T(sum);
+    }
+  }
+}
+
+template <class V, class T>
+void blur_columns(const Params& p, const typename V::Scalar* taps, const typename V::Scalar* m,
+                  T* y) {
+  with_constant(TapCounts{}, p.w.n_taps,
+                [&](auto known) { blur_columns_n<V, known()>(p, taps, m, y); });
+}
+
+// B_h': m[v] = sum of taps[b] * dv[(q - b) / stride], over the q that column v of m stands at in the
+// padded row, q = before + v and those of the padding, and over b = q mod stride. dv has zero
+// margins of n_taps columns. Stores up to two vectors more than the row.
+template <class V, int F>
+void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
+                               const typename V::Scalar* dv, typename V::Scalar* m) {
+  using S = typename V::Scalar;
+  constexpr int L = V::kLanes;
+  const int n_taps = F ? F : p.w.n_taps;
+  const int64_t step = p.step(), stride = p.w.stride, before = p.w.before, columns = p.w.pooled();
+  // One vector of position q of the padded row.
+  const auto at = [&](int64_t q, int64_t i) {
+    const S* const in = dv + q / stride * step + i;
+    V sum = V::splat(0);
+    const auto add = [&](int b, int64_t back) {
+      sum = V::fma(V::splat(taps[b]), V::load(in - back * step), sum);
+    };
+    if (stride == 2 && q % 2 == 0) {
+#pragma GCC unroll 8
+      for (int b = 0; b < n_taps; b += 2) add(b, b / 2);
+    } else if (stride == 2) {
+#pragma GCC unroll 8
+      for (int b = 1; b < n_taps; b += 2) add(b, b / 2);
+    } else {
+      for (int64_t b = q % stride; b < n_taps; b += stride) add(int(b), b / stride);
+    }
+    return sum;
+  };
+  if (step > 1) {
+    // Ascending, so that what a store spills beyond its column is written over by the next.
+    for (int64_t v = 0; v < columns; ++v)
+      for (int64_t i = 0; i < step; i += L) at(before + v, i).store(m + v * step + i);
+  } else if (stride == 1) {
+    for (int64_t v = 0; v < columns; v += L) at(before + v, 0).store(m + v);
+  } else if (stride == 2) {
+    // Two columns of m for each of dv: v = 2 t stands at an even q if `before` is even.
+    const int odd = int(before % 2);
+    for (int64_t t = 0; 2 * t < columns; t += L) {
+      const S* const in = dv + t + before / 2;
+      V even = V::splat(0), other = V::splat(0), low, high;
+#pragma GCC unroll 8
+      for (int b = 0; b < n_taps; b += 2) {
+        even = V::fma(V::splat(taps[b]), V::load(in + odd - b / 2), even);
+        if (b + 1 < n_taps) other = V::fma(V::splat(taps[b + 1]), V::load(in - b / 2), other);
+      }
+      if (odd) V::interleave(other, even, low, high);
+      else V::interleave(even, other, low, high);
+      low.store(m + 2 * t);
+      high.store(m + 2 * t + L);
+    }
+  } else {
+    for (int64_t v = 0; v < columns; ++v) {
+      const int64_t q = before + v;
+      S sum = 0;
+      for (int64_t b = q % stride; b < n_taps; b += stride) sum += taps[b] * dv[(q - b) / stride];
+      m[v] = sum;
+    }
+  }
+  // What reached the padding belongs to where the padding came from.
+  const auto fold = [&](int64_t v) {
+    const int64_t source = border_source(v, columns, p.border), q = before + v;
+    if (source < 0) return;
+    S* const to = m + source * step;
+    if (step == 1) {
+      for (int64_t b = q % stride; b < n_taps; b += stride) *to += taps[b] * dv[(q - b) / stride];
+      return;
+    }
+    for (int64_t i = 0; i < step; i += L)
+      V::add(V::load(to + i), at(q, i)).store_first(to + i, int(step - i < L ? step - i : L));
+  };
+  for (int64_t v = -before; v < 0; ++v) fold(v);
+  for (int64_t v = columns; v < columns + p.w.after; ++v) fold(v);
+}
+
+template <class V>
+void blur_columns_transposed(const Params& p, const typename V::Scalar* taps,
+                             const typename V::Scalar* dv, typename V::Scalar* m) {
+  with_constant(TapCounts{}, p.w.n_taps,
+                [&](auto known) { blur_columns_transposed_n<V, known()>(p, taps, dv, m); });
+}
+
+}  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

@@ -1,0 +1,327 @@
+// y = B_h B_v S_v S_h x: the forward walk, and that of apply, whose winners are given.
+//
+// Rows of m come from a source, a band at a time and if need be a tile of columns at a time; B_v
+// sums them into rows that are as long as m's, and B_h goes over these.
+#pragma once
+
+#include "walk.h"
+
+namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
+
+// Some rows of m, and some of their columns: element i of row `first` + r is at r * pitch + i.
+struct Tile {
+  int64_t unit, first, last;
+  int64_t at, n;  // columns, flat
+  int64_t pitch;
+};
+
+// Winners chosen here: max, and ReLU. The codes of rows [own_first, own_last) are written.
+template <class V, class T, int K, bool kCodes>
+class ChosenRows {
+ public:
+  using S = typename V::Scalar;
+
+  ChosenRows(const Walk<V>& walk, const T* x, uint8_t* codes, int64_t rows, int64_t pitch)
+      : walk_(walk),
+        x_(x),
+        codes_(codes),
+        edges_(walk.p, pitch == walk.pitch ? rows + walk.p.h.pool : 1),
+        laid_(walk.same_rows ? 0 : rows + walk.p.h.pool, walk.pitch, 0),
+        best_(1, (rows + walk.p.h.pool) * pitch, 0),
+        won_columns_(kCodes ? walk.p.w.pool : 0, (rows + walk.p.h.pool) * pitch),
+        won_rows_(kCodes ? walk.p.h.pool + 1 : 0, rows * pitch),
+        planes_(kCodes ? walk.code_bits : 0, rows * pitch) {}
+
+  void make(const Tile& tile, int64_t own_first, int64_t own_last, S* m) {
+    const Axis& h = walk_.p.h;
+    first_row_ = most(0, tile.first - h.pad);
+    const int64_t last_row = least(h.size, tile.last - h.pad + h.pool - 1);
+    V odd = V::splat(0);
+    max_of_columns<false>(tile, last_row, odd);
+    const bool careful = V::to_bits(V::beats(odd, odd)) != 0;  // then something is not finite
+    if (careful) max_of_columns<true>(tile, last_row, odd);
+    // All rows that have the same candidates, at once.
+    for (int64_t u = tile.first; u < tile.last;) {
+      int64_t next = u + 1;
+      if (all_rows(u))
+        while (next < tile.last && all_rows(next)) ++next;
+      with_truth(walk_.p.relu, [&](auto relu) {
+        with_truth(careful, [&](auto careful) {
+          max_of_rows<relu(), careful()>(tile, u, next, own_first, own_last, m);
+        });
+      });
+      u = next;
+    }
+  }
+
+ private:
+  bool all_rows(int64_t u) const {
+    const Axis& h = walk_.p.h;
+    return h.first_candidate(u) == 0 && h.end_candidate(u) == h.pool;
+  }
+
+  // Rows [first_row_, last_row) of x into best_, which keeps the tile's pitch.
+  template <bool kCareful>
+  void max_of_columns(const Tile& tile, int64_t last_row, V& odd) {
+    const T* const unit = x_ + tile.unit * walk_.p.h.size * walk_.x_row;
+    const int64_t rows = last_row - first_row_;
+    if (walk_.same_rows) {
+      const int64_t start = first_row_ * walk_.pitch, end = walk_.p.h.size * walk_.pitch;
+      return max_of_runs<kCareful>(tile, rows, unit + start, start, end - start, odd);
+    }
+    // Rows of m are longer than those of x: x goes to rows of that length first.
+    for (int64_t r = 0; r < rows; ++r)
+      copy_row<V>(unit + (first_row_ + r) * walk_.x_row, walk_.x_row, laid_[0] + r * walk_.pitch);
+    const S* const laid = laid_[0];
+    max_of_runs<kCareful>(tile, rows, laid, 0, rows * walk_.pitch, odd);
+  }
+
+  // x: `rows` rows, with `before` elements before them and `all` from there on.
+  template <bool kCareful, class E>
+  void max_of_runs(const Tile& tile, int64_t rows, const E* x, int64_t before, int64_t all, V& odd) {
+    const bool whole = tile.n == walk_.pitch;
+    const int64_t runs = whole ? 1 : rows, n = whole ? rows * walk_.pitch : tile.n;
+    for (int64_t r = 0; r < runs; ++r) {
+      const int64_t start = r * walk_.pitch + tile.at;
+      const Run<E> run = {x + start, n, before + start, all - start - n};
+      select_columns<V, K, kCodes, kCareful>(walk_.p, edges_, tile.at, run,
+                                             best_[0] + r * tile.pitch, won_columns_,
+                                             r * tile.pitch, odd);
+    }
+  }
+
+  // Rows [first, last) of m, whose winners are in rows [begin, begin + n_rows) of their windows.
+  template <bool kRelu, bool kCareful>
+  void max_of_rows(const Tile& tile, int64_t first, int64_t last, int64_t own_first,
+                   int64_t own_last, S* m) {
+    const Axis& h = walk_.p.h;
+    const int begin = h.first_candidate(first), n_rows = h.end_candidate(first) - begin;
+    const int64_t pitch = tile.pitch, top = first - h.pad + begin - first_row_;
+    const auto select = [&](auto known) {
+      select_rows<V, known(), kCodes, kRelu, kCareful>(best_[0] + top * pitch, pitch, n_rows,
+                                                       (last - first) * pitch,
+                                                       m + (first - tile.first) * pitch, won_rows_);
+    };
+    // All rows of the window, or at a border all but one, or as many as there are.
+    with_constant(Sizes<K, (K > 1 ? K - 1 : K)>{}, n_rows, select);
+
+    own_first = most(own_first, first), own_last = least(own_last, last);
+    if (!kCodes || own_first >= own_last) return;
+    BitReader rows[kMaxPool + 1] = {}, columns[kMaxPool][kMaxPool];
+    for (int r = 1; r <= n_rows - !kRelu; ++r)
+      rows[r] = {won_rows_[r], (own_first - first) * pitch};
+    for (int r = 0; r < n_rows; ++r)
+      for (int c = 1; c < walk_.p.w.pool; ++c)
+        columns[r][c] = {won_columns_[c], (top + own_first - first + r) * pitch};
+    const int64_t n = (own_last - own_first) * pitch;
+    if (n_rows == K) name_winners<K, kRelu>(walk_.p, columns, rows, begin, n_rows, n, planes_);
+    else name_winners<0, kRelu>(walk_.p, columns, rows, begin, n_rows, n, planes_);
+    put_codes(tile, own_first, own_last);
+  }
+
+  void put_codes(const Tile& tile, int64_t first, int64_t last) {
+    const Params& p = walk_.p;
+    const bool whole = tile.n == walk_.pitch;
+    const int64_t runs = whole ? 1 : last - first, n = whole ? (last - first) * walk_.pitch : tile.n;
+    int64_t plane = code_plane_start(p, tile.unit, 0) + first * walk_.pitch + tile.at;
+    for (int b = 0; b < walk_.code_bits; ++b, plane += p.h.pooled() * walk_.pitch)
+      for (int64_t r = 0; r < runs; ++r)
+        put_bits(codes_, plane + r * walk_.pitch, planes_[b] + r * tile.pitch / 8, n, walk_.shared);
+  }
+
+  const Walk<V>& walk_;
+  const T* x_;
+  uint8_t* codes_;
+  int64_t first_row_ = 0;
+  Edges<V> edges_;
+  Scratch<S> laid_, best_;
+  Bits won_columns_, won_rows_, planes_;
+};
+
+// Winners given by codes.
+template <class V, class T>
+class GivenRows {
+ public:
+  using S = typename V::Scalar;
+
+  GivenRows(const Walk<V>& walk, const T* x, const uint8_t* codes, int64_t, int64_t pitch)
+      : walk_(walk),
+        x_(x),
+        codes_(codes),
+        edges_(walk.p, 1),
+        planes_(walk.code_bits, pitch),
+        won_(walk.p.h.pool * walk.p.w.pool, pitch) {}
+
+  void make(const Tile& tile, int64_t, int64_t, S* m) {
+    with_truth(walk_.p.relu, [&](auto relu) {
+      for (int64_t u = tile.first; u < tile.last; ++u)
+        make_row<relu()>(tile, u, m + (u - tile.first) * tile.pitch);
+    });
+  }
+
+ private:
+  template <bool kRelu>
+  void make_row(const Tile& tile, int64_t u, S* m) {
+    constexpr int L = V::kLanes;
+    const Params& p = walk_.p;
+    const int64_t step = p.step();
+    for (int b = 0; b < walk_.code_bits; ++b)
+      get_bits(planes_[b], codes_,
+               code_plane_start(p, tile.unit, b) + u * walk_.pitch + tile.at, tile.n);
+    find_winners<0, kRelu>(p, planes_, tile.n, won_);
+    const T* const unit = x_ + tile.unit * p.h.size * walk_.x_row;
+    const int begin = p.h.first_candidate(u), end = p.h.end_candidate(u);
+    for (int64_t i = 0; i < tile.n; i += L) {
+      V taken = V::splat(0);
+      for (int r = begin; r < end; ++r) {
+        for (int c = 0; c < p.w.pool; ++c) {
+          // Whatever the codes say: nothing beside the row is read.
+          const int64_t from = tile.at + i + (c - p.w.pad) * step;
+          const typename V::Word won = get_lanes<V>(won_[r * p.w.pool + c], i) &
+                                       lanes_between<V>(-from, walk_.x_row - from);
+          if (!won) continue;
+          const T* const row = unit + (u - p.h.pad + r) * walk_.x_row;
+          taken = V::blend(V::to_mask(won), V::load_where(row + from, won), taken);
+        }
+      }
+      taken.store(m + i);
+    }
+  }
+
+  const Walk<V>& walk_;
+  const T* x_;
+  const uint8_t* codes_;
+  Edges<V> edges_;
+  Bits planes_, won_;
+};
+
+// How the forward walk is cut.
+struct ForwardCut {
+  int64_t bands;        // rows of y in a band
+  int64_t rows;         // of m, at most, for these
+  int64_t pitch, tile;  // of the rows of m in scratch; columns at a time
+
+  explicit ForwardCut(const Params& p) {
+    const int64_t row = code_row_length(p);
+    const bool cut = row > kBandElements / 2;
+    bands = cut ? kRowsOfTiles : rows_of_band(row * p.h.stride);
+    bands = most(1, least(bands, p.h.out()));
+    rows = p.h.stride * (bands - 1) + p.h.n_taps;
+    tile = cut ? kTile : row;
+    pitch = tile;
+  }
+};
+
+// Rows [begin, end) of m, and the rows of y that go with them; see Kernels.
+template <class V, class Source, class T>
+void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, bool owe_codes,
+                    T* y, int64_t begin, int64_t end) {
+  using S = typename V::Scalar;
+  const Params& p = walk.p;
+  const Axis& h = p.h;
+  const int64_t spare = h.before + h.after;  // rows of m from elsewhere that the padding may need
+  Scratch<S> m(1, (cut.rows + spare) * cut.pitch, 0), zeros(1, cut.pitch, 0);
+  auto blurred = walk.padded_rows(cut.bands);
+  const auto for_each_tile = [&](int64_t unit, int64_t first, int64_t last, auto f) {
+    for (int64_t at = 0; at < walk.pitch; at += cut.tile)
+      f(Tile{unit, first, last, at, least(cut.tile, walk.pitch - at), cut.pitch});
+  };
+
+  for_each_unit(h.pooled(), begin, end, [&](int64_t unit, int64_t u0, int64_t u1) {
+    T* const out = y + unit * h.out() * walk.y_row;
+    int64_t owed = owe_codes ? u0 : u1;  // the first row whose codes are not written yet
+    const auto pay = [&](int64_t until) {
+      for (int64_t next; owed < until; owed = next) {
+        next = least(until, owed + cut.rows);
+        for_each_tile(unit, owed, next, [&](const Tile& t) { source.make(t, owed, next, m[0]); });
+      }
+    };
+    const int64_t i1 = share_of_y(p, u1);
+    for (int64_t i0 = share_of_y(p, u0), i; i0 < i1; i0 = i) {
+      i = least(i1, i0 + cut.bands);
+      const int64_t q = h.stride * i0 - h.before;
+      const int64_t first = least(most(q, 0), h.pooled());
+      const int64_t last =
+          most(first, least(h.stride * (i - 1) - h.before + h.n_taps, h.pooled()));
+      pay(least(first, u1));
+      const int64_t paid = least(last, u1);
+      for_each_tile(unit, first, last, [&](const Tile& tile) {
+        source.make(tile, owed, paid, m[0]);
+        int64_t held[2 * kMaxTaps], n_held = 0;  // rows made for the padding
+        const auto row_of_m = [&](int64_t at) -> const S* {
+          const int64_t u = border_source(at, h.pooled(), p.border);
+          if (u < 0) return zeros[0];
+          if (u >= first && u < last) return m[0] + (u - first) * cut.pitch;
+          int64_t slot = 0;
+          while (slot < n_held && held[slot] != u) ++slot;
+          S* const row = m[0] + (cut.rows + slot) * cut.pitch;
+          if (slot == n_held) {
+            source.make(Tile{unit, u, u + 1, tile.at, tile.n, cut.pitch}, 0, 0, row);
+            held[n_held++] = u;
+          }
+          return row;
+        };
+        const int64_t n = least(tile.n, walk.m_row - tile.at);
+        for (int64_t j = i0; j < i; ++j) {
+          const S* row[kMaxTaps];
+          for (int a = 0; a < h.n_taps; ++a) row[a] = row_of_m(h.stride * j + a - h.before);
+          sum_rows<V>(row, walk.taps_h, h.n_taps, n, blurred[j - i0] + tile.at);
+        }
+      });
+      if (paid > owed) owed = paid;
+      for (int64_t j = i0; j < i; ++j) pad_columns(p, blurred[j - i0]);
+      for (int64_t j = i0; j < i; ++j)
+        blur_columns<V>(p, walk.taps_w, blurred[j - i0], out + j * walk.y_row);
+    }
+    pay(u1);
+  });
+}
+
+template <class V, class T, int K, bool kCodes>
+void forward_as(const Walk<V>& walk, const T* x, T* y, uint8_t* codes, int64_t begin, int64_t end) {
+  const ForwardCut cut(walk.p);
+  ChosenRows<V, T, K, kCodes> source(walk, x, codes, cut.rows, cut.pitch);
+  blur_made_rows(walk, cut, source, kCodes, y, begin, end);
+  const int64_t rows = code_rows_per_image(walk.p);
+  for (int64_t image = begin / rows; kCodes && (image + 1) * rows <= end; ++image)
+    put_end_of_image(walk.p, codes, image, walk.shared);
+}
+
+template <class V, class T>
+void apply_as(const Walk<V>& walk, const T* x, const uint8_t* codes, T* y, int64_t begin,
+              int64_t end) {
+  const ForwardCut cut(walk.p);
+  GivenRows<V, T> source(walk, x, codes, cut.rows, cut.pitch);
+  blur_made_rows(walk, cut, source, false, y, begin, end);
+}
+
+// Neither max nor ReLU: x itself is m.
+template <class V, class T>
+void blur_only(const Walk<V>& walk, const T* x, T* y, int64_t begin, int64_t end) {
+  const Params& p = walk.p;
+  const Axis& h = p.h;
+  const int64_t band = rows_of_band(walk.x_row);
+  const Scratch<T> zeros(1, walk.x_row, 0);
+  auto blurred = walk.padded_rows(band);
+  for_each_unit(h.pooled(), begin, end, [&](int64_t unit, int64_t u0, int64_t u1) {
+    const T* const in = x + unit * h.size * walk.x_row;
+    T* const out = y + unit * h.out() * walk.y_row;
+    const int64_t i1 = share_of_y(p, u1);
+    for (int64_t i0 = share_of_y(p, u0), i; i0 < i1; i0 = i) {
+      i = least(i1, i0 + band);
+      for (int64_t j = i0; j < i; ++j) {
+        const T* row[kMaxTaps];
+        for (int a = 0; a < h.n_taps; ++a) {
+          const int64_t u = border_source(h.stride * j + a - h.before, h.size, p.border);
+          row[a] = u < 0 ? zeros[0] : in + u * walk.x_row;
+        }
+        sum_rows<V>(row, walk.taps_h, h.n_taps, walk.m_row, blurred[j - i0]);
+      }
+      for (int64_t j = i0; j < i; ++j) pad_columns(p, blurred[j - i0]);
+      for (int64_t j = i0; j < i; ++j)
+        blur_columns<V>(p, walk.taps_w, blurred[j - i0], out + j * walk.y_row);
+    }
+  });
+}
+
+}  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

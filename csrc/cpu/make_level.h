@@ -1,0 +1,66 @@
+// The kernels of one level out of its vector types.
+#pragma once
+
+#include "backward.h"
+#include "forward.h"
+
+namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
+
+template <class V, class T>
+struct Entry {
+  static void forward(const Params& p, const VerticalTaps& vertical, const T* x, T* y,
+                      uint8_t* codes, int64_t begin, int64_t end, bool shared) {
+    const Walk<V> walk(p, vertical, shared);
+    if (p.linear()) return blur_only(walk, x, y, begin, end);
+    with_pool(p, [&](auto pool) {
+      if (codes) forward_as<V, T, pool(), true>(walk, x, y, codes, begin, end);
+      else forward_as<V, T, pool(), false>(walk, x, y, codes, begin, end);
+    });
+  }
+
+  static void backward(const Params& p, const VerticalTaps& vertical, const T* dy,
+                       const uint8_t* codes, T* dx, int64_t begin, int64_t end) {
+    const Walk<V> walk(p, vertical, false);
+    with_pool(p, [&](auto pool) {
+      with_truth(streams(walk, dx), [&](auto stream) {
+        backward_as<V, T, pool(), stream()>(walk, dy, codes, dx, begin, end);
+      });
+    });
+  }
+
+  static void apply(const Params& p, const VerticalTaps& vertical, const T* x, const uint8_t* codes,
+                    T* y, int64_t begin, int64_t end) {
+    const Walk<V> walk(p, vertical, false);
+    if (p.linear()) return blur_only(walk, x, y, begin, end);
+    apply_as(walk, x, codes, y, begin, end);
+  }
+
+  static constexpr Kernels<T> kernels() { return {&forward, &backward, &apply}; }
+
+ private:
+  template <class F>
+  static void with_pool(const Params& p, F f) {
+    with_constant(SquarePools{}, specialised_pool(p.h.pool, p.w.pool), f);
+  }
+
+  // Whether dx goes past the caches: if it is far larger than they are, so that nobody finds it
+  // there, and every vector of it is whole.
+  static bool streams(const Walk<V>& walk, const T* dx) {
+    constexpr int64_t kFarLarger = 16 << 20, kVector = V::kLanes * sizeof(T);
+    const int64_t bytes = walk.p.units() * walk.p.h.size * walk.x_row * int64_t(sizeof(T));
+    return bytes >= kFarLarger && walk.x_row * int64_t(sizeof(T)) % kVector == 0 &&
+           reinterpret_cast<uintptr_t>(dx) % kVector == 0;
+  }
+};
+
+template <class F32, class F64>
+constexpr Level make_level(const char* name, bool (*supported)()) {
+  return {name,
+          supported,
+          Entry<F32, float>::kernels(),
+          Entry<F64, double>::kernels(),
+          Entry<F32, c10::Half>::kernels(),
+          Entry<F32, c10::BFloat16>::kernels()};
+}
+
+}  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

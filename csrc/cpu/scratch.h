@@ -1,0 +1,104 @@
+// Scratch memory of the kernels: rows of numbers, and strings of bits.
+#pragma once
+
+#include "level.h"
+
+namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
+
+// Rows of scratch with `margin` zeroed elements, and a little more, on both sides of each. They are
+// read and written in whole vectors, so what lies behind a row's end may change.
+template <class E>
+class Scratch {
+ public:
+  Scratch(int64_t rows, int64_t length, int64_t margin)
+      : lead_(round(margin)), stride_(lead_ + round(length + margin)) {
+    data_ = static_cast<E*>(std::calloc(size_t(rows * stride_ + kSlack), sizeof(E)));
+    if (!data_) throw std::bad_alloc();
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() { std::free(data_); }
+  E* operator[](int64_t row) { return data_ + row * stride_ + lead_; }
+  const E* operator[](int64_t row) const { return data_ + row * stride_ + lead_; }
+
+ private:
+  static constexpr int64_t kSlack = 64;  // four of the widest vectors
+  static int64_t round(int64_t n) { return (n + 15) / 16 * 16 + kSlack; }
+  int64_t lead_, stride_;
+  E* data_;
+};
+
+// Strings of bits, bit j of one being bit j % 8 of its byte j / 8, with room on both sides.
+class Bits : public Scratch<uint8_t> {
+ public:
+  Bits(int64_t strings, int64_t bits, int64_t margin_bits = 0)
+      : Scratch<uint8_t>(strings, bits / 8 + 1, margin_bits / 8 + 1) {}
+};
+
+// 64 bits of a string that begins at any bit. What it reads reaches up to 72 bits further.
+struct BitReader {
+  const uint8_t* bytes;
+  int shift;
+  BitReader() = default;
+  BitReader(const uint8_t* string, int64_t bit) : bytes(string + (bit >> 3)), shift(bit & 7) {}
+  uint64_t operator[](int64_t word) const {
+    uint64_t low, high;
+    std::memcpy(&low, bytes + word * 8, 8);
+    std::memcpy(&high, bytes + word * 8 + 8, 8);
+    return low >> shift | high << 1 << (63 - shift);
+  }
+};
+
+inline uint64_t get_word(const uint8_t* string, int64_t word) {
+  uint64_t bits;
+  std::memcpy(&bits, string + word * 8, 8);
+  return bits;
+}
+
+inline void put_word(uint8_t* string, int64_t word, uint64_t bits) {
+  std::memcpy(string + word * 8, &bits, 8);
+}
+
+// The bits of one vector, at lane i of a string that belongs to it.
+template <class V>
+inline typename V::Word get_lanes(const uint8_t* string, int64_t i) {
+  typename V::Word bits;
+  std::memcpy(&bits, string + i / 8, sizeof bits);
+  return bits;
+}
+
+template <class V>
+inline void put_lanes(uint8_t* string, int64_t i, typename V::Word bits) {
+  std::memcpy(string + i / 8, &bits, sizeof bits);
+}
+
+// Lanes [begin, end) as bits, clipped to the vector.
+template <class V>
+inline typename V::Word lanes_between(int64_t begin, int64_t end) {
+  begin = begin < 0 ? 0 : begin;
+  end = end > V::kLanes ? V::kLanes : end;
+  if (begin >= end) return 0;
+  return typename V::Word((1u << end) - (1u << begin));
+}
+
+inline void clear_bits(uint8_t* string, int64_t start, int64_t n) {
+  for (; n > 0 && start % 8; ++start, --n) string[start / 8] &= uint8_t(~(1u << start % 8));
+  if (n >= 8) std::memset(string + start / 8, 0, size_t(n / 8));
+  start += n / 8 * 8;
+  for (n %= 8; n > 0; ++start, --n) string[start / 8] &= uint8_t(~(1u << start % 8));
+}
+
+// Calls f with n as a compile-time constant if it is one of the sizes, else with 0.
+template <int... kSizes, class F>
+void with_constant(Sizes<kSizes...>, int n, F f) {
+  const bool known = ((n == kSizes && (f(std::integral_constant<int, kSizes>{}), true)) || ...);
+  if (!known) f(std::integral_constant<int, 0>{});
+}
+
+template <class F>
+void with_truth(bool truth, F f) {
+  if (truth) f(std::true_type{});
+  else f(std::false_type{});
+}
+
+}  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

@@ -1,0 +1,215 @@
+// S_v S_h, the max: select_columns, then select_rows, on flat runs of elements.
+//
+// A run is any number of elements side by side: rows of x one after the other, or a part of one.
+// The element `c` columns further is always c * step further on, in both memory formats, and the
+// next row's a constant pitch. Which lanes lack a candidate, because its column is padding, is not
+// computed but read from strings of bits (Edges), so a run crosses the ends of rows.
+//
+// Comparisons leave their truths, a bit for each element, in strings; name_winners turns the strings
+// of a whole run into the planes of the code, 64 elements at a time.
+#pragma once
+
+#include "scratch.h"
+
+namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
+
+constexpr int kMaxPlanes = 8;  // 4 for the column and 4 for the row of a winner
+
+// Where the candidates of the max along a row exist. What stands behind the end of a row of m has
+// all candidates: it takes them from the next row, and means nothing.
+template <class V>
+class Edges {
+ public:
+  Edges(const Params& p, int64_t rows)
+      : exists_(p.w.pool, rows * code_row_length(p)), inner_(1, rows * code_row_length(p), 0) {
+    const int64_t step = p.step(), row = code_row_length(p), n = rows * row;
+    for (int c = 0; c < p.w.pool; ++c) {
+      std::memset(exists_[c], 0xff, size_t(n / 8 + 16));
+      const int64_t low = p.w.pad - c, high = p.w.size + p.w.pad - c;
+      for (int64_t r = 0; r < rows; ++r) {
+        clear_bits(exists_[c], r * row, low * step);
+        clear_bits(exists_[c], r * row + high * step, (p.w.pooled() - high) * step);
+      }
+    }
+    for (int64_t i = 0; i < n; i += V::kLanes) {
+      typename V::Word all = typename V::Word(~0u);
+      for (int c = 0; c < p.w.pool; ++c) all &= get_lanes<V>(exists_[c], i);
+      inner_[0][i / V::kLanes] = all == typename V::Word(~0u);
+    }
+  }
+  bool inner(int64_t i) const { return inner_[0][i / V::kLanes]; }
+  typename V::Word exists(int c, int64_t i) const { return get_lanes<V>(exists_[c], i); }
+
+ private:
+  Bits exists_;
+  Scratch<uint8_t> inner_;
+};
+
+// A run of elements of x, and how many may be read before and behind it.
+template <class E>
+struct Run {
+  const E* x;
+  int64_t n, before, behind;
+};
+
+// S_h: best[i] = max_c x[i + (c - pad) * step]. Candidate c > 0 took over where won[c] says so. The
+// run begins at element `at` of the edges. Unless kCareful, the values must be finite, or the sums
+// added to `odd` will be not: the caller looks at it once, and repeats the stage if need be.
+template <class V, int K, bool kCodes, bool kCareful, class E>
+void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> run,
+                    typename V::Scalar* best, Bits& won, int64_t won_at, V& odd) {
+  constexpr int L = V::kLanes;
+  const int pool = K ? K : p.w.pool;
+  const int64_t step = p.step(), pad = p.w.pad * step, n = run.n;
+  const E* const x = run.x;
+  uint8_t* winner[K ? K : kMaxPool];
+  for (int c = 1; kCodes && c < pool; ++c) winner[c] = won[c] + won_at / 8;
+  V sums = V::splat(0);
+
+  const auto inner = [&](int64_t i) {
+    V top = V::load(x + i - pad), sum = top;
+#pragma GCC unroll 4
+    for (int c = 1; c < pool; ++c) {
+      const V candidate = V::load(x + i - pad + c * step);
+      if constexpr (kCareful) {
+        const auto takes = V::beats(candidate, top);
+        top = V::blend(takes, candidate, top);
+        if (kCodes) put_lanes<V>(winner[c], i, V::to_bits(takes));
+      } else {
+        if (kCodes) put_lanes<V>(winner[c], i, V::to_bits(V::greater(candidate, top)));
+        top = V::max(candidate, top);
+        sum = V::add(sum, candidate);
+      }
+    }
+    if (!kCareful) sums = V::fma(sum, V::splat(0), sums);
+    top.store(best + i);
+  };
+  // Padding counts as -inf, and the first candidate that exists wins over the padding before it.
+  const auto edge = [&](int64_t i) {
+    V top, sum = V::splat(0);
+    for (int c = 0; c < pool; ++c) {
+      const int64_t from = i - pad + c * step;
+      const unsigned exists = edges.exists(c, at + i) &
+                              lanes_between<V>(-run.before - from, n + run.behind - from);
+      const V raw = V::load_where(x + from, typename V::Word(exists));
+      const V candidate = V::blend(V::to_mask(exists), raw, V::splat(-typename V::Scalar(__builtin_inf())));
+      sum = V::add(sum, raw);
+      if (c == 0) {
+        top = candidate;
+        continue;
+      }
+      const unsigned first = c <= p.w.pad ? ~unsigned(edges.exists(c - 1, at + i)) : 0;
+      const unsigned takes = first | V::to_bits(V::beats(candidate, top));
+      top = V::blend(V::to_mask(takes), candidate, top);
+      if (kCodes) put_lanes<V>(winner[c], i, typename V::Word(takes));
+    }
+    if (!kCareful) sums = V::fma(sum, V::splat(0), sums);
+    top.store(best + i);
+  };
+
+  const int64_t safe_begin = pad - run.before;
+  const int64_t safe_end = n + run.behind + pad - (pool - 1) * step - L + 1;
+  for (int64_t i = 0; i < n; i += L) {
+    if (edges.inner(at + i) && i >= safe_begin && i < safe_end) inner(i);
+    else edge(i);
+  }
+  if (!kCareful) odd = V::add(odd, sums);
+}
+
+// S_v (and ReLU): m[i] = max_r best[i + r * pitch] over N = n_rows rows, or N = 0. Row r > 0 took
+// over where won[r] says so; won[n_rows]: where ReLU held nothing back.
+template <class V, int N, bool kCodes, bool kRelu, bool kCareful>
+void select_rows(const typename V::Scalar* best, int64_t pitch, int n_rows, int64_t n,
+                 typename V::Scalar* m, Bits& won) {
+  constexpr int L = V::kLanes;
+  if (N) n_rows = N;
+  uint8_t* winner[(N ? N : kMaxPool) + 1];
+  for (int r = 1; kCodes && r <= n_rows; ++r) winner[r] = won[r];
+  const auto take = [&](int r, int64_t i, V candidate, V& top) {
+    if constexpr (kCareful) {
+      const auto takes = V::beats(candidate, top);
+      top = V::blend(takes, candidate, top);
+      if (kCodes) put_lanes<V>(winner[r], i, V::to_bits(takes));
+    } else {
+      if (kCodes) put_lanes<V>(winner[r], i, V::to_bits(V::greater(candidate, top)));
+      top = V::max(candidate, top);
+    }
+  };
+  for (int64_t i = 0; i < n; i += L) {
+    V top = V::load(best + i);
+#pragma GCC unroll 4
+    for (int r = 1; r < n_rows; ++r) take(r, i, V::load(best + i + r * pitch), top);
+    if (kRelu) {
+      V zero = V::splat(0);
+      take(n_rows, i, top, zero);
+      top = zero;
+    }
+    top.store(m + i);
+  }
+}
+
+// The names of the winners of n elements. columns[r]: the strings of select_columns from where row r
+// of the candidates begins, those of candidate c in columns[r][c]; rows: those of select_rows;
+// first_row: the index of row 0. K = pool where all rows take part, or 0.
+template <int K, bool kRelu>
+void name_winners(const Params& p, const BitReader (*columns)[kMaxPool], const BitReader* rows,
+                  int first_row, int n_rows, int64_t n, Bits& planes) {
+  const int pool_w = K ? K : p.w.pool;
+  const int n_column = column_bits(pool_w), n_row = row_bits(K ? K : p.h.pool, kRelu);
+  if (K) n_rows = K, first_row = 0;
+  uint8_t* out[kMaxPlanes];
+  for (int b = 0; b < n_column + n_row; ++b) out[b] = planes[b];
+  BitReader column[K ? K : kMaxPool][K ? K : kMaxPool], row[(K ? K : kMaxPool) + 1];
+  for (int r = 0; r < n_rows; ++r)
+    for (int c = 1; c < pool_w; ++c) column[r][c] = columns[r][c];
+  for (int r = 1; r <= n_rows; ++r) row[r] = rows[r];
+  // Writes `index` where `won`.
+  const auto name = [](uint64_t* plane, int bits, unsigned index, uint64_t won) {
+    for (int b = 0; b < bits; ++b) plane[b] = index >> b & 1 ? plane[b] | won : plane[b] & ~won;
+  };
+  const int64_t words = (n + 63) / 64;
+  for (int64_t w = 0; w < words; ++w) {
+    uint64_t in_column[4] = {}, in_row[4] = {};
+    for (int r = 0; r < n_rows; ++r) {
+      uint64_t here[4] = {};
+      for (int c = 1; c < pool_w; ++c) name(here, n_column, unsigned(c), column[r][c][w]);
+      const uint64_t won = r ? row[r][w] : ~uint64_t(0);
+      for (int b = 0; b < n_column; ++b) in_column[b] = (in_column[b] & ~won) | (here[b] & won);
+      name(in_row, n_row, unsigned(first_row + r), won);
+    }
+    if (kRelu) name(in_row, n_row, unsigned(K ? K : p.h.pool), ~row[n_rows][w]);
+    for (int b = 0; b < n_column; ++b) put_word(out[b], w, in_column[b]);
+    for (int b = 0; b < n_row; ++b) put_word(out[n_column + b], w, in_row[b]);
+  }
+}
+
+// Where each candidate won: won[r * pool_w + c] from the planes of n elements. K = pool, or 0.
+template <int K, bool kRelu>
+void find_winners(const Params& p, Bits& planes, int64_t n, Bits& won) {
+  const int pool_h = K ? K : p.h.pool, pool_w = K ? K : p.w.pool;
+  const int n_column = column_bits(pool_w), n_row = row_bits(pool_h, kRelu);
+  const auto is = [](const uint64_t* plane, int bits, unsigned index) {
+    uint64_t all = ~uint64_t(0);
+    for (int b = 0; b < bits; ++b) all &= index >> b & 1 ? plane[b] : ~plane[b];
+    return all;
+  };
+  const uint8_t* plane[kMaxPlanes];
+  for (int b = 0; b < n_column + n_row; ++b) plane[b] = planes[b];
+  uint8_t* out[K ? K * K : kMaxPool * kMaxPool];
+  for (int k = 0; k < pool_h * pool_w; ++k) out[k] = won[k];
+  const int64_t words = (n + 63) / 64;
+  for (int64_t w = 0; w < words; ++w) {
+    uint64_t column[4], row[4];
+    for (int b = 0; b < n_column; ++b) column[b] = get_word(plane[b], w);
+    for (int b = 0; b < n_row; ++b) row[b] = get_word(plane[n_column + b], w);
+#pragma GCC unroll 3
+    for (int r = 0; r < pool_h; ++r) {
+      const uint64_t in_row = is(row, n_row, unsigned(r));
+#pragma GCC unroll 3
+      for (int c = 0; c < pool_w; ++c)
+        put_word(out[r * pool_w + c], w, in_row & is(column, n_column, unsigned(c)));
+    }
+  }
+}
+
+}  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL
