@@ -65,6 +65,7 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
   uint8_t* winner[K ? K : kMaxPool];
   for (int c = 1; kCodes && c < pool; ++c) winner[c] = won[c] + won_at / 8;
   V sums = V::splat(0);
+  const V least = V::splat(-typename V::Scalar(__builtin_inf()));
 
   const auto inner = [&](int64_t i) {
     V top = V::load(x + i - pad), sum = top;
@@ -85,23 +86,24 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
     top.store(best + i);
   };
   // Padding counts as -inf, and the first candidate that exists wins over the padding before it.
-  const auto edge = [&](int64_t i) {
+  // load(c) gives the element of x, or anything, and the lanes where it counts.
+  const auto edge = [&](int64_t i, auto load) {
     V top, sum = V::splat(0);
+#pragma GCC unroll 4
     for (int c = 0; c < pool; ++c) {
-      const int64_t from = i - pad + c * step;
-      const unsigned exists = edges.exists(c, at + i) &
-                              lanes_between<V>(-run.before - from, n + run.behind - from);
-      const V raw = V::load_where(x + from, typename V::Word(exists));
-      const V candidate = V::blend(V::to_mask(exists), raw, V::splat(-typename V::Scalar(__builtin_inf())));
+      typename V::Word exists;
+      const V raw = load(c, exists);
+      const V candidate = V::blend(V::to_mask(exists), raw, least);
       sum = V::add(sum, raw);
       if (c == 0) {
         top = candidate;
         continue;
       }
-      const unsigned first = c <= p.w.pad ? ~unsigned(edges.exists(c - 1, at + i)) : 0;
-      const unsigned takes = first | V::to_bits(V::beats(candidate, top));
-      top = V::blend(V::to_mask(takes), candidate, top);
+      unsigned takes =
+          V::to_bits(kCareful ? V::beats(candidate, top) : V::greater(candidate, top));
+      if (c <= p.w.pad) takes |= ~unsigned(edges.exists(c - 1, at + i));
       if (kCodes) put_lanes<V>(winner[c], i, typename V::Word(takes));
+      top = kCareful ? V::blend(V::to_mask(takes), candidate, top) : V::max(candidate, top);
     }
     if (!kCareful) sums = V::fma(sum, V::splat(0), sums);
     top.store(best + i);
@@ -110,8 +112,21 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
   const int64_t safe_begin = pad - run.before;
   const int64_t safe_end = n + run.behind + pad - (pool - 1) * step - L + 1;
   for (int64_t i = 0; i < n; i += L) {
-    if (edges.inner(at + i) && i >= safe_begin && i < safe_end) inner(i);
-    else edge(i);
+    __builtin_prefetch(x + i + n);  // most likely the next run's
+    if (i >= safe_begin && i < safe_end) {
+      if (edges.inner(at + i)) inner(i);
+      else edge(i, [&](int c, typename V::Word& exists) {
+        exists = edges.exists(c, at + i);
+        return V::load(x + i - pad + c * step);
+      });
+    } else {
+      edge(i, [&](int c, typename V::Word& exists) {
+        const int64_t from = i - pad + c * step;
+        exists = edges.exists(c, at + i) &
+                 lanes_between<V>(-run.before - from, n + run.behind - from);
+        return V::load_where(x + from, exists);
+      });
+    }
   }
   if (!kCareful) odd = V::add(odd, sums);
 }
