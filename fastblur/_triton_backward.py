@@ -29,7 +29,7 @@ def _spread_columns(
     LAST_Y: tl.constexpr = USUAL_Y if USUAL_Y > FAR_Y else FAR_Y
     dy = ()
     if PAIRS:
-        own = vector(row, tl.multiple_of(2 * strip + lane, 2), exists, 2)
+        own = vector(row, tl.multiple_of(2 * strip + lane, 2), exists, 2, 0)
     for j in tl.static_range(FIRST, LAST_Y + 1):
         if PAIRS and (j == 0 or j == 1):
             dy = dy + (own[j],)
@@ -94,24 +94,40 @@ def _add_product(total, value, tap: tl.constexpr, FIRST: tl.constexpr):
 
 
 @triton.jit
+def _word(at, exists, opaque):
+    """A word, in a whole register.
+
+    `opaque` is zero, and the compiler cannot know. It would test bits in the words' own 8 or 16
+    bits otherwise, of which each test has to be extended.
+    """
+    word = tl.load(at, mask=exists)
+    if word.dtype.primitive_bitwidth == 8:
+        word = word.to(tl.uint8, bitcast=True)
+    elif word.dtype.primitive_bitwidth == 16:
+        word = word.to(tl.uint16, bitcast=True)
+    return word.to(tl.int32) ^ opaque
+
+
+@triton.jit
 def _load_words(
-    codes, strip, end, lane, step, exists, K: tl.constexpr, P: tl.constexpr, HAS_CODES: tl.constexpr
-):
+    codes, strip, end, lane, step, exists, opaque, K: tl.constexpr, P: tl.constexpr,
+    HAS_CODES: tl.constexpr,
+):  # fmt: skip
     """The words of the strips that the lanes' windows lie in: own, left, right.
 
     In place of one that does not exist, another: its elements receive nothing.
     """
     words = ()
     if HAS_CODES:
-        own = tl.load(codes + (tl.minimum(strip, end) * step + lane), mask=exists).to(tl.int32)
+        own = _word(codes + (tl.minimum(strip, end) * step + lane), exists, opaque)
         left = own
         right = own
         if K - 1 - P > 0:
             at = tl.minimum(tl.maximum(strip - 1, 0), end)
-            left = tl.load(codes + (at * step + lane), mask=exists).to(tl.int32)
+            left = _word(codes + (at * step + lane), exists, opaque)
         if P > 0:
             at = tl.minimum(strip + 1, end)
-            right = tl.load(codes + (at * step + lane), mask=exists).to(tl.int32)
+            right = _word(codes + (at * step + lane), exists, opaque)
         words = (left, own, right)
     return words
 
@@ -121,10 +137,17 @@ def _won(
     words, g: tl.constexpr, z: tl.constexpr, SHIFT: tl.constexpr, EACH: tl.constexpr,
     R: tl.constexpr,
 ):  # fmt: skip
-    """Whether candidate z won column g of the window."""
-    return (words[(g - R + 4) // 4] & (((1 << EACH) - 1) << (SHIFT + (g - R + 4) % 4 * EACH))) == (
-        z << (SHIFT + (g - R + 4) % 4 * EACH)
-    )
+    """Whether candidate z won column g of the window.
+
+    Winners are 0, 1 or 2, each of the latter a bit of its own, which one instruction tests.
+    """
+    word = words[(g - R + 4) // 4]
+    LOWEST: tl.constexpr = SHIFT + (g - R + 4) % 4 * EACH
+    if z == 0:
+        won = (word & (((1 << EACH) - 1) << LOWEST)) == 0
+    else:
+        won = (word & (z << LOWEST)) != 0
+    return won
 
 
 @triton.jit
@@ -137,20 +160,30 @@ def _route(dm, owed, words, before, K: tl.constexpr, P: tl.constexpr, RELU: tl.c
     G: tl.constexpr = K + 3
     ROW_SHIFT: tl.constexpr = 4 * (K - 1)
     ROW_BITS: tl.constexpr = 2 if K == 3 or (K == 2 and RELU) else 1
+    later_words = ()
+    for n in tl.static_range(len(words)):
+        word = words[n]
+        if K == 3 and RELU:  # 3 is nobody, and no winner's bits
+            nobody = word & (word >> 1) & (0x55 << ROW_SHIFT)
+            word = word & ~(nobody * 3)
+        later_words = later_words + (word,)
     whole = ()
     for g in tl.static_range(G):
         value = dm[g]
-        if K > 1 or RELU:
-            value = tl.where(_won(words, g, 0, ROW_SHIFT, ROW_BITS, R), value, 0.0)
         if K > 1:
-            value = owed[g] + value
+            won = _won(words, g, 0, ROW_SHIFT, ROW_BITS, R)
+            value = tl.where(won, owed[g] + value, owed[g])
+        elif RELU:
+            value = tl.where(_won(words, g, 0, ROW_SHIFT, ROW_BITS, R), value, 0.0)
         whole = whole + (value,)
     later = ()
     for z in tl.static_range(1, K):
         for g in tl.static_range(G):
-            value = tl.where(_won(words, g, z, ROW_SHIFT, ROW_BITS, R), dm[g], 0.0)
+            won = _won(later_words, g, z, ROW_SHIFT, ROW_BITS, R)
             if z < K - 1:
-                value = owed[z * G + g] + value
+                value = tl.where(won, owed[z * G + g] + dm[g], owed[z * G + g])
+            else:
+                value = tl.where(won, dm[g], 0.0)
             later = later + (value,)
     dx = ()
     for k in tl.static_range(4):
@@ -158,9 +191,8 @@ def _route(dm, owed, words, before, K: tl.constexpr, P: tl.constexpr, RELU: tl.c
         if K > 1:
             value = tl.where(_won(before, k + K - 1, 0, 0, K - 1, R), value, 0.0)
             for z in tl.static_range(1, K):
-                value += tl.where(
-                    _won(before, k + K - 1 - z, z, 0, K - 1, R), whole[k + K - 1 - z], 0.0
-                )
+                won = _won(before, k + K - 1 - z, z, 0, K - 1, R)
+                value = tl.where(won, value + whole[k + K - 1 - z], value)
         dx = dx + (value,)
     return dx, later
 
@@ -218,6 +250,7 @@ def backward(
             here = strip == end_strip + beyond
             at_end = at_end + ((here if LAST == l else here & (last_columns == l)),)
     nothing = tl.zeros_like(strip * pixel + x_lane).to(tl.float32)
+    opaque = images >> 31
 
     first_step = (P - AHEAD) >> 1
     begin = first_step + tl.program_id(1) * chunk
@@ -238,7 +271,7 @@ def backward(
                 )  # fmt: skip
             before = _load_words(
                 codes + (2 * fast_begin + AHEAD - P) * code_row, strip, end_strip, code_lane, pixel,
-                exists, K, P, HAS_CODES,
+                exists, opaque, K, P, HAS_CODES,
             )  # fmt: skip
             for s in range(fast_begin, fast_end):
                 spread = spread + _spread_columns(
@@ -248,7 +281,7 @@ def backward(
                 for e in tl.static_range(2):
                     words = _load_words(
                         codes + (2 * s + AHEAD + e) * code_row, strip, end_strip, code_lane, pixel,
-                        exists, K, P, HAS_CODES,
+                        exists, opaque, K, P, HAS_CODES,
                     )  # fmt: skip
                     if P == 0:
                         before = words
@@ -294,11 +327,11 @@ def backward(
                                     dm = total
                 words = _load_words(
                     codes + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, strip, end_strip,
-                    code_lane, pixel, exists, K, P, HAS_CODES,
+                    code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 before = _load_words(
                     codes + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip, end_strip,
-                    code_lane, pixel, exists, K, P, HAS_CODES,
+                    code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 out, owed = _route(dm, owed, words, before, K, P, RELU)
                 r = u - P

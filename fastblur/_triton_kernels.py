@@ -29,7 +29,8 @@ of their own; the others, at the borders and at the beginning of a chunk, take e
 F x F taps with B = (F - 1) / 2 columns of padding before, stride 2.
 
 16-bit values are compared as float32, which is exact; and the interpreter compares bfloat16 by its
-bits, which is wrong.
+bits, which is wrong. But PACKED, a lane has two neighbouring channels, in one word up to the blur,
+and their codes side by side: ``_triton_words.py``.
 """
 
 from __future__ import annotations
@@ -37,16 +38,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_generic import border_source, takes_over
+from ._triton_generic import border_source
+from ._triton_words import each, larger, pack, rectify, take, unpack
 
 
 @triton.jit
-def vector(row, at, exists, N: tl.constexpr):
-    """N neighbouring elements of a lane, as N values; their address is a multiple of N."""
+def vector(row, at, exists, N: tl.constexpr, SHIFT: tl.constexpr):
+    """N neighbouring elements of a lane, as N values; `at` and SHIFT are multiples of N.
+
+    The SHIFT becomes part of the instruction, so one address is enough for several vectors.
+    """
     if N == 1:
-        values = (tl.load(row + at, mask=exists),)
+        values = (tl.load((row + at) + SHIFT, mask=exists),)
     else:
-        tile = tl.load(row + at[:, None] + tl.arange(0, N)[None, :], mask=exists[:, None])
+        own = SHIFT + tl.arange(0, N)
+        tile = tl.load((row + at[:, None]) + own[None, :], mask=exists[:, None])
         if N == 2:
             values = tl.split(tile)
         else:
@@ -84,7 +90,7 @@ def _window_offsets(
 @triton.jit
 def _load_window(
     row, offsets, first, last, exists, F: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
-    VECTORS: tl.constexpr,
+    VECTORS: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """The columns of the lanes' windows of a row of x."""
     COLUMNS: tl.constexpr = F + 1 + K
@@ -92,13 +98,11 @@ def _load_window(
     AFTER: tl.constexpr = COLUMNS - 4 - BEFORE
     x = ()
     if VECTORS:
-        own = vector(row, offsets[BEFORE], exists, 4)
+        own = vector(row, offsets[BEFORE], exists, 4, 0)
         N: tl.constexpr = 4 if BEFORE > 2 else BEFORE
         M: tl.constexpr = 4 if AFTER > 2 else AFTER
         if BEFORE > 0:
-            left = vector(
-                row, tl.multiple_of(tl.where(first, 0, offsets[BEFORE] - N), N), exists, N
-            )
+            left = vector(row, offsets[BEFORE], exists & (first == 0), N, -N)
             for j in tl.static_range(BEFORE):
                 v = left[N - BEFORE + j]
                 if P > 0 and j == BEFORE - 1:
@@ -106,9 +110,7 @@ def _load_window(
                 x = x + (v,)
         x = x + own
         if AFTER > 0:
-            right = vector(
-                row, tl.multiple_of(tl.where(last, 0, offsets[BEFORE] + 4), M), exists, M
-            )
+            right = vector(row, offsets[BEFORE], exists & (last == 0), M, 4)
             for j in tl.static_range(AFTER):
                 v = right[j]
                 if P > 0 and j == 0:
@@ -116,13 +118,9 @@ def _load_window(
                 x = x + (v,)
     else:
         for j in tl.static_range(COLUMNS):
-            x = x + (tl.load(row + offsets[j], mask=exists).to(tl.float32),)
+            value = tl.load(row + offsets[j], mask=exists)
+            x = x + (value.to(tl.float32) if T == tl.float32 else value,)
     return x
-
-
-@triton.jit
-def _larger(best, later):
-    return tl.maximum(best, later, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -138,7 +136,7 @@ def _winner_bits(took_1, took_2, K: tl.constexpr):
 @triton.jit
 def _select_columns(
     x, first, last_is, zero, F: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
-    MODE: tl.constexpr, LAST: tl.constexpr, CODES: tl.constexpr,
+    MODE: tl.constexpr, LAST: tl.constexpr, CODES: tl.constexpr, T: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """S_h: the padded maxima along a row, and the winners of the strip's own columns."""
     B: tl.constexpr = (F - 1) // 2
@@ -151,20 +149,18 @@ def _select_columns(
         for z in tl.static_range(1, K):
             later = x[c + z]
             if CODES and c >= B and c < B + 4:
-                took = takes_over(value, later)
-                value = tl.where(took, later, value)
                 if z == 1:
-                    took_1 = took_1 | tl.where(took, 1 << ((c - B) * EACH), 0)
+                    value, took_1 = take(value, later, took_1, 1 << ((c - B) * EACH), T, PTX)
                 else:
-                    took_2 = took_2 | tl.where(took, 2 << ((c - B) * EACH), 0)
+                    value, took_2 = take(value, later, took_2, 2 << ((c - B) * EACH), T, PTX)
             else:
-                value = _larger(value, later)
+                value = larger(value, later, T, PTX)
         best = best + (value,)
     if P > 0 and CODES:  # the column before the row's first and the one after its last never win
-        took_1 = took_1 | tl.where(first, 1, 0)
+        took_1 = took_1 | tl.where(first, each(1, T), 0)
         for l in tl.static_range(4):
             if LAST == 0 or LAST == l + 1:
-                took_2 = took_2 & tl.where(last_is[l], ~(2 << (l * EACH)), -1)
+                took_2 = took_2 & tl.where(last_is[l], ~each(2 << (l * EACH), T), -1)
     padded = ()
     for c in tl.static_range(F + 2):
         value = best[c]
@@ -174,7 +170,7 @@ def _select_columns(
             elif MODE == "replicate":
                 source = best[B]
             else:
-                source = 0.0
+                source = value ^ value if T != tl.float32 else 0.0
             value = tl.where(first, source, value)
         for t in tl.static_range(F // 2):
             for l in tl.static_range(1, 5):
@@ -184,7 +180,7 @@ def _select_columns(
                     elif MODE == "replicate":
                         source = best[B + l - 1]
                     else:
-                        source = 0.0
+                        source = value ^ value if T != tl.float32 else 0.0
                     value = tl.where(last_is[l - 1], source, value)
         padded = padded + (value,)
     return padded, _winner_bits(took_1, took_2, K)
@@ -193,16 +189,17 @@ def _select_columns(
 @triton.jit
 def _select_rows(
     rows, valid, zero, F: tl.constexpr, K: tl.constexpr, RELU: tl.constexpr, CODES: tl.constexpr,
-    CHECKED: tl.constexpr,
+    CHECKED: tl.constexpr, T: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """S_v of K rows of S_h x, one after the other in `rows`, and ReLU; and the winners' bits.
 
-    CHECKED: only those rows take part that are `valid`.
+    CHECKED: only those rows can win that are `valid`; in place of one that is not, `rows` has its
+    neighbour again.
     """
     B: tl.constexpr = (F - 1) // 2
     N: tl.constexpr = F + 2
     EACH: tl.constexpr = 2 if K == 3 or (K == 2 and RELU) else 1
-    NOBODY: tl.constexpr = K  # or more
+    EVERY: tl.constexpr = each(1 + (1 << EACH) + (1 << 2 * EACH) + (1 << 3 * EACH), T)
     m = ()
     took_1 = zero
     took_2 = zero
@@ -211,42 +208,60 @@ def _select_rows(
         value = rows[c]
         for z in tl.static_range(1, K):
             later = rows[z * N + c]
-            if CHECKED or (CODES and c >= B and c < B + 4):
-                took = takes_over(value, later)
-                if CHECKED:
-                    none_yet = valid[0] == 0
-                    for before in tl.static_range(1, z):
-                        none_yet = none_yet & (valid[before] == 0)
-                    took = (took | none_yet) & valid[z]
-                value = tl.where(took, later, value)
-                if CODES and c >= B and c < B + 4:
-                    if z == 1:
-                        took_1 = took_1 | tl.where(took, 1 << ((c - B) * EACH), 0)
-                    else:
-                        took_2 = took_2 | tl.where(took, 2 << ((c - B) * EACH), 0)
+            if CODES and c >= B and c < B + 4:
+                if z == 1:
+                    value, took_1 = take(value, later, took_1, 1 << ((c - B) * EACH), T, PTX)
+                else:
+                    value, took_2 = take(value, later, took_2, 2 << ((c - B) * EACH), T, PTX)
             else:
-                value = _larger(value, later)
+                value = larger(value, later, T, PTX)
         if RELU:
             if CODES and c >= B and c < B + 4:
-                held = value <= 0
-                nobody = nobody | tl.where(held, NOBODY << ((c - B) * EACH), 0)
-                value = tl.where(held, 0.0, value)
+                value, nobody = rectify(value, nobody, K << ((c - B) * EACH), T, PTX)
             else:
-                value = tl.where(value <= 0, 0.0, value)
+                value, _ = rectify(value, nobody, 0, T, PTX)
         m = m + (value,)
+    if CHECKED and K == 3:
+        took_1 = took_1 | tl.where(valid[0], 0, EVERY)
+        took_2 = tl.where(valid[2], took_2, 0)
+    if K == 2 and RELU:
+        took_1 = took_1 & ~(nobody >> 1)
     return m, _winner_bits(took_1, took_2, K) | nobody
 
 
 @triton.jit
-def _blur_columns(m, TAPS: tl.constexpr):
-    """B_h: the strip's two columns of y."""
+def _blur_columns(m, TAPS: tl.constexpr, T: tl.constexpr):
+    """B_h: the strip's two columns of y, number by number of their words."""
+    PER: tl.constexpr = 1 if T == tl.float32 else 2
+    numbers = ()
+    for c in tl.static_range(len(TAPS) + 2):
+        numbers = numbers + unpack(m[c], T)
     y = ()
     for o in tl.static_range(2):
-        value = m[2 * o] * TAPS[0]
-        for t in tl.static_range(1, len(TAPS)):
-            value += m[2 * o + t] * TAPS[t]
-        y = y + (value,)
+        for i in tl.static_range(PER):
+            value = numbers[2 * o * PER + i] * TAPS[0]
+            for t in tl.static_range(1, len(TAPS)):
+                value += numbers[(2 * o + t) * PER + i] * TAPS[t]
+            y = y + (value,)
     return y
+
+
+@triton.jit
+def _in_words(values, T: tl.constexpr, PTX: tl.constexpr):
+    """Two columns of y, number by number, in words."""
+    if T == tl.float32:
+        words = values
+    else:
+        words = (pack(values[0], values[1], T, PTX), pack(values[2], values[3], T, PTX))
+    return words
+
+
+@triton.jit
+def _store_codes(codes, word, exists, T: tl.constexpr):
+    """The lanes' words of codes; `codes` points to what the lanes' numbers have of them."""
+    if T != tl.float32 and codes.dtype.scalar.element_ty == tl.int16:  # of 8 bits for each number
+        word = word | (word >> 8)
+    tl.store(codes, word.to(codes.dtype.scalar.element_ty), mask=exists)
 
 
 @triton.jit
@@ -313,13 +328,16 @@ def forward(
     last_columns,
     K: tl.constexpr, P: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
     MODE: tl.constexpr, RELU: tl.constexpr, CODES: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    WHOLE: tl.constexpr, STRIPS: tl.constexpr, CHANNELS: tl.constexpr,
+    WHOLE: tl.constexpr, PACKED: tl.constexpr, PTX: tl.constexpr, STRIPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Y = B_v B_h S_v S_h x, and the codes.
 
-    WHOLE: rows of x are whole strips; `width` and `y_w` are then given in strips. A program walks
-    `chunk` steps of `steps`.
+    WHOLE: rows of x are whole strips; `width` and `y_w` are then given in strips. PACKED: lanes
+    have two neighbouring channels in a word. A program walks `chunk` steps of `steps`.
     """
+    T: tl.constexpr = x.dtype.element_ty if PACKED else tl.float32
+    PER: tl.constexpr = 2 if PACKED else 1
     F: tl.constexpr = len(TAPS_H)
     B: tl.constexpr = (F - 1) // 2
     N: tl.constexpr = F + 2
@@ -337,6 +355,14 @@ def forward(
         width = width * 4
     if PAIRS:
         y_w = y_w * 2
+    if PACKED:
+        channels = channels // 2
+        x = x.to(tl.pointer_type(tl.int32), bitcast=True)
+        y = y.to(tl.pointer_type(tl.int32), bitcast=True)
+        if codes.dtype.element_ty == tl.int8:
+            codes = codes.to(tl.pointer_type(tl.int16), bitcast=True)
+        else:
+            codes = codes.to(tl.pointer_type(tl.int32), bitcast=True)
     place, lane, strip, exists = lanes(images, channels, strips, CHANNELS_LAST, STRIPS, CHANNELS)
     if CHANNELS_LAST:
         pixel = channels
@@ -367,6 +393,7 @@ def forward(
         offsets = _window_offsets(strip, last_is, pixel, x_lane, width, F, K, P)
     zero = tl.zeros_like(offsets[0])
     nothing = zero.to(tl.float32)
+    no_word = zero if PACKED else nothing
 
     begin = tl.program_id(1) * chunk
     end = tl.minimum(begin + chunk, steps)
@@ -385,24 +412,23 @@ def forward(
                     K,
                     P,
                     VECTORS,
+                    T,
                 )
                 best, word = _select_columns(
-                    window, first, last_is, zero, F, K, P, MODE, LAST, True
+                    window, first, last_is, zero, F, K, P, MODE, LAST, True, T, PTX
                 )
                 if P > 0:  # there is no such row of x
                     word = zero
-                tl.store(
-                    codes + r * code_row + code_lane, word.to(codes.dtype.element_ty), mask=exists
-                )
+                _store_codes(codes + r * code_row + code_lane, word, exists, T)
 
     held = ()  # K - 1 rows of S_h x
     for _ in tl.static_range((K - 1) * N):
-        held = held + (nothing,)
+        held = held + (no_word,)
     words = ()  # their columns' winners that have no row of m yet
     for _ in tl.static_range(LATE):
         words = words + (zero,)
     sums = ()  # rows of y that are not whole
-    for _ in tl.static_range(2 * SUMS):
+    for _ in tl.static_range(2 * PER * SUMS):
         sums = sums + (nothing,)
 
     fast_begin = tl.maximum(begin, 1)
@@ -414,34 +440,34 @@ def forward(
                 row = x + (2 * s + AHEAD - P + K - 1) * x_row
                 for e in tl.static_range(2):
                     window = _load_window(
-                        row + e * x_row, offsets, first, last, exists, F, K, P, VECTORS
+                        row + e * x_row, offsets, first, last, exists, F, K, P, VECTORS, T
                     )
                     best, word = _select_columns(
-                        window, first, last_is, zero, F, K, P, MODE, LAST, HAS_CODES
+                        window, first, last_is, zero, F, K, P, MODE, LAST, HAS_CODES, T, PTX
                     )
                     held = held + best
                     words = words + (word,)
-                    m, winners = _select_rows(held, (), zero, F, K, RELU, HAS_CODES, False)
+                    m, winners = _select_rows(held, (), zero, F, K, RELU, HAS_CODES, False, T, PTX)
                     if HAS_CODES:
                         word = words[0] | (winners << ROW_SHIFT)
-                        tl.store(
-                            codes + (2 * s + AHEAD + e) * code_row + code_lane,
-                            word.to(codes.dtype.element_ty),
-                            mask=exists,
-                        )
+                        at = codes + (2 * s + AHEAD + e) * code_row + code_lane
+                        _store_codes(at, word, exists, T)
                     held = held[N:]
                     words = words[1:]
-                    part = _blur_columns(m, TAPS_W)
+                    part = _blur_columns(m, TAPS_W, T)
                     now = ()
                     for d in tl.static_range(SUMS):
-                        for o in tl.static_range(2):
+                        for o in tl.static_range(2 * PER):
+                            total = sums[2 * PER * d + o]
                             if F - 2 - 2 * d + e >= 0:
-                                now = now + (sums[2 * d + o] + part[o] * TAPS_H[F - 2 - 2 * d + e],)
-                            else:
-                                now = now + (sums[2 * d + o],)
+                                total += part[o] * TAPS_H[F - 2 - 2 * d + e]
+                            now = now + (total,)
                     sums = now
-                store_columns(y + s * y_row, strip, pixel, y_lane, exists, y_w, sums[:2], PAIRS)
-                sums = sums[2:] + (nothing, nothing)
+                whole = _in_words(sums[: 2 * PER], T, PTX)
+                store_columns(y + s * y_row, strip, pixel, y_lane, exists, y_w, whole, PAIRS)
+                sums = sums[2 * PER :]
+                for _ in tl.static_range(2 * PER):
+                    sums = sums + (nothing,)
             step = fast_end
         else:
             for e in range(2):
@@ -454,41 +480,40 @@ def forward(
                 for z in tl.static_range(K):
                     window = _load_window(
                         x + tl.minimum(tl.maximum(r + z, 0), height - 1) * x_row,
-                        offsets, first, last, exists, F, K, P, VECTORS,
+                        offsets, first, last, exists, F, K, P, VECTORS, T,
                     )  # fmt: skip
                     best, word = _select_columns(
-                        window, first, last_is, zero, F, K, P, MODE, LAST, HAS_CODES
+                        window, first, last_is, zero, F, K, P, MODE, LAST, HAS_CODES, T, PTX
                     )
                     held = held + best
                     found = found + (word,)
                     valid = valid + ((r + z >= 0) & (r + z < height),)
-                m, winners = _select_rows(held, valid, zero, F, K, RELU, HAS_CODES, True)
+                m, winners = _select_rows(held, valid, zero, F, K, RELU, HAS_CODES, True, T, PTX)
                 if HAS_CODES:
                     if (q >= first_code) & (q < tl.minimum(m_h, 2 * end + AHEAD)):
                         word = found[P] | (winners << ROW_SHIFT)
-                        tl.store(
-                            codes + q * code_row + code_lane,
-                            word.to(codes.dtype.element_ty),
-                            mask=exists,
-                        )
+                        _store_codes(codes + q * code_row + code_lane, word, exists, T)
                 held = held[N:]
                 words = found[P + 1 :]
-                part = _blur_columns(m, TAPS_W)
+                part = _blur_columns(m, TAPS_W, T)
                 now = ()
                 for d in tl.static_range(SUMS):
-                    for o in tl.static_range(2):
+                    for o in tl.static_range(2 * PER):
                         if F - 2 - 2 * d >= 0:
                             tap = tl.where(e == 0, TAPS_H[F - 2 - 2 * d], TAPS_H[F - 1 - 2 * d])
                             takes_part = u >= 0
                         else:
                             tap = TAPS_H[0] + 0.0 * e
                             takes_part = (u >= 0) & (e == 1)
-                        added = sums[2 * d + o] + part[o] * tap
-                        now = now + (tl.where(takes_part, added, sums[2 * d + o]),)
+                        total = sums[2 * PER * d + o]
+                        now = now + (tl.where(takes_part, total + part[o] * tap, total),)
                 sums = now
             store_columns(
                 y + step * y_row, strip, pixel, y_lane,
-                exists & (step >= begin) & (step < y_h), y_w, sums[:2], PAIRS,
+                exists & (step >= begin) & (step < y_h), y_w,
+                _in_words(sums[: 2 * PER], T, PTX), PAIRS,
             )  # fmt: skip
-            sums = sums[2:] + (nothing, nothing)
+            sums = sums[2 * PER :]
+            for _ in tl.static_range(2 * PER):
+                sums = sums + (nothing,)
             step += 1

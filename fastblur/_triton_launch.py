@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from torch._library.triton import is_wrap_triton_enabled
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.library import wrap_triton
 
@@ -21,6 +22,7 @@ from ._geometry import DTYPES, Geometry
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
 _LANES = 128  # of a generic kernel's program
+_THREADS = 128  # of a walking one's
 # Rows are cut into chunks where the images alone make fewer programs than this, some for each of a
 # large GPU's multiprocessors, but not into chunks of fewer steps: their neighbours read rows twice.
 _PROGRAMS = 1024
@@ -55,6 +57,7 @@ class Call:
         rows, strips = (1, 2) if self.channels_last else (2, 3)
         self.rows, self.strips = self.codes_shape[rows], self.codes_shape[strips]
         self.dtype = beside.dtype
+        self.gpu = _gpu(beside.device)
         self.sum_type = torch.float64 if beside.dtype == torch.float64 else torch.float32
 
     # ---- checks ----
@@ -237,11 +240,19 @@ class Call:
         ahead = f - 2 - (f - 1) // 2
         whole = self._whole
         pairs = self._pairs and whole
-        strips_of, channels_of, warps = _program(self)
+        packed = bool(constants) and _is_packed(self)
+        flags = dict(PACKED=packed, PTX=self.gpu.capability >= 80) if constants else {}
+        if packed:
+            x = _in_whole_words(x)
+        strips_of, channels_of, warps = _program(self, packed)
         strips = (self.m_w + 3) // 4
         walked = strips if constants else (self.width + 3) // 4
         if self.channels_last:
-            blocks = self.images * _cdiv(walked, strips_of) * _cdiv(self.channels, channels_of)
+            blocks = (
+                self.images
+                * _cdiv(walked, strips_of)
+                * _cdiv(self.channels, channels_of * (2 if packed else 1))
+            )
         else:
             blocks = _cdiv(self.images * self.channels * walked, strips_of)
         if constants:  # forward
@@ -269,6 +280,7 @@ class Call:
             **dict(K=k, P=p, TAPS_H=g.taps_h, TAPS_W=g.taps_w, MODE=g.padding_mode, RELU=g.relu),
             CHANNELS_LAST=self.channels_last,
             WHOLE=whole,
+            **flags,
             STRIPS=strips_of,
             CHANNELS=channels_of,
             num_warps=warps,
@@ -312,25 +324,65 @@ class Call:
         return dx
 
 
-def _program(call: Call) -> tuple[int, int, int]:
-    """Strips and channels of a program, and its warps: few, so that many programs fit.
+def _program(call: Call, packed: bool) -> tuple[int, int, int]:
+    """Strips and channels of a program, and its warps: 128 threads, so that many programs fit.
 
     In channels_last a thread has a vector of 4 channels, or of 2 where a 3 x 3 pool holds two rows
-    of maxima or a 2 x 2 one has ReLU: more do not fit its registers. Channels that are no multiple
-    of 64 are cut into blocks of 32 or 16 where they are multiples of those.
+    of maxima or a 2 x 2 one has ReLU, unless they are PACKED: more do not fit its registers.
+    Channels that are no multiple of 64 are cut into blocks of 32 or 16 where they are multiples of
+    those. PACKED ones count in pairs, and have blocks of 32 or 16.
     """
+    warps = _THREADS // call.gpu.warp
     if not call.channels_last:
-        return 1024 if INTERPRETED else 128, 1, 4
+        return 1024 if INTERPRETED else _THREADS, 1, warps
+    count = call.channels // 2 if packed else call.channels
     if INTERPRETED:
-        return 16, triton.next_power_of_2(call.channels), 4
-    channels = 64
-    while channels > 16 and not statically_known_true(call.channels % channels == 0):
+        return 16, triton.next_power_of_2(count), warps
+    channels = most = 32 if packed else 64
+    while channels > 16 and not statically_known_true(count % channels == 0):
         channels //= 2
-    if channels == 16 and not statically_known_true(call.channels % 16 == 0):
-        channels = 64 if not statically_known_true(call.channels < 64) else 16
+    if channels == 16 and not statically_known_true(count % 16 == 0):
+        channels = most if not statically_known_true(count < most) else 16
     (pool, _), relu = call.geometry.kernel_size, call.geometry.relu
-    lanes = 128 * (2 if pool == 3 or (pool == 2 and relu) else 4)
-    return lanes // channels, channels, 4
+    lanes = _THREADS * (2 if packed or pool == 3 or (pool == 2 and relu) else 4)
+    return lanes // channels, channels, warps
+
+
+class Gpu(NamedTuple):
+    capability: int  # of NVIDIA's, e.g. 90; else 0
+    warp: int  # lanes of a warp
+
+
+@functools.cache
+def _gpu(device: torch.device) -> Gpu:
+    """What programs depend on; of a fake tensor's device, where there is none to ask, nothing."""
+    if INTERPRETED or device.type != "cuda" or not torch.cuda.is_available():
+        return Gpu(0, 32)
+    found = torch.cuda.get_device_properties(device)
+    return Gpu(0 if torch.version.hip else 10 * found.major + found.minor, found.warp_size)
+
+
+def _is_packed(call: Call) -> bool:
+    """Whether forward compares two neighbouring 16-bit channels at once.
+
+    Only where there are instructions for that: bfloat16's came later.
+    """
+    return (
+        call.channels_last
+        and not call.geometry.linear
+        and call.gpu.capability >= {torch.float16: 80, torch.bfloat16: 90}.get(call.dtype, 1000)
+        and statically_known_true(call.channels % 2 == 0)
+    )
+
+
+def _in_whole_words(x: Tensor) -> Tensor:
+    """x, or where that begins in the middle of a 32-bit word, a copy.
+
+    A fake tensor has no address and knows its offset alone.
+    """
+    known = is_wrap_triton_enabled() or isinstance(x, FakeTensor)
+    start = x.storage_offset() * x.itemsize if known else x.data_ptr()
+    return x.clone() if start % 4 else x
 
 
 def _cdiv(a: Any, b: Any) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -116,6 +118,20 @@ def test_codes_are_no_other_backend_s() -> None:
                 _triton.apply(x, theirs, arguments)
         _, codes = _triton.forward(x, arguments, True)
     assert codes.dim() == 4  # theirs have two
+
+
+def test_begins_with_a_whole_word() -> None:
+    """Pairs of 16-bit channels are loaded as 32-bit words, which have to be aligned."""
+    from fastblur import _triton_launch
+
+    for mode in (contextlib.nullcontext(), FakeTensorMode()):
+        with mode:
+            line = torch.zeros(17, dtype=torch.float16)
+            even, odd = line[:16].view(1, 4, 2, 2), line[1:].view(1, 4, 2, 2)
+            assert _triton_launch._in_whole_words(even) is even
+            copy = _triton_launch._in_whole_words(odd)
+            assert copy.storage_offset() == 0
+            assert copy.stride() == odd.stride()
 
 
 @pytest.mark.parametrize("name", ["forward", "backward", "apply"])
@@ -234,6 +250,45 @@ def test_compiled_graph(fake: FakeTensorMode, dynamic: bool) -> None:
     called = [name for graph in graphs for name in targets(graph)]
     assert called.count("triton_kernel_wrapper_functional") == 1
     assert not any(word in name for name in called for word in ("pool2d", "conv", "fastblur"))
+
+
+def test_compiled_graph_of_pairs(fake: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU that compares 16-bit channels in pairs, also where x begins within a word."""
+    import triton
+
+    from fastblur import _triton_launch
+
+    monkeypatch.setattr(_triton_launch, "_gpu", lambda device: _triton_launch.Gpu(90, 32))
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    driver = mock.Mock(**{"get_current_target.return_value": target})
+    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
+
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    line = torch.empty(2 * 20 * 12 * 4 + 1, dtype=torch.float16, device="cuda")
+    for start in (0, 1):
+        x = line[start : line.numel() - 1 + start].view(2, 20, 12, 4).permute(0, 3, 1, 2)
+        torch._dynamo.reset()
+        compiled = torch.compile(
+            FusedMaxBlurPool(backend="triton"),
+            fullgraph=True,
+            backend=aot_autograd(fw_compiler=keep),
+        )
+        with torch.no_grad():
+            compiled(x)
+        graph = graphs[-1]
+        names = targets(graph)
+        assert len([name for name in names if "triton_kernel_wrapper" in name]) == 1
+        assert len([name for name in names if "clone" in name]) == start
+        (kernel,) = (n for n in graph.graph.nodes if "triton_kernel_wrapper" in str(n.target))
+        assert kernel.kwargs["kwargs"]["PACKED"] is True
+        assert kernel.kwargs["kwargs"]["PTX"] is True
+        # Not x: the compiler sees through the words and the assembly, and copies no input.
+        assert {"y"} <= set(kernel.kwargs["tensors_to_clone"]) <= {"y", "codes"}
 
 
 def test_exported_program_taken_apart() -> None:

@@ -142,6 +142,23 @@ def test_sixteen_bits_route_exactly(dtype: torch.dtype) -> None:
         torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_channels_in_pairs(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two 16-bit channels in a word, as on NVIDIA's GPUs, give the same bits as one by one.
+
+    But for the instructions themselves, which test_triton_words.py has.
+    """
+    found: dict[bool, list[Tensor]] = {}
+    for packed in (False, True):
+        monkeypatch.setattr(_triton_launch, "_is_packed", lambda call, packed=packed: packed)
+        found[packed] = []
+        for case in (WALKED[n] for n in (0, 8, 9, 11, 15)):
+            x = in_format(of_all_kinds(case, dtype), True)
+            found[packed] += _triton.forward(x, (*case.geometry().arguments(), True), True)
+    for ours, theirs in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
 # ---- derivatives -------------------------------------------------------------------------------
 
 SMALL = Geometry.resolve(2, filter_size=2, relu=True)
