@@ -44,7 +44,7 @@ def test_dry_run(tmp_path: Path) -> None:
         ("torch.compile", "compiled max_pool2d + slices"),
     ):
         modes = {r["mode"] for r in timed if (r["section"], r["rival"]) == (section, rival)}
-        assert modes == {"forward", "training forward", "backward", "forward + backward"}
+        assert modes == {"forward", "training forward", "backward", "full"}
     for row in timed:
         assert row["ms"]["low"] <= row["ms"]["median"] <= row["ms"]["high"]
         assert row["rival"] in page

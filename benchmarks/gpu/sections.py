@@ -9,34 +9,25 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastblur import explain
+from tests.measure import peak_bytes
 
+from ..contest import Contest
+from ..rivals import COMPILED, MODES, OURS, field
+from ..rows import DTYPES, GPU, Row
+from ..timing import LIMIT, Clock, Race, Runner, Times
 from .model import VARIANTS, step
-from .rivals import (
-    DRY_ROWS,
-    MODES,
-    OURS,
-    ROWS,
-    Module,
-    Row,
-    compiled,
-    difference,
-    eager,
-    ours,
-)
 from .session import Session, query_gpu
-from .timing import Clock, Runner, Times, peak_bytes, saved_bytes
 
 EXERCISE = str(Path(__file__).with_name("exercise.py"))
-OURS_ROUNDING, THEIR_ROUNDING = 4.0, 16.0  # units in the last place of the largest result
-COPY = "copy of as many bytes"
+KINDS = [(DTYPES[0], False), (DTYPES[1], True), (DTYPES[2], True)]
+ROWS = [replace(row, dtype=d, channels_last=last) for row in GPU for d, last in KINDS]
+DRY_ROWS = [replace(row, shape=(2, 4, 12, 14)) for row in (*GPU[:3], GPU[5])]
 
 
 def tests(session: Session) -> str:
@@ -83,20 +74,18 @@ def sanitizer(session: Session) -> str:
 
 def layers(session: Session) -> str:
     """Each layer against the layers of other packages."""
-    return _layers(session, lambda row: eager(row, session.device), "layers", 10)
+    return _layers(
+        session, lambda row: field(row, session.device.type, compiled=False), "layers", 10
+    )
 
 
 def compilers(session: Session) -> str:
     """Each layer against what torch.compile makes of three ways to write it."""
-    backend = "eager" if session.dry else "inductor"
-    return _layers(session, lambda row: (compiled(row, backend), {}), "torch.compile", 60)
+    return _layers(session, lambda row: [OURS, *COMPILED], "torch.compile", 60)
 
 
 def _layers(
-    session: Session,
-    rivals_of: Callable[[Row], tuple[dict[str, Module], dict[str, str]]],
-    section: str,
-    longest: float,
+    session: Session, names_of: Callable[[Row], list[str]], section: str, longest: float
 ) -> str:
     """``longest`` is what one layer may take, in seconds, until one has taken longer."""
     clock = Clock(session.device)
@@ -106,9 +95,9 @@ def _layers(
         if session.left < longest and not session.dry:
             break
         start = time.monotonic()
-        torch._dynamo.reset()
         try:
-            _layer(session, clock, row, *rivals_of(row), section)
+            compiler = "eager" if session.dry else "inductor"
+            _layer(session, Contest(row, clock, names_of(row), compiler), section)
         except torch.OutOfMemoryError as error:
             session.results["rows"].append(_note(section, row, OURS, f"out of memory: {error}"))
         gc.collect()
@@ -119,76 +108,25 @@ def _layers(
     return f"{done} of {len(rows)} layers" + ("; then the budget ended" if done < len(rows) else "")
 
 
-def _layer(
-    session: Session,
-    clock: Clock,
-    row: Row,
-    rivals: dict[str, Module],
-    missing: dict[str, str],
-    section: str,
-) -> None:
-    """Checks one layer and times it against its rivals."""
-    record = session.results["rows"].append
-    x = row.input(session.device)
-    mine = ours(row)
-    wrong = difference(row, OURS, mine, x, OURS_ROUNDING)
-    if wrong:
-        session.fail(f"{row}: {wrong}")
-        record(_note(section, row, OURS, f"WRONG, so not timed: {wrong}"))
-        return
-    with torch.no_grad():
-        dy = torch.randn_like(mine(x))
-    contenders: dict[str, Module] = {OURS: mine}
-    for name, layer in rivals.items():
-        try:
-            wrong = difference(row, name, layer, x, THEIR_ROUNDING)
-            for make in MODES.values():  # a first call of each on the whole input: it may compile
-                make(layer, x, dy)()
-        except Exception as error:  # a rival's failure is a finding, not ours
-            wrong = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-            gc.collect()
-        if wrong:
-            missing[name] = wrong
-        else:
-            contenders[name] = layer
-    for name, why in missing.items():
+def _layer(session: Session, contest: Contest, section: str) -> None:
+    """Times one layer against its rivals."""
+    record, row = session.results["rows"].append, contest.row
+    for name, why in contest.wrong.items():
+        record(_note(section, row, name, f"WRONG, so not timed: {why}"))
+        if name == OURS:
+            session.fail(why)
+    for name, why in contest.missing.items():
         record(_note(section, row, name, why))
-
-    memory = {
-        name: {
-            "peak_bytes": peak_bytes(MODES["forward + backward"](layer, x, dy), session.device),
-            "saved_bytes": saved_bytes(_on_leaf(layer, x)),
-        }
-        for name, layer in contenders.items()
-    }
-    found = explain(x, mine)
-    if found.backend != session.device.type:
-        session.fail(f"{row}: ran on {found.backend}, because {found.refused}")
-    backend = {OURS: f"{found.backend}: {found.specialisation}"}
-    for mode, make in MODES.items():
-        bytes_ = _bytes(mode, x, dy, found.bytes_saved or 0)
-        runners: dict[str, Runner] = {n: make(layer, x, dy) for n, layer in contenders.items()}
-        source = torch.empty(bytes_ // 2, dtype=torch.uint8, device=session.device)
-        target = torch.empty_like(source)
-        runners[COPY] = lambda source=source, target=target: target.copy_(source)  # type: ignore[misc]
-        times = clock.race(runners, session.rounds, session.deadline)
-        for name in times:
-            entry = {"rival": name, "mode": mode, "bytes": bytes_, "ran": backend.get(name)}
-            record(_row(section, row, times, name) | entry | memory.get(name, {}))
-        del runners, source, target
-
-
-def _on_leaf(layer: Module, x: Tensor) -> Callable[[], Tensor]:
-    leaf = x.detach().requires_grad_()
-    return lambda: layer(leaf)
-
-
-def _bytes(mode: str, x: Tensor, y: Tensor, codes: int) -> int:
-    """That a call must move, whoever makes it: no rival can do with less, as a fused kernel."""
-    one_way = x.nbytes + y.nbytes
-    if mode == "forward":
-        return one_way
-    return (one_way + codes) * (2 if mode == "forward + backward" else 1)
+    if OURS not in contest.rivals:
+        return
+    for mode in MODES:
+        times = contest.race(mode, session.rounds, session.deadline).times
+        for name in contest.rivals:
+            facts = contest.facts(name, mode)
+            if name == OURS and not facts["ran"].startswith(session.device.type):
+                session.fail(f"{row}: ran {facts['ran']}")
+            record(_row(section, row, times, name) | facts)
+        record(_row(section, row, times, LIMIT) | {"rival": LIMIT, "mode": mode})
 
 
 def _note(section: str, row: object, name: str, note: str) -> dict[str, Any]:
@@ -202,7 +140,7 @@ def _row(section: str, row: object, times: dict[str, Times], name: str) -> dict[
         "layer": str(row),
         "ms": asdict(times[name]),
         "times ours": mine / times[OURS].median,
-        "fraction of copy": times[COPY].median / mine if COPY in times else None,
+        "fraction of limit": times[LIMIT].median / mine if LIMIT in times else None,
     }
 
 
@@ -225,7 +163,9 @@ def training(session: Session) -> str:
                 note = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 session.results["rows"].append(_note("training step", what, name, note))
         # As it would run: one step after the other, with whatever Python adds.
-        times = clock.race(steps, session.rounds, session.deadline, cold=False)
+        race = Race(clock, steps, cold=False)
+        race.run(session.rounds, deadline=session.deadline)
+        times = race.times
         for name in times:
             entry = {"rival": name, "mode": "step", "peak_bytes": memory[name]}
             session.results["rows"].append(_row("training step", what, times, name) | entry)

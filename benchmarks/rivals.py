@@ -1,0 +1,296 @@
+"""Everything that people use, or could write, for the same layer; and the calls that are timed.
+
+``MAKERS`` makes the layers, ``MODES`` the calls. What is timed, what is weighed and what is checked
+is the same call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastblur import FusedBlurPool, FusedMaxBlurPool, _extension
+
+from .rows import Row
+
+Layer = Callable[[Tensor], Tensor]
+OURS = "fastblur"
+TRITON = "fastblur, triton"
+UNFUSED = "unfused"
+ADOBE = "antialiased_cnns"
+TIMM = "timm"
+KORNIA = "kornia, zero border"
+COMPILED_OURS = "compiled fastblur"
+COMPILED = ("compiled unfused", "compiled slices", "compiled max_pool2d + slices")
+COMPILED_UNFUSED, COMPILED_SLICES, COMPILED_POOL = COMPILED
+
+
+class Unavailable(Exception):
+    """Why somebody's layer is not in a race: it is not installed, or is another layer."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Somebody's layer, and in what its numbers differ by intention."""
+
+    layer: Layer
+    border: str = "reflect"
+    shares_ties: bool = False  # the gradient of equal candidates goes to all of them
+    compiled: bool = False
+    level: str | None = None  # of fastblur's CPU kernels, set before each call
+
+
+class Eager(nn.Module):
+    """The layer as three calls of plain PyTorch: max_pool2d, pad, conv2d."""
+
+    weight: Tensor
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        self.row = row
+        taps = torch.tensor(row.taps)
+        weight = torch.outer(taps, taps).to(row.dtype).expand(row.shape[1], 1, -1, -1)
+        self.register_buffer("weight", weight.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        row = self.row
+        m = F.max_pool2d(x, row.pool, 1, row.pad) if row.pool > 1 else x
+        m = F.pad(m, row.blur_padding * 2, mode="reflect")
+        return F.conv2d(m, self.weight, stride=2, groups=row.shape[1])
+
+
+def ours(row: Row, backend: str = "auto") -> nn.Module:
+    options: dict[str, Any] = dict(filter_size=row.filter_size, backend=backend)
+    return (
+        FusedMaxBlurPool(row.pool, 2, row.pad, **options)
+        if row.pool > 1
+        else FusedBlurPool(**options)
+    )
+
+
+def why_not(name: str, row: Row, device_type: str) -> str | None:
+    """Why somebody's layer, were it installed, could not be compared on this row."""
+    if name == TIMM and row.filter_size % 2 == 0:
+        return "pads otherwise with an even filter: another output size"
+    if name == KORNIA and (row.pool == 1 or row.pad):
+        return "has no padding of the max, and no blur without one"
+    if name == COMPILED_POOL and row.pool == 1:
+        return "without a max there is nothing to pool"
+    if name == TRITON and device_type == "cpu":
+        return "Triton's kernels run on GPUs"
+    return None
+
+
+def field(row: Row, device_type: str, compiled: bool) -> list[str]:
+    """Who can be compared on this row, fastblur first."""
+    names = [OURS, TRITON, UNFUSED, ADOBE, TIMM, KORNIA, *(COMPILED if compiled else ())]
+    return [name for name in names if why_not(name, row, device_type) is None]
+
+
+def make(name: str, row: Row, device: torch.device, compiler: str = "inductor") -> Rival:
+    """Somebody's layer.
+
+    Args:
+        name: a key of ``MAKERS``, or "fastblur" and a level of its CPU kernels.
+        row: the layer.
+        device: where it will run.
+        compiler: backend of torch.compile.
+
+    Raises:
+        Unavailable: it is not installed, or is another layer.
+    """
+    reason = why_not(name, row, device.type)
+    if reason is not None:
+        raise Unavailable(reason)
+    level = name.removeprefix(f"{OURS} ")
+    if _extension.C is not None and level in _extension.C.build_info()["cpu_levels"]:
+        return Rival(ours(row), level=level)
+    try:
+        rival = MAKERS[name](row)
+    except ImportError as error:
+        raise Unavailable(f"not installed ({error})") from error
+    layer = rival.layer
+    if isinstance(layer, nn.Module):
+        layer.to(device)
+    if not rival.compiled:
+        return rival
+    layer = torch.compile(layer, dynamic=False, backend=compiler)
+    return Rival(layer, rival.border, rival.shares_ties, compiled=True)
+
+
+def _with_max(row: Row, blur: nn.Module) -> Rival:
+    maximum = [nn.MaxPool2d(row.pool, 1, row.pad)] if row.pool > 1 else []
+    return Rival(nn.Sequential(*maximum, blur).to(row.dtype))
+
+
+def _adobe(row: Row) -> Rival:
+    from antialiased_cnns import BlurPool
+
+    return _with_max(row, BlurPool(row.shape[1], filt_size=row.filter_size))
+
+
+def _timm(row: Row) -> Rival:
+    from timm.layers import BlurPool2d
+
+    return _with_max(row, BlurPool2d(row.shape[1], filt_size=row.filter_size))
+
+
+def _kornia(row: Row) -> Rival:
+    from kornia.filters import MaxBlurPool2D
+
+    layer = MaxBlurPool2D(row.filter_size, stride=2, max_pool_size=row.pool)
+    return Rival(layer, border="zeros")
+
+
+def _shifted_max(row: Row, x: Tensor) -> Tensor:
+    k, p = row.pool, row.pad
+    if p:
+        x = F.pad(x, (p, p, p, p), value=-torch.inf)
+    h, w = x.shape[2] - k + 1, x.shape[3] - k + 1
+    m = x[:, :, :h, :w]
+    for i in range(k):
+        for j in range(k):
+            m = torch.maximum(m, x[:, :, i : i + h, j : j + w])
+    return m
+
+
+def _weighted_sum(row: Row, slices: list[Tensor]) -> Tensor:
+    total = row.taps[0] * slices[0]
+    for tap, piece in zip(row.taps[1:], slices[1:], strict=True):
+        total = total + tap * piece
+    return total
+
+
+def _shifted_blur(row: Row, m: Tensor) -> Tensor:
+    m = F.pad(m, row.blur_padding * 2, mode="reflect")
+    f = row.filter_size
+    h, w = m.shape[2] - f + 1, m.shape[3] - f + 1
+    rows = _weighted_sum(row, [m[:, :, i : i + h : 2] for i in range(f)])
+    return _weighted_sum(row, [rows[:, :, :, j : j + w : 2] for j in range(f)])
+
+
+def _slices(row: Row) -> Rival:
+    def layer(x: Tensor) -> Tensor:
+        return _shifted_blur(row, _shifted_max(row, x))
+
+    return Rival(layer, shares_ties=row.pool > 1, compiled=True)
+
+
+def _pool_and_slices(row: Row) -> Rival:
+    def layer(x: Tensor) -> Tensor:
+        return _shifted_blur(row, F.max_pool2d(x, row.pool, 1, row.pad))
+
+    return Rival(layer, compiled=True)
+
+
+MAKERS: dict[str, Callable[[Row], Rival]] = {
+    OURS: lambda row: Rival(ours(row)),
+    TRITON: lambda row: Rival(ours(row, "triton")),
+    UNFUSED: lambda row: Rival(Eager(row)),
+    ADOBE: _adobe,
+    TIMM: _timm,
+    KORNIA: _kornia,
+    COMPILED_UNFUSED: lambda row: Rival(Eager(row), compiled=True),
+    COMPILED_SLICES: _slices,
+    COMPILED_POOL: _pool_and_slices,
+    COMPILED_OURS: lambda row: Rival(ours(row), compiled=True),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is timed, and what must come before it each time, untimed.
+
+    Attributes:
+        run: returns y, dx or both.
+        before: makes what ``run`` uses up.
+    """
+
+    run: Callable[[], tuple[Tensor, ...]]
+    before: Callable[[], object] | None = None
+
+    def __call__(self) -> tuple[Tensor, ...]:
+        if self.before is not None:
+            self.before()
+        return self.run()
+
+
+@contextmanager
+def at_level(level: str | None) -> Iterator[None]:
+    """Fastblur's CPU kernels at this level, if one is given; then at the one of before."""
+    if _extension.C is None:
+        yield
+        return
+    before = _extension.C.cpu_level()
+    if level is not None:
+        _extension.C.set_cpu_level(level)
+    try:
+        yield
+    finally:
+        _extension.C.set_cpu_level(before)
+
+
+def _set_first(rival: Rival, run: Callable[[], tuple[Tensor, ...]]) -> Any:
+    """Sets the level of the CPU kernels, an atomic store, before each run."""
+    if rival.level is None:
+        return run
+    set_level = partial(_extension.C.set_cpu_level, rival.level)  # type: ignore[union-attr]
+
+    def set_and_run() -> tuple[Tensor, ...]:
+        set_level()
+        return run()
+
+    return set_and_run
+
+
+def forward(rival: Rival, x: Tensor, _: Tensor) -> Call:
+    @torch.no_grad()
+    def run() -> tuple[Tensor, ...]:
+        return (rival.layer(x),)
+
+    return Call(_set_first(rival, run))
+
+
+def training_forward(rival: Rival, x: Tensor, _: Tensor) -> Call:
+    leaf = x.detach().requires_grad_()
+    return Call(_set_first(rival, lambda: (rival.layer(leaf),)))
+
+
+def backward(rival: Rival, x: Tensor, dy: Tensor) -> Call:
+    leaf = x.detach().requires_grad_()
+    results: list[Tensor] = []
+
+    def before() -> tuple[Tensor, ...]:
+        results[:] = [rival.layer(leaf)]
+        return ()
+
+    return Call(
+        _set_first(rival, lambda: torch.autograd.grad(results.pop(), leaf, dy)),
+        _set_first(rival, before),
+    )
+
+
+def full(rival: Rival, x: Tensor, dy: Tensor) -> Call:
+    leaf = x.detach().requires_grad_()
+
+    def run() -> tuple[Tensor, ...]:
+        y = rival.layer(leaf)
+        return (y, *torch.autograd.grad(y, leaf, dy))
+
+    return Call(_set_first(rival, run))
+
+
+# From a layer, x and dy.
+MODES: dict[str, Callable[[Rival, Tensor, Tensor], Call]] = {
+    "forward": forward,
+    "training forward": training_forward,
+    "backward": backward,
+    "full": full,
+}

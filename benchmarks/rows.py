@@ -1,0 +1,137 @@
+"""The layers that are timed, and the bytes that each must move."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Traffic(NamedTuple):
+    """Bytes that a call cannot do without, each counted once."""
+
+    read: int
+    written: int
+
+    @property
+    def total(self) -> int:
+        return self.read + self.written
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer on one input: (Max)BlurPool with Zhang's padding, reflected, and stride 2."""
+
+    shape: tuple[int, int, int, int]
+    pool: int
+    pad: int
+    filter_size: int
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def layer(self) -> str:
+        size = "x".join(map(str, self.shape))
+        maximum = f"max{self.pool} p{self.pad}" if self.pool > 1 else "blur"
+        return f"{size} {maximum} f{self.filter_size}"
+
+    @property
+    def kind(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def layout(self) -> str:
+        return "NHWC" if self.channels_last else "NCHW"
+
+    def __str__(self) -> str:
+        return f"{self.layer} {self.kind} {self.layout}"
+
+    @property
+    def taps(self) -> list[float]:
+        n = self.filter_size - 1
+        return [math.comb(n, i) / 2**n for i in range(n + 1)]
+
+    @property
+    def blur_padding(self) -> tuple[int, int]:
+        """Before and after, the same along both axes."""
+        return (self.filter_size - 1) // 2, self.filter_size // 2
+
+    @property
+    def pooled_shape(self) -> tuple[int, int, int, int]:
+        n, c, h, w = self.shape
+        grown = 2 * self.pad - self.pool + 1
+        return n, c, h + grown, w + grown
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        n, c, h, w = self.pooled_shape
+        return n, c, (h + 1) // 2, (w + 1) // 2
+
+    def input(self, device: torch.device) -> Tensor:
+        return self._normal(self.shape, device)
+
+    def output_gradient(self, device: torch.device) -> Tensor:
+        return self._normal(self.output_shape, device)
+
+    def _normal(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        t = torch.empty(shape, dtype=self.dtype, device=device, memory_format=self.memory_format)
+        return t.normal_()
+
+    def traffic(self, mode: str) -> Traffic:
+        """What a fused kernel must read and write, whoever makes the call.
+
+        The codes name the winner of each element of the pooled map: ceil(log2(pool)) bits for its
+        column and as many for its row. Forward alone, without grad, keeps none.
+        """
+        x, y = (math.prod(s) * self.dtype.itemsize for s in (self.shape, self.output_shape))
+        bits = 2 * math.ceil(math.log2(self.pool))
+        codes = math.ceil(math.prod(self.pooled_shape) * bits / 8)
+        forward, backward = Traffic(x, y + codes), Traffic(y + codes, x)
+        return {
+            "forward": Traffic(x, y),
+            "training forward": forward,
+            "backward": backward,
+            "full": Traffic(forward.read + backward.read, forward.written + backward.written),
+        }[mode]
+
+
+HEADLINE = [  # the most telling first
+    Row((8, 64, 112, 112), 3, 1, 3),
+    Row((8, 64, 112, 112), 2, 0, 4),
+    Row((4, 512, 28, 28), 2, 0, 4),
+    Row((64, 64, 14, 14), 2, 0, 4),
+    Row((8, 67, 56, 56), 3, 1, 3),  # channels that fill no vector
+    Row((1, 64, 112, 112), 3, 1, 3),
+    Row((8, 256, 56, 56), 1, 0, 4),
+]
+MORE = [Row((64, 64, 10, 10), 2, 0, 4), Row((8, 128, 28, 28), 1, 0, 3)]
+GPU = [
+    Row((256, 64, 112, 112), 2, 0, 4),
+    Row((256, 64, 112, 112), 3, 1, 3),
+    Row((64, 256, 56, 56), 1, 0, 4),
+    *HEADLINE[:3],
+]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LEVELS = Row((2, 64, 56, 56), 2, 0, 4)  # shows the levels of the CPU kernels
+OVERHEAD = Row((1, 4, 8, 8), 3, 1, 3)  # next to nothing to compute
+
+
+def both_layouts(row: Row) -> list[Row]:
+    return [row, replace(row, channels_last=True)]
+
+
+def chosen(device_type: str, full: bool) -> list[Row]:
+    """The rows of a run: float32 everywhere, and bfloat16 in the first three layers; or all."""
+    layers = GPU if device_type == "cuda" else HEADLINE
+    if full:
+        rows = [replace(row, dtype=dtype) for row in [*layers, *MORE] for dtype in DTYPES]
+    else:
+        rows = [*layers, *(replace(row, dtype=torch.bfloat16) for row in layers[:3])]
+    return [either for row in rows for either in both_layouts(row)]

@@ -1,0 +1,288 @@
+"""The benchmarks' own logic: what is compared with what, and what becomes of it. No time counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastblur import _extension, explain
+
+from .conftest import needs_extension
+
+ROOT = Path(__file__).parent.parent
+if not (ROOT / "benchmarks").exists():
+    pytest.skip("runs from a source tree only", allow_module_level=True)
+for name in ("matplotlib", "pytest_benchmark", "rich"):
+    pytest.importorskip(name, reason="the benchmarks need it")
+
+from benchmarks import contest, rivals, rows, timing  # noqa: E402
+from benchmarks.conftest import Tape  # noqa: E402
+from benchmarks.contest import Contest  # noqa: E402
+from benchmarks.rows import Row  # noqa: E402
+
+SMALL = [
+    Row((2, 3, 12, 15), 3, 1, 3),
+    Row((2, 3, 12, 15), 2, 0, 4),
+    Row((5, 3, 11, 8), 2, 0, 3),
+    Row((1, 3, 12, 15), 1, 0, 4),
+]
+
+
+@pytest.fixture(scope="module")
+def clock() -> timing.Clock:
+    return timing.Clock(torch.device("cpu"))
+
+
+def entered(row: Row, clock: timing.Clock, *names: str) -> Contest:
+    return Contest(row, clock, names or rivals.field(row, "cpu", compiled=True), compiler="eager")
+
+
+# What must be moved.
+
+
+def test_traffic_by_hand() -> None:
+    row = Row((1, 1, 4, 4), 2, 0, 4)  # 3x3 maxima with 2 bits each: 18 bits, 3 bytes
+    assert row.traffic("forward") == (64, 16)
+    assert row.traffic("training forward") == (64, 16 + 3)
+    assert row.traffic("backward") == (16 + 3, 64)
+    assert row.traffic("full") == (64 + 19, 64 + 19)
+    half = replace(row, dtype=torch.bfloat16)
+    assert half.traffic("backward") == (8 + 3, 32)
+    assert Row((1, 1, 4, 4), 3, 1, 3).traffic("training forward") == (64, 16 + 8)
+    assert Row((1, 1, 4, 4), 1, 0, 3).traffic("full").total == 2 * (64 + 16)
+
+
+@needs_extension
+@pytest.mark.parametrize("row", rows.chosen("cpu", full=True), ids=str)
+def test_traffic_is_what_the_layer_explains(row: Row) -> None:
+    """But for the rounding of codes to whole words, which a limit need not move."""
+    layer = rivals.ours(row)
+    found = explain(torch.empty(row.shape, dtype=row.dtype, device="meta"), layer)  # type: ignore[arg-type]
+    for mode, said in (
+        ("training forward", found.bytes_forward),
+        ("backward", found.bytes_backward),
+    ):
+        assert row.traffic(mode).total <= said <= 1.05 * row.traffic(mode).total
+
+
+def test_limit_moves_as_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Tensor] = []
+    randn = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *a, **k: made.append(randn(*a, **k)) or made[-1])
+    traffic = rows.Traffic(3000, 1000)
+    timing.limit(traffic, torch.device("cpu"))()
+    assert 2 * made[0].nbytes == traffic.total
+
+
+def test_headline_is_part_of_everything() -> None:
+    for device in ("cpu", "cuda"):
+        headline, everything = (rows.chosen(device, full) for full in (False, True))
+        assert set(headline) < set(everything)
+        assert {row.channels_last for row in headline} == {False, True}
+        assert {row.dtype for row in everything} == set(rows.DTYPES)
+        assert len(set(map(str, everything))) == len(everything)
+
+
+# Who takes part.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("row", SMALL, ids=str)
+def test_all_rivals_agree(
+    row: Row, channels_last: bool, dtype: torch.dtype, clock: timing.Clock
+) -> None:
+    row = replace(row, dtype=dtype, channels_last=channels_last)
+    found = entered(row, clock)
+    assert found.wrong == {}
+    assert all(why.startswith("not installed") for why in found.missing.values())
+    needed = {rivals.OURS, rivals.UNFUSED, rivals.COMPILED_UNFUSED, rivals.COMPILED_SLICES}
+    assert needed <= found.rivals.keys()
+    assert (rivals.COMPILED_POOL in found.rivals) == (row.pool > 1)
+
+
+def test_field() -> None:
+    with_max, even = Row((1, 1, 9, 9), 3, 1, 3), Row((1, 1, 9, 9), 2, 0, 4)
+    assert rivals.TIMM in rivals.field(with_max, "cpu", compiled=False)
+    assert rivals.TIMM not in rivals.field(even, "cpu", compiled=False)
+    assert rivals.KORNIA in rivals.field(even, "cpu", compiled=False)
+    assert rivals.KORNIA not in rivals.field(with_max, "cpu", compiled=False)
+    assert rivals.TRITON in rivals.field(even, "cuda", compiled=False)
+    assert not set(rivals.COMPILED) & set(rivals.field(even, "cpu", compiled=False))
+    assert set(rivals.COMPILED) <= set(rivals.field(even, "cpu", compiled=True))
+    with pytest.raises(rivals.Unavailable, match="another output size"):
+        rivals.make(rivals.TIMM, even, torch.device("cpu"))
+
+
+class WrongGradient(nn.Module):
+    """Right but for the gradient of one element."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        self.layer = rivals.Eager(row)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            x = x * 1
+            x.register_hook(lambda g: g.index_fill(3, torch.tensor([5]), 0.25))
+        return self.layer(x)
+
+
+def broken(row: Row, kind: str) -> rivals.Rival:
+    if kind == "not installed":
+        raise ImportError("No module named 'somebody'")
+    if kind == "raises":
+        return rivals.Rival(lambda x: x.view(3))
+    if kind == "gradient":
+        return rivals.Rival(WrongGradient(row))
+    if kind == "shape":
+        return rivals.Rival(nn.MaxPool2d(2, 3))
+    return rivals.Rival(nn.Sequential(rivals.Eager(row), nn.Hardtanh(-1.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("result", "the result is off by"),
+        ("gradient", "the gradient is off by"),
+        ("shape", "should be torch.float32 [N, 3, 6, 7]"),
+        ("raises", "raises RuntimeError"),
+        ("not installed", "not installed (No module named 'somebody')"),
+    ],
+)
+def test_broken_rivals_are_not_timed(
+    kind: str, message: str, clock: timing.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(rivals.MAKERS, rivals.ADOBE, lambda row: broken(row, kind))
+    found = entered(SMALL[1], clock, rivals.OURS, rivals.ADOBE)
+    assert list(found.rivals) == [rivals.OURS]
+    where = found.missing if kind in ("raises", "not installed") else found.wrong
+    assert message in where[rivals.ADOBE]
+
+
+def test_fastblur_that_raises_is_no_finding(
+    clock: timing.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(rivals.MAKERS, rivals.OURS, lambda row: broken(row, "raises"))
+    with pytest.raises(RuntimeError, match="shape"):
+        entered(SMALL[1], clock, rivals.OURS)
+
+
+def test_ties_are_excused_only_where_they_are(clock: timing.Clock) -> None:
+    """Elements with equal neighbours, as maxima over them share gradients, and no others."""
+    row = Row((1, 1, 5, 5), 2, 0, 3)
+    x = torch.arange(25.0).reshape(1, 1, 5, 5)
+    x[0, 0, 0, 0] = x[0, 0, 0, 1] = 100.0
+    judge = contest.Judge(row, x, torch.zeros(row.output_shape))
+    tied = judge._tied()[0, 0]
+    assert tied[:2, :2].all()
+    assert tied[:2, 2].tolist() == [False, False]  # its own windows have one maximum each
+    assert not tied[2:].any()
+
+
+def test_slices_share_the_gradient_of_ties() -> None:
+    """They are right but where candidates are equal, and are excused just there."""
+    row = Row((1, 2, 12, 15), 2, 0, 4)
+    x, dy = torch.randn(row.shape).round(), torch.randn(row.output_shape)
+    rival = rivals.make(rivals.COMPILED_SLICES, row, torch.device("cpu"), compiler="eager")
+    judge, got = contest.Judge(row, x, dy), rivals.full(rival, x, dy)()
+    assert not judge._tied().all()
+    judge.check("slices", rival, "full", got)
+    with pytest.raises(contest.WrongResult, match="the gradient is off"):
+        judge.check("slices", replace(rival, shares_ties=False), "full", got)
+
+
+@needs_extension
+def test_levels_are_set_for_each_call_and_put_back(clock: timing.Clock) -> None:
+    usable = _extension.C.build_info()["cpu_levels"]  # type: ignore[union-attr]
+    names = [f"{rivals.OURS} {level}" for level in usable]
+    found = entered(SMALL[0], clock, *names)
+    assert list(found.rivals) == names
+    for level, name in zip(usable, names, strict=True):
+        assert f"cpu: {level}" in found.facts(name, "full")["ran"]
+        call = rivals.full(found.rivals[name], found.x, found.dy)
+        call()
+        assert _extension.C.cpu_level() == level  # type: ignore[union-attr]
+        _extension.C.set_cpu_level(usable[0])  # type: ignore[union-attr]
+    found.race("full", rounds=1, deadline=float("inf"))
+    assert _extension.C.cpu_level() == usable[0]  # type: ignore[union-attr]
+
+
+# How they are timed and weighed.
+
+
+class FakeClock:
+    """Counts up by one each time it is read."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.moment = 0
+        self.log: list[str] = []
+
+    def now(self) -> int:
+        self.moment += 1
+        return self.moment
+
+    def prepare(self, cold: bool) -> None:
+        self.log.append("cold" if cold else "warm")
+
+
+def test_rivals_take_turns() -> None:
+    clock = FakeClock()
+    names = ["a", "b", "c"]
+    runners = {name: lambda name=name: clock.log.append(name) for name in names}
+    race = timing.Race(clock, runners)  # type: ignore[arg-type]
+    race.run(rounds=3, warm_up=1)
+    assert clock.log[::2] == ["cold"] * 12
+    assert clock.log[1::2] == list("cab" + "abc" + "bca" + "cab")
+    assert {name: len(seconds) for name, seconds in race.seconds.items()} == dict.fromkeys("abc", 3)
+
+
+def test_what_comes_before_is_not_timed() -> None:
+    clock = FakeClock()
+    call = rivals.Call(lambda: (), before=clock.now)
+    race = timing.Race(clock, {"backward": call})  # type: ignore[arg-type]
+    race.run(rounds=2)
+    assert race.seconds["backward"] == [1, 1]
+    with pytest.raises(ValueError, match="cannot be repeated"):
+        timing.Race(clock, {"backward": call}, repeats=2)  # type: ignore[arg-type]
+
+
+def test_deadline_leaves_three_rounds() -> None:
+    race = timing.Race(FakeClock(), {"a": lambda: None}, repeats=4)  # type: ignore[arg-type]
+    race.run(rounds=9, deadline=0.0)
+    assert race.seconds["a"] == [0.25] * 3
+
+
+def test_times() -> None:
+    found = timing.Times.of([0.003, 0.001, 0.002, 0.005, 0.004])
+    assert (found.median, found.low, found.high) == pytest.approx((3, 2, 4))
+    assert (found.min, found.max, found.rounds) == (1, 5, 5)
+    assert timing.Times.of([0.002]).median == 2
+
+
+def test_tape_plays_back() -> None:
+    tape = Tape()
+    tape.load([0.5, 0.25])
+    moments = [tape() for _ in range(4)]
+    assert [moments[1] - moments[0], moments[3] - moments[2]] == [0.5, 0.25]
+
+
+def test_weighs_the_call_that_is_timed(clock: timing.Clock) -> None:
+    row = Row((2, 16, 28, 28), 2, 0, 4)
+    found = entered(row, clock, rivals.OURS, rivals.UNFUSED)
+    unfused = found.facts(rivals.UNFUSED, "full")
+    assert unfused["saved_bytes"] > 4 * unfused["input_bytes"]
+    assert unfused["peak_bytes"] > unfused["saved_bytes"] - unfused["input_bytes"]
+    assert unfused["bytes"] == row.traffic("full").total
+    assert "saved_bytes" not in found.facts(rivals.UNFUSED, "forward")
+    if _extension.C is not None:
+        ours = found.facts(rivals.OURS, "full")
+        assert ours["ran"].startswith("cpu: ")
+        assert 0 < ours["saved_bytes"] <= ours["input_bytes"] / 16
+        assert ours["peak_bytes"] < 1.4 * ours["input_bytes"]
