@@ -1,4 +1,4 @@
-# make demo | figures | test | bench | docs | lint | doctor | clean; each makes .venv and builds the kernels first.
+# make demo | figures | test | bench | report | counts | docs | lint | doctor | clean; each makes .venv and builds the kernels first.
 PYTHON ?= python3.11
 VENV ?= .venv
 REQUIREMENTS ?= requirements/dev.txt
@@ -7,7 +7,7 @@ PYTEST_FLAGS ?= -n 2
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo figures test bench docs lint doctor clean
+.PHONY: demo figures test bench report counts docs lint doctor clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built
@@ -20,7 +20,14 @@ test: $(VENV)/.built
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 bench: $(VENV)/.built
-	$(BIN)/python -m pytest benchmarks
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks --benchmark-quiet --benchmark-json=build/benchmarks.json $(BENCH_FLAGS)
+
+report: $(VENV)/.built
+	$(BIN)/python -m benchmarks.report build/benchmarks.json --page docs/performance.md
+
+counts: $(VENV)/.built
+	$(BIN)/python -m benchmarks.counts $(COUNTS_FLAGS)
 
 docs: $(VENV)/.built
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env --builder html \

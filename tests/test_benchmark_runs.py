@@ -1,0 +1,217 @@
+"""From a run of the benchmarks to the page: options, files, tables. No time counts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fastblur import FusedMaxBlurPool, _extension
+
+ROOT = Path(__file__).parent.parent
+if not (ROOT / "benchmarks").exists():
+    pytest.skip("runs from a source tree only", allow_module_level=True)
+for name in ("matplotlib", "pytest_benchmark", "rich"):
+    pytest.importorskip(name, reason="the benchmarks need it")
+
+from benchmarks import report, results, rivals, rows, test_models, timing  # noqa: E402
+from benchmarks.conftest import command  # noqa: E402
+from benchmarks.contest import Contest  # noqa: E402
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def tiny_networks(name: str) -> dict[str, nn.Module]:
+    def make() -> nn.Module:
+        conv = nn.Conv2d(3, 4, 3, padding=1)
+        return nn.Sequential(conv, FusedMaxBlurPool(), nn.Flatten(), nn.LazyLinear(1000))
+
+    nets = {variant: make() for variant in test_models.VARIANTS}
+    for net in nets.values():
+        net(torch.zeros(1, 3, 8, 8))
+        net.load_state_dict(nets["fused"].state_dict())
+    return nets
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A short run of two layers and of the levels."""
+    if _extension.C is None:
+        pytest.skip("the run compares the levels of the compiled extension")
+    file = tmp_path_factory.mktemp("run") / "results.json"
+    chosen = "test_levels or (1x64x112x112 and NCHW)"
+    done = run("--rounds=2", f"--benchmark-json={file}", "--benchmark-quiet", "-q", "-k", chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1x64x112x112 max3 p1 f3 float32 NCHW full | fastblur |" in done.stdout
+    return json.loads(file.read_text()) | {"file": file}
+
+
+def test_a_run_writes_down_what_was_asked(finished: dict[str, Any]) -> None:
+    entries = finished["benchmarks"]
+    assert {entry["extra_info"]["kind"] for entry in entries} == {"layer", "levels"}
+    for entry in entries:
+        info, seconds = entry["extra_info"], entry["stats"]["data"]
+        assert len(seconds) == 2
+        median = sum(seconds) / 2
+        assert info["gb_per_s"] == pytest.approx(info["bytes"] / median / 1e9)
+        assert info["fraction_of_limit"] == pytest.approx(info["limit_ms"] / 1e3 / median)
+        assert info["threads"] >= 1
+        assert info["cold"] is True
+        assert info["peak_bytes"] > 0
+        assert ("saved_bytes" in info) == (info["mode"] != "forward")
+    one_race = [e for e in entries if e["group"] == entries[0]["group"]]
+    assert len(one_race) > 2
+    assert len({entry["extra_info"]["limit_ms"] for entry in one_race}) == 1
+    machine = finished["machine_info"]["fastblur"]
+    assert torch.__version__.startswith(machine["versions"]["torch"].split("+")[0])
+    assert machine["simd"] == _extension.C.build_info()["cpu_levels"][0]  # type: ignore[union-attr]
+
+
+def test_report(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    out = tmp_path / "out"
+    assert report.main([str(finished["file"]), "--out", str(out), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text.split()
+    assert "Nothing in this part is a GPU measurement" in text
+    assert f"torch {torch.__version__.split('+')[0]}" in text
+    for name in ("limit.png", "memory.png"):
+        for folder in (out, page.parent / "figures" / "performance"):
+            assert (folder / name).read_bytes().startswith(b"\x89PNG")
+        assert f"(figures/performance/{name})" in text
+    loaded = results.load(out / "results.json")  # the short file says the same
+    part = report.markdown(loaded, report.BESIDE_PAGE)
+    assert report.fill(text, part) == text
+
+    ours = next(
+        row for row in loaded["rows"] if (row["rival"], row["mode"]) == (rivals.OURS, "full")
+    )
+    peers = [
+        row
+        for row in loaded["rows"]
+        if row["label"] == ours["label"] and row["mode"] == "full" and row["rival"] != rivals.OURS
+    ]
+    fastest = min(peers, key=lambda row: row["ms"])
+    line = next(
+        line
+        for line in text.splitlines()
+        if all(f"| {ours[key]} " in line for key in ("layer", "dtype", "layout", "mode"))
+    )
+    assert f"{ours['ms']:.3g} [{ours['low_ms']:.3g}, {ours['high_ms']:.3g}]" in line
+    assert f"{fastest['rival']}: {fastest['ms']:.3g} [" in line
+    assert f"{fastest['ms'] / ours['ms']:.1f} times" in line
+    assert f"{ours['fraction_of_limit']:.0%}" in line
+
+    # What the short run leaves out: networks, the calls with nothing to compute, torch.compile.
+    monkeypatch.setattr(test_models, "networks", tiny_networks)
+    monkeypatch.setattr(test_models, "SIZE", 8)
+    cpu = torch.device("cpu")
+    steps = test_models.Steps("tiny", True, cpu)
+    assert steps.missing == {}
+    assert steps.facts["fused"]["peak_bytes"] > steps.facts["fused"]["parameter_bytes"] > 0
+    timed = {"ms": 2.0, "low_ms": 1.0, "high_ms": 4.0, "min_ms": 1.0, "rounds": 3}
+    common = {"kind": "model", "label": "tiny NHWC", "layer": "tiny", "layout": "NHWC"}
+    common |= {"mode": "training step", "batch": 8, "pixels": 8} | timed
+    more = [common | facts | {"rival": name} for name, facts in steps.facts.items()]
+    more[0]["ms"] = 1.0
+    names = (rivals.OURS, rivals.COMPILED_OURS, rivals.UNFUSED)
+    small = Contest(rows.OVERHEAD, timing.Clock(cpu), names, compiler="eager")
+    more += [
+        {"kind": kind} | timed | small.facts(name, "full") | {"fraction_of_limit": 0.5}
+        | {"gb_per_s": 1.0, "limit_ms": 1.0}
+        for kind in ("overhead", "layer")
+        for name in small.rivals
+    ]  # fmt: skip
+    text = report.markdown(loaded | {"rows": more}, ".")
+    assert "| tiny    | NHWC | fused   | 1 [1, 4] |" in text.replace("      1 [", " 1 [")
+    assert "2000.0" in text
+    assert "### torch.compile" in text
+    assert "0.50" in text
+
+
+def test_gpu_results_say_so(finished: dict[str, Any]) -> None:
+    loaded = results.load(finished["file"])
+    text = report.markdown(
+        loaded | {"run": loaded["run"] | {"device": "cuda", "gpu": "GPU X"}}, "."
+    )
+    assert "**Measured on a GPU: GPU X.**" in text
+    assert "Nothing in this part" not in text
+
+
+def test_page_needs_its_marks() -> None:
+    for page in (
+        "",
+        report.BEGIN,
+        f"{report.END}{report.BEGIN}",
+        f"{report.BEGIN * 2}{report.END}",
+    ):
+        with pytest.raises(ValueError, match="once each"):
+            report.fill(page, "new")
+
+
+def test_report_refuses_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    with pytest.raises(SystemExit):
+        report.main([str(other)])
+    assert "holds no results of these benchmarks" in capsys.readouterr().err
+
+
+def test_page_says_what_was_measured() -> None:
+    """No figure of the generated part was typed by hand or is left over from another run."""
+    page = ROOT / "docs" / "performance.md"
+    file = page.parent / report.BESIDE_PAGE / "results.json"
+    text = page.read_text()
+    assert report.fill(text, "") != text  # the marks are there
+    if file.exists():
+        part = report.markdown(results.load(file), report.BESIDE_PAGE)
+        assert report.fill(text, part) == text
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--simd=mmx"], "must be one of"),
+        (["--device=cuda"], "torch sees no CUDA device"),
+        (["--rounds=0"], "--rounds must be at least 1, got 0"),
+    ],
+)
+def test_options_that_cannot_be(options: list[str], message: str) -> None:
+    if "--device=cuda" in options and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = run(*options, "--collect-only")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    if _extension.C is not None or "--simd=mmx" not in options:
+        assert message in done.stderr
+
+
+def test_options_choose() -> None:
+    short = run("--collect-only", "-q").stdout
+    full = run("--collect-only", "-q", "--full", "--simd=generic").stdout
+    assert set(short.splitlines()[:-2]) < set(full.splitlines())
+    assert "training_forward-fastblur" in full
+    assert "_float16" in full
+    assert "_float16" not in short
+    assert short.count("test_training_step") == 6
+
+
+def test_command_without_where_files_went() -> None:
+    arguments = ["benchmarks", "--benchmark-quiet", "--benchmark-json", "/x.json", "--simd", "avx2"]
+    assert command(arguments) == "pytest benchmarks --simd avx2"
+    assert command(["--benchmark-json=/x.json", "-k", "a or b"]) == "pytest -k 'a or b'"
