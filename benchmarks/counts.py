@@ -1,0 +1,210 @@
+"""Instructions that the CPU kernels take, and bytes, against a committed baseline.
+
+Both are the same in every run of one build, so a change of a few per cent is a change of the code
+and not of the weather. Valgrind counts; it knows no AVX-512, so the levels below it are counted.
+Another compiler or torch counts otherwise: the baseline names those it was made with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from argparse import ArgumentParser
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fastblur import _extension, _ops
+from fastblur._geometry import Geometry
+from tests.measure import peak_bytes, saved_bytes
+
+from .rivals import OURS, Call, at_level, full, make
+from .rows import Row, both_layouts
+
+ROOT = Path(__file__).resolve().parents[1]
+BASELINE = Path(__file__).with_name("counts.json")
+TOLERANCE = 0.03
+NOT_CHECKED = 77  # exit status, that of skipped tests in other tools too
+ROWS = [
+    either
+    for row in (
+        Row((2, 48, 28, 28), 3, 1, 3),
+        Row((2, 48, 28, 28), 2, 0, 4),
+        Row((2, 19, 15, 15), 2, 0, 4),  # small maps; channels that fill no vector
+        Row((2, 48, 28, 28), 1, 0, 4),
+        replace(Row((2, 48, 28, 28), 2, 0, 4), dtype=torch.bfloat16),
+    )
+    for either in both_layouts(row)
+]
+Counts = dict[str, int]
+
+
+def calls(row: Row) -> dict[str, Callable[[], object]]:
+    """The operators themselves: what autograd and Python add is not in the counts."""
+    geometry = Geometry.resolve(row.pool, 2, row.pad, row.filter_size)
+    arguments = (*geometry.arguments(), row.channels_last)
+    cpu = torch.device("cpu")
+    x, dy = row.input(cpu), row.output_gradient(cpu)
+    _, codes = _ops.forward(x, arguments, True)
+    return {
+        "forward": lambda: _ops.forward(x, arguments, False),
+        "training forward": lambda: _ops.forward(x, arguments, True),
+        "backward": lambda: _ops.backward(dy, codes, x.shape, arguments),
+    }
+
+
+def count_here() -> list[str]:
+    """Runs every call twice, valgrind counting the second; returns what was counted, in order."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    subprocess.run(["callgrind_control", "--instr=on", str(os.getpid())], check=True)
+    names = []
+    for level in _extension.C.build_info()["cpu_levels"]:  # type: ignore[union-attr]
+        for row in ROWS:
+            for mode, call in calls(row).items():
+                with at_level(level):
+                    call()
+                    torch._C._valgrind_toggle()
+                    call()
+                    torch._C._valgrind_toggle_and_dump_stats()
+                names.append(f"{level} | {row} | {mode}")
+    return names
+
+
+def count() -> Counts:
+    """Instructions of each call, counted in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
+        command += [f"--callgrind-out-file={out / 'counts'}", sys.executable, "-m", __spec__.name]
+        # One thread and one order of hashes: nothing that differs from run to run.
+        settings = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "FASTBLUR_CPU_LEVEL": ""}
+        done = subprocess.run(
+            [*command, "--count-here", str(out / "names")],
+            cwd=ROOT,
+            env=os.environ | settings,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise RuntimeError(f"counting failed:\n{done.stdout}{done.stderr}")
+        names = json.loads((out / "names").read_text())
+        return {name: _total(out / f"counts.{i}") for i, name in enumerate(names, start=1)}
+
+
+def _total(path: Path) -> int:
+    found = re.search(r"^totals: (\d+)$", path.read_text(), re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"{path} has no total")
+    return int(found[1])
+
+
+def weigh() -> Counts:
+    """Bytes that forward and backward allocate at most, and those kept in between."""
+    found = {}
+    for row in ROWS:
+        device = torch.device("cpu")
+        rival = make(OURS, row, device)
+        leaf = row.input(device).requires_grad_()
+        call: Call = full(rival, leaf, row.output_gradient(device))
+        found[f"bytes | {row} | peak"] = peak_bytes(call)
+        found[f"bytes | {row} | saved"] = saved_bytes(lambda r=rival, x=leaf: r.layer(x))  # type: ignore[misc]
+    return found
+
+
+def origin() -> dict[str, str]:
+    """What the counts depend on besides the sources."""
+    build: dict[str, Any] = _extension.C.build_info()  # type: ignore[union-attr]
+    return {"torch": build["torch"], "compiler": str(build["compiler"])}
+
+
+def compare(found: Counts, baseline: Counts) -> list[tuple[str, int | None, int | None, str]]:
+    """Each count with its former value and what is wrong, an empty text if nothing is."""
+    rows = []
+    for name in sorted(found.keys() | baseline.keys()):
+        now, before = found.get(name), baseline.get(name)
+        wrong = ""
+        if now is None:
+            wrong = "no longer counted"
+        elif before is None:
+            wrong = "not in the baseline"
+        elif abs(now - before) > TOLERANCE * before:
+            wrong = "more" if now > before else "less"
+        rows.append((name, before, now, wrong))
+    return rows
+
+
+def show(rows: list[tuple[str, int | None, int | None, str]], console: Console) -> None:
+    table = Table("call", "baseline", "now", "change", "")
+    for name, before, now, wrong in rows:
+        change = f"{now / before - 1:+.1%}" if now and before else ""
+        table.add_row(name, _number(before), _number(now), change, wrong)
+    console.print(table)
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def why_not() -> str | None:
+    """Why nothing can be counted here."""
+    if _extension.C is None:
+        return f"there is nothing to count: {_extension.WHY_NOT}"
+    missing = [name for name in ("valgrind", "callgrind_control") if shutil.which(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} not found"
+    if not torch._C._valgrind_supported_platform():
+        return "this torch is built without valgrind's requests"
+    return None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = ArgumentParser(prog="python -m benchmarks.counts", description=__doc__)
+    parser.add_argument("--update", action="store_true", help="write the baseline")
+    parser.add_argument("--baseline", type=Path, default=BASELINE, help="file (%(default)s)")
+    parser.add_argument("--all", action="store_true", help="show also what has not changed")
+    parser.add_argument("--count-here", type=Path, help="for the process under valgrind")
+    options = parser.parse_args(arguments)
+    if options.count_here:
+        options.count_here.write_text(json.dumps(count_here()))
+        return 0
+    console = Console(width=120)
+    reason = why_not()
+    if reason is not None:
+        console.print(f"NOT CHECKED, instruction counts: {reason}.")
+        return NOT_CHECKED
+    found = count() | weigh()
+    kept = json.loads(options.baseline.read_text()) if options.baseline.exists() else {}
+    if not options.update and kept.get("origin") != origin():
+        console.print(
+            f"NOT CHECKED, instruction counts: the baseline is of {kept.get('origin')}, and this "
+            f"build of {origin()}."
+        )
+        return NOT_CHECKED
+    rows = compare(found, kept.get("counts", {}))
+    wrong = [row for row in rows if row[3]]
+    show(rows if options.all else wrong, console)
+    if options.update:
+        data = {"origin": origin(), "counts": dict(sorted(found.items()))}
+        options.baseline.write_text(json.dumps(data, indent=1) + "\n")
+        console.print(f"{options.baseline}: {len(found)} counts written, {len(wrong)} changed.")
+        return 0
+    console.print(
+        f"{len(found)} counts, {len(wrong)} off by more than {TOLERANCE:.0%}."
+        + (" If that is meant: python -m benchmarks.counts --update" if wrong else "")
+    )
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
