@@ -8,6 +8,7 @@ Environment:
                           plays no part.
     CUDA_HOME             the toolkit (or CUDA_PATH); unset: that of the nvcc on PATH.
     TORCH_CUDA_ARCH_LIST  the architectures, as torch takes them; unset: DEFAULT_ARCHS.
+    FASTBLUR_SANITIZE     what -fsanitize= takes, for the checks of ``.ci/sanitize``; unset: nothing.
     CXX, MAX_JOBS         the compiler, and how many to run at a time, as usual.
 """
 
@@ -110,6 +111,10 @@ def extensions(toolkit: Path | None) -> dict[str, object]:
     flags = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
     # With -fopenmp, ATen's parallel_for uses torch's own thread pool; without it, it runs serially.
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
+    sanitize = []
+    if os.environ.get("FASTBLUR_SANITIZE"):
+        sanitize = [f"-fsanitize={os.environ['FASTBLUR_SANITIZE']}", "-fno-sanitize-recover=all"]
+        flags += [*sanitize, "-O1", "-g1", "-fno-omit-frame-pointer"]
     compile_args = {"cxx": flags + openmp}
     if toolkit is None:
         make = torch_build.CppExtension
@@ -131,7 +136,7 @@ def extensions(toolkit: Path | None) -> dict[str, object]:
         sources,
         depends=files("*.h", "*.cuh"),
         extra_compile_args=compile_args,
-        extra_link_args=openmp,
+        extra_link_args=openmp + sanitize,
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": recording(torch_build, toolkit)}}
 

@@ -4,10 +4,24 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from fastblur import _extension, _ops
 
 from .cases import Target
+
+
+# Examples of all properties together; `--hypothesis-profile deep` chooses the other.
+_HYPOTHESIS = dict(
+    deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile("fast", max_examples=500, derandomize=True, **_HYPOTHESIS)
+settings.register_profile("deep", max_examples=50_000, derandomize=False, **_HYPOTHESIS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses what runs unless the command line does."""
+    settings.load_profile(config.getoption("--hypothesis-profile", None) or "fast")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
