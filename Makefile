@@ -1,4 +1,5 @@
-# make demo | figures | test | bench | report | counts | docs | lint | doctor | clean; each makes .venv and builds the kernels first.
+# make demo | figures | test | bench | report | counts | docs | lint | doctor | asan | tsan | clean; each makes .venv and
+# builds the kernels first.
 PYTHON ?= python3.11
 VENV ?= .venv
 REQUIREMENTS ?= requirements/dev.txt
@@ -7,7 +8,7 @@ PYTEST_FLAGS ?= -n 2
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo figures test bench report counts docs lint doctor clean
+.PHONY: demo figures test bench report counts docs lint doctor asan tsan clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built
@@ -38,6 +39,9 @@ lint: $(VENV)/.built
 
 doctor: $(VENV)/.built
 	$(BIN)/python -m fastblur
+
+asan tsan: $(VENV)/.installed
+	PYTHON=$(BIN)/python .ci/sanitize $@
 
 $(VENV)/.installed: $(REQUIREMENTS) $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)

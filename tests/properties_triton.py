@@ -18,7 +18,7 @@ warnings.filterwarnings("ignore", message="(invalid value|overflow) encountered"
 DTYPES = (torch.float32, torch.float64, torch.float16)
 
 
-@share(0.06)
+@share(0.02)
 @given(example=examples(dtypes=DTYPES, max_elements=400))
 def test_triton(example: Example) -> None:
     geometry = example.case.geometry()

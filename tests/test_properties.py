@@ -28,7 +28,7 @@ TARGETS = [target for target in all_targets() if target.backend.name != "referen
 
 
 # All targets see the same example, since the oracle takes longer than any of them.
-@share(0.6)
+@share(0.64)
 @given(example=examples())
 def test_compiled_and_gpu_backends(example: Example) -> None:
     geometry = example.case.geometry()
