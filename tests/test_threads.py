@@ -1,0 +1,190 @@
+"""Many threads, processes and thread counts: the same bits, and a GIL that others can have."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fastblur import _extension
+from fastblur.functional import max_blur_pool2d
+
+from .cases import fill
+from .conftest import needs_extension
+
+pytestmark = needs_extension
+ROOT = Path(__file__).parent.parent
+SANITIZED = os.environ.get("FASTBLUR_SANITIZED")
+torch_alone = pytest.mark.skipif(
+    SANITIZED == "tsan", reason="ThreadSanitizer supports neither forks with threads nor limits"
+)
+# Enough for several threads each, in both layouts and with all that is specialised and is not.
+CALLS = [
+    (dict(kernel_size=2), torch.float32, False),
+    (dict(kernel_size=3, padding=1, filter_size=3), torch.float32, True),
+    (dict(kernel_size=3, padding=1, relu=True), torch.float16, False),
+    (dict(kernel_size=(2, 4), stride=(1, 3), filter_size=5), torch.float64, True),
+]
+
+
+def compute(seed: int) -> list[Tensor]:
+    """Values and gradients of each of CALLS."""
+    found = []
+    for arguments, dtype, channels_last in CALLS:
+        x = fill((2, 16, 40, 44), "ties", dtype, seed)
+        if channels_last:
+            x = x.to(memory_format=torch.channels_last)
+        leaf = x.requires_grad_()
+        y = max_blur_pool2d(leaf, **arguments)  # type: ignore[arg-type]
+        (dx,) = torch.autograd.grad(y, leaf, fill(tuple(y.shape), "normal", dtype, seed + 1))
+        found += [y.detach(), dx]
+    return found
+
+
+def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    assert len(ours) == len(theirs)
+    assert all(map(torch.equal, ours, theirs))
+
+
+def test_eight_python_threads_at_once() -> None:
+    want = [compute(seed) for seed in range(8)]
+    start = threading.Barrier(8)
+
+    def work(seed: int) -> list[Tensor]:
+        start.wait(60)
+        for _ in range(3):
+            found = compute(seed)
+            assert_same(found, want[seed])
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        for ours, theirs in zip(pool.map(work, range(8)), want, strict=True):
+            assert_same(ours, theirs)
+
+
+def test_one_call_in_many_threads() -> None:
+    want = compute(0)
+    for count in (2, 3, 4, 1, 7):
+        torch.set_num_threads(count)
+        assert_same(compute(0), want)
+
+
+def test_threads_that_change_the_number_of_threads() -> None:
+    want = compute(0)
+
+    def work(count: int) -> None:
+        torch.set_num_threads(count)
+        for _ in range(2):
+            assert_same(compute(0), want)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, (1, 2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_calls_inside_a_parallel_region() -> None:
+    """torch's own: a jit fork runs on the pool of another parallel region."""
+    want = compute(0)[0]
+    torch.set_num_threads(2)
+    x = fill((2, 16, 40, 44), "ties", torch.float32)
+    futures = [torch.jit.fork(max_blur_pool2d, x, 2) for _ in range(4)]
+    assert all(torch.equal(torch.jit.wait(future), want) for future in futures)
+
+
+def others_run_during(call: Callable[[], object]) -> bool:
+    """Whether another Python thread gets the GIL in the middle of a call.
+
+    The interpreter takes the GIL away from nobody here, so that it changes hands only where it is
+    let go of: in the call, or at the end of the thread that makes it.
+    """
+    events = ["none"]
+
+    def work() -> None:
+        for _ in range(500):
+            events.append("before")
+            call()
+            events.append("after")
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(3600)
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        while thread.is_alive():
+            if events[-1] == "before":
+                return True
+            thread.join(0.001)
+        return False
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+
+
+def test_the_gil_is_released() -> None:
+    assert (C := _extension.C) is not None
+    geometry = ([2, 2], [2, 2], [0, 0], [0.25, 0.5, 0.25], [0.25, 0.5, 0.25], [1, 1, 1, 1])
+    x = torch.zeros(1, 64, 32, 32)
+    y, codes = C.forward(x, *geometry)
+    assert others_run_during(lambda: C.forward(x, *geometry))
+    assert others_run_during(lambda: C.backward(y, codes, [*x.shape], *geometry))
+    assert others_run_during(lambda: C.apply(x, codes, *geometry))
+    # And would be seen not to: this one keeps it.
+    assert not others_run_during(lambda: C.output_size([*x.shape], *geometry))
+
+
+class Pooled(Dataset[Tensor]):
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Tensor:
+        torch.set_num_threads(1)
+        return compute(index)[0]
+
+
+@torch_alone
+def test_forked_workers() -> None:
+    """Forked after this process used several threads, as a DataLoader does."""
+    torch.set_num_threads(2)
+    want = [compute(index)[0] for index in range(6)]
+    loader = DataLoader(Pooled(), None, num_workers=2, multiprocessing_context="fork", timeout=120)
+    assert_same(list(loader), want)
+
+
+OUT_OF_MEMORY = """
+import resource, torch
+from fastblur.functional import max_blur_pool2d
+x = torch.ones(1, 64, 256, 256)
+small = max_blur_pool2d(x[:, :, :64, :64].contiguous(), 2)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
+for leaf in (x.detach(), x.requires_grad_()):
+    try:
+        max_blur_pool2d(leaf.expand(256, -1, -1, -1), 2)
+    except RuntimeError as error:
+        assert "memory" in str(error), error
+        print("refused")
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert torch.equal(max_blur_pool2d(x.detach()[:, :, :64, :64].contiguous(), 2), small)
+print("went on")
+"""
+
+
+@torch_alone
+@pytest.mark.skipif(SANITIZED is not None, reason="a sanitizer takes all address space")
+def test_out_of_memory_is_an_error_and_the_process_goes_on() -> None:
+    assert resource.getrlimit(resource.RLIMIT_AS)[1] == resource.RLIM_INFINITY
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split("\n")[:3] == ["refused", "refused", "went on"]
