@@ -114,7 +114,8 @@ def extensions(toolkit: Path | None) -> dict[str, object]:
     sanitize = []
     if os.environ.get("FASTBLUR_SANITIZE"):
         sanitize = [f"-fsanitize={os.environ['FASTBLUR_SANITIZE']}", "-fno-sanitize-recover=all"]
-        flags += [*sanitize, "-O1", "-g1", "-fno-omit-frame-pointer"]
+        # Python's own -fwrapv would make every overflow lawful.
+        flags += [*sanitize, "-fno-wrapv", "-O1", "-g1", "-fno-omit-frame-pointer"]
     compile_args = {"cxx": flags + openmp}
     if toolkit is None:
         make = torch_build.CppExtension

@@ -39,7 +39,7 @@ Axis make_axis(const char* side, int64_t size, int64_t pool, int64_t stride, int
                     pool, " along the ", side);
   TORCH_CHECK_VALUE(stride >= 1 && stride < kMaxExtent, "stride must be 1 or more, got ", stride,
                     " along the ", side);
-  TORCH_CHECK_VALUE(pad >= 0 && 2 * pad <= pool, "padding must be 0 to half of kernel_size ", pool,
+  TORCH_CHECK_VALUE(pad >= 0 && pad <= pool / 2, "padding must be 0 to half of kernel_size ", pool,
                     ", got ", pad, " along the ", side);
   TORCH_CHECK_VALUE(before >= 0 && after >= 0 && before < kMaxExtent && after < kMaxExtent,
                     "blur_padding must be 0 or more, got (", before, ", ", after, ") along the ",
