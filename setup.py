@@ -8,7 +8,7 @@ Environment:
                           plays no part.
     CUDA_HOME             the toolkit (or CUDA_PATH); unset: that of the nvcc on PATH.
     TORCH_CUDA_ARCH_LIST  the architectures, as torch takes them; unset: DEFAULT_ARCHS.
-    FASTBLUR_SANITIZE     what -fsanitize= takes, for the checks of ``.ci/sanitize``; unset: nothing.
+    FASTBLUR_SANITIZE     what -fsanitize= takes, for ``.ci/sanitize``; unset: nothing.
     CXX, MAX_JOBS         the compiler, and how many to run at a time, as usual.
 """
 

@@ -10,7 +10,6 @@ from fastblur import _extension, _ops
 
 from .cases import Target
 
-
 # Examples of all properties together; `--hypothesis-profile deep` chooses the other.
 _HYPOTHESIS = dict(
     deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)

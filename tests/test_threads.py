@@ -131,7 +131,8 @@ def others_run_during(call: Callable[[], object]) -> bool:
 
 
 def test_the_gil_is_released() -> None:
-    assert (C := _extension.C) is not None
+    C = _extension.C
+    assert C is not None
     geometry = ([2, 2], [2, 2], [0, 0], [0.25, 0.5, 0.25], [0.25, 0.5, 0.25], [1, 1, 1, 1])
     x = torch.zeros(1, 64, 32, 32)
     y, codes = C.forward(x, *geometry)
