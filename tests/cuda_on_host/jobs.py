@@ -117,7 +117,8 @@ def write_job(file: BinaryIO, job: Job) -> None:
 def _bytes_of(tensor: Tensor, channels_last: bool) -> bytes:
     if channels_last:
         tensor = tensor.permute(0, 2, 3, 1)
-    flat = tensor.detach().contiguous().reshape(-1)
+    # A clone: what has one element counts as contiguous whatever its strides, and no view is.
+    flat = tensor.detach().clone(memory_format=torch.contiguous_format).view(-1)
     return flat.view(torch.uint8).numpy().tobytes()
 
 
