@@ -21,6 +21,7 @@ class GradientRows {
   GradientRows(const Walk<V>& walk, const T* dy, int64_t rows, int64_t margin)
       : walk_(walk),
         dy_(dy),
+        folds_(folds_of(walk.p.w, walk.p.border, walk.taps_w)),
         dv_(rows, walk.y_row, walk.p.w.n_taps * walk.p.step()),
         dm_(1, rows * walk.pitch, margin),
         targets_(1, walk.vertical.most_targets(), 0),
@@ -45,6 +46,7 @@ class GradientRows {
         std::memset((void*)row, 0, sizeof(S) * size_t(2 * V::kLanes));
       } else if (exists(u)) {
         blur_columns_transposed<V>(p, walk_.taps_w, dv_[u - first], row);
+        fold_columns<V>(folds_, p.step(), dv_[u - first], row);
         for (int64_t i = walk_.m_row; i < walk_.pitch; ++i) row[i] = 0;
       } else {
         std::memset((void*)row, 0, sizeof(S) * size_t(walk_.pitch));
@@ -56,6 +58,7 @@ class GradientRows {
  private:
   const Walk<V>& walk_;
   const T* dy_;
+  std::vector<Fold<S>> folds_;
   Scratch<S> dv_, dm_;
   Scratch<const T*> targets_;
   Scratch<S> weights_;
@@ -76,10 +79,12 @@ void route_back(const Params& p, const typename V::Scalar* const* dm, Bits& won,
     V sum = V::splat(0);
 #pragma GCC unroll 3
     for (int r = 0; r < pool_h; ++r) {
+      V of_row = V::splat(0);  // of its own: the sums of the rows need not wait for one another
 #pragma GCC unroll 3
       for (int c = 0; c < pool_w; ++c)
-        sum = V::add_where(V::to_mask(get_lanes<V>(winner[r * pool_w + c], i)), sum,
-                           V::load(row[r] + i - c * step));
+        of_row = V::add_where(V::mask_at(winner[r * pool_w + c] + (i >> 3)), of_row,
+                              V::load(row[r] + i - c * step));
+      sum = V::add(sum, of_row);
     }
     if (i + L > n) sum.store_first(dx + i, int(n - i));
     else if (kStream) sum.stream(dx + i);
@@ -120,6 +125,7 @@ class Winners {
         const BitReader from(won_[k], at + (p.h.pad - r - first_) * walk_.pitch +
                                           (p.w.pad - c) * p.step());
         uint8_t* const to = moved_[k];
+#pragma GCC ivdep
         for (int64_t w = 0; w < words; ++w) put_word(to, w, from[w]);
       }
     }

@@ -1,5 +1,5 @@
-// B_v, B_h and their transposes, each on one row: sum_rows, pad_columns, blur_columns,
-// blur_columns_transposed.
+// B_v, B_h and their transposes, each on one row: sum_rows; pad_columns, blur_columns;
+// blur_columns_transposed, fold_columns.
 //
 // A row is flat, `step` elements for each column, so that both memory formats share every stage but
 // the strided ones.
@@ -107,9 +107,8 @@ void blur_columns(const Params& p, const typename V::Scalar* taps, const typenam
                 [&](auto known) { blur_columns_n<V, known()>(p, taps, m, y); });
 }
 
-// B_h': m[v] = sum of taps[b] * dv[(q - b) / stride], over the q that column v of m stands at in the
-// padded row, q = before + v and those of the padding, and over b = q mod stride. dv has zero
-// margins of n_taps columns. Stores up to two vectors more than the row.
+// B_h' without the padding: m[v] = sum over b = q mod stride of taps[b] * dv[(q - b) / stride], where
+// q = before + v. dv has zero margins of n_taps columns. Stores up to two vectors beyond the row.
 template <class V, int F>
 void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
                                const typename V::Scalar* dv, typename V::Scalar* m) {
@@ -165,20 +164,47 @@ void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
       m[v] = sum;
     }
   }
-  // What reached the padding belongs to where the padding came from.
-  const auto fold = [&](int64_t v) {
-    const int64_t source = border_source(v, columns, p.border), q = before + v;
-    if (source < 0) return;
-    S* const to = m + source * step;
+}
+
+// What the columns of the padding give to the columns that they came from: B_h' reaches them too.
+// Column `to` of m gets weight times column `from` of dv.
+template <class S>
+struct Fold {
+  int64_t to, from;
+  S weight;
+};
+
+template <class S>
+std::vector<Fold<S>> folds_of(const Axis& w, Border border, const S* taps) {
+  std::vector<Fold<S>> folds;
+  const auto add = [&](int64_t v) {
+    const int64_t to = border_source(v, w.pooled(), border), q = w.before + v;
+    if (to < 0) return;
+    for (int64_t b = q % w.stride; b < w.n_taps; b += w.stride) {
+      const int64_t from = (q - b) / w.stride;
+      if (b <= q && from < w.out()) folds.push_back({to, from, taps[b]});
+    }
+  };
+  for (int64_t v = -w.before; v < 0; ++v) add(v);
+  for (int64_t v = w.pooled(); v < w.pooled() + w.after; ++v) add(v);
+  return folds;
+}
+
+template <class V>
+void fold_columns(const std::vector<Fold<typename V::Scalar>>& folds, int64_t step,
+                  const typename V::Scalar* dv, typename V::Scalar* m) {
+  constexpr int L = V::kLanes;
+  for (const auto& fold : folds) {
+    auto* const to = m + fold.to * step;
+    const auto* const from = dv + fold.from * step;
     if (step == 1) {
-      for (int64_t b = q % stride; b < n_taps; b += stride) *to += taps[b] * dv[(q - b) / stride];
-      return;
+      *to += fold.weight * *from;
+      continue;
     }
     for (int64_t i = 0; i < step; i += L)
-      V::add(V::load(to + i), at(q, i)).store_first(to + i, int(step - i < L ? step - i : L));
-  };
-  for (int64_t v = -before; v < 0; ++v) fold(v);
-  for (int64_t v = columns; v < columns + p.w.after; ++v) fold(v);
+      V::fma(V::splat(fold.weight), V::load(from + i), V::load(to + i))
+          .store_first(to + i, int(step - i < L ? step - i : L));
+  }
 }
 
 template <class V>

@@ -63,13 +63,13 @@ inline void put_word(uint8_t* string, int64_t word, uint64_t bits) {
 template <class V>
 inline typename V::Word get_lanes(const uint8_t* string, int64_t i) {
   typename V::Word bits;
-  std::memcpy(&bits, string + i / 8, sizeof bits);
+  std::memcpy(&bits, string + (i >> 3), sizeof bits);
   return bits;
 }
 
 template <class V>
 inline void put_lanes(uint8_t* string, int64_t i, typename V::Word bits) {
-  std::memcpy(string + i / 8, &bits, sizeof bits);
+  std::memcpy(string + (i >> 3), &bits, sizeof bits);
 }
 
 // Lanes [begin, end) as bits, clipped to the vector.

@@ -37,8 +37,9 @@ class Edges {
       inner_[0][i / V::kLanes] = all == typename V::Word(~0u);
     }
   }
-  bool inner(int64_t i) const { return inner_[0][i / V::kLanes]; }
-  typename V::Word exists(int c, int64_t i) const { return get_lanes<V>(exists_[c], i); }
+  // A byte for each vector from element i on: whether all of its candidates exist.
+  const uint8_t* inner(int64_t i) const { return inner_[0] + i / V::kLanes; }
+  const uint8_t* exists(int c, int64_t i) const { return exists_[c] + i / 8; }
 
  private:
   Bits exists_;
@@ -62,8 +63,13 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
   const int pool = K ? K : p.w.pool;
   const int64_t step = p.step(), pad = p.w.pad * step, n = run.n;
   const E* const x = run.x;
+  // Copies, because a store to a string might change anything else for all the compiler knows.
   uint8_t* winner[K ? K : kMaxPool];
+  const uint8_t* exists_at[K ? K : kMaxPool];
   for (int c = 1; kCodes && c < pool; ++c) winner[c] = won[c] + won_at / 8;
+  for (int c = 0; c < pool; ++c) exists_at[c] = edges.exists(c, at);
+  const uint8_t* const is_inner = edges.inner(at);
+  const int pad_columns = int(p.w.pad);
   V sums = V::splat(0);
   const V least = V::splat(-typename V::Scalar(__builtin_inf()));
 
@@ -101,7 +107,7 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
       }
       unsigned takes =
           V::to_bits(kCareful ? V::beats(candidate, top) : V::greater(candidate, top));
-      if (c <= p.w.pad) takes |= ~unsigned(edges.exists(c - 1, at + i));
+      if (c <= pad_columns) takes |= ~unsigned(get_lanes<V>(exists_at[c - 1], i));
       if (kCodes) put_lanes<V>(winner[c], i, typename V::Word(takes));
       top = kCareful ? V::blend(V::to_mask(takes), candidate, top) : V::max(candidate, top);
     }
@@ -114,15 +120,15 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
   for (int64_t i = 0; i < n; i += L) {
     __builtin_prefetch(x + i + n);  // most likely the next run's
     if (i >= safe_begin && i < safe_end) {
-      if (edges.inner(at + i)) inner(i);
+      if (is_inner[size_t(i) / L]) inner(i);
       else edge(i, [&](int c, typename V::Word& exists) {
-        exists = edges.exists(c, at + i);
+        exists = get_lanes<V>(exists_at[c], i);
         return V::load(x + i - pad + c * step);
       });
     } else {
       edge(i, [&](int c, typename V::Word& exists) {
         const int64_t from = i - pad + c * step;
-        exists = edges.exists(c, at + i) &
+        exists = get_lanes<V>(exists_at[c], i) &
                  lanes_between<V>(-run.before - from, n + run.behind - from);
         return V::load_where(x + from, exists);
       });
@@ -183,6 +189,7 @@ void name_winners(const Params& p, const BitReader (*columns)[kMaxPool], const B
     for (int b = 0; b < bits; ++b) plane[b] = index >> b & 1 ? plane[b] | won : plane[b] & ~won;
   };
   const int64_t words = (n + 63) / 64;
+#pragma GCC ivdep
   for (int64_t w = 0; w < words; ++w) {
     uint64_t in_column[4] = {}, in_row[4] = {};
     for (int r = 0; r < n_rows; ++r) {
@@ -213,6 +220,7 @@ void find_winners(const Params& p, Bits& planes, int64_t n, Bits& won) {
   uint8_t* out[K ? K * K : kMaxPool * kMaxPool];
   for (int k = 0; k < pool_h * pool_w; ++k) out[k] = won[k];
   const int64_t words = (n + 63) / 64;
+#pragma GCC ivdep
   for (int64_t w = 0; w < words; ++w) {
     uint64_t column[4], row[4];
     for (int b = 0; b < n_column; ++b) column[b] = get_word(plane[b], w);

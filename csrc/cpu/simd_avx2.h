@@ -95,6 +95,8 @@ struct Avx2F32 {
     return _mm256_castsi256_ps(_mm256_cmpeq_epi32(mine, lane));
   }
 
+  static Mask mask_at(const uint8_t* p) { return to_mask(*p); }
+
   static void deinterleave(Avx2F32 lo, Avx2F32 hi, Avx2F32& even, Avx2F32& odd) {
     const __m256 a = _mm256_permute2f128_ps(lo.v, hi.v, 0x20);  // the low halves of both
     const __m256 b = _mm256_permute2f128_ps(lo.v, hi.v, 0x31);

@@ -74,6 +74,7 @@ struct Avx512F32 {
   }
   static Word to_bits(Mask m) { return m; }
   static Mask to_mask(unsigned bits) { return Mask(bits); }
+  static Mask mask_at(const uint8_t* p) { return _load_mask16((__mmask16*)p); }
 
   static void deinterleave(Avx512F32 lo, Avx512F32 hi, Avx512F32& even, Avx512F32& odd) {
     const __m512i e = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);

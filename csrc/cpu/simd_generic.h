@@ -9,7 +9,8 @@
 //   store, store_first        to memory of T, rounding to nearest even
 //   stream, fence             store past the caches, aligned; and wait for all that did
 //   greater, beats, max       the tie rule for numbers; for anything; the value that goes with it
-//   add, fma, blend, add_where, to_bits, to_mask, interleave, deinterleave
+//   add, fma, blend, add_where, interleave, deinterleave
+//   to_bits, to_mask, mask_at  between Word and Mask; the Mask of the bits at an address
 //
 // A level's file (level_*.cpp) defines FASTBLUR_CPU_LEVEL, its namespace, so that code compiled for
 // one instruction set can never be linked into another's.
@@ -98,6 +99,8 @@ struct Generic {
     const Mask lane = {1, 2, 4, 8, 16, 32, 64, 128};
     return ((Mask{} + I(bits & 0xff)) & lane) != 0;
   }
+
+  static Mask mask_at(const uint8_t* p) { return to_mask(*p); }
 
   // a b c d ... , e f g h ...  ->  even: a c ... e g ... , odd: b d ... f h ...
   static void deinterleave(Generic lo, Generic hi, Generic& even, Generic& odd) {
