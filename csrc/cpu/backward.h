@@ -1,8 +1,8 @@
 // dx = S_h' S_v' B_h' B_v' dy: the backward walk.
 //
-// Rows of dm, the gradient of m, are made a band at a time, and every element of dx gathers from the
-// windows that it could have won. Nothing is added into memory that another row also adds to: no
-// atomics, and the same result for any number of threads.
+// Rows of dm, the gradient of m, are made a band at a time, and every element of dx gathers from
+// the windows that it could have won. Nothing is added into memory that another row also adds to:
+// no atomics, and the same result for any number of threads.
 #pragma once
 
 #include "walk.h"
@@ -100,6 +100,7 @@ class Winners {
       : walk_(walk),
         codes_(codes),
         margin_((walk.p.h.pool * walk.pitch + walk.p.w.pool * walk.p.step() + 128) / 64 * 64),
+        edges_(walk.p, rows),
         planes_(walk.code_bits, rows * walk.pitch),
         won_(n(), rows * walk.pitch, margin_),
         moved_(n(), kRouteElements) {}
@@ -110,8 +111,9 @@ class Winners {
     const int64_t bits = (last - first) * walk_.pitch;
     for (int b = 0; b < walk_.code_bits; ++b)
       get_bits(planes_[b], codes_, code_plane_start(walk_.p, unit, b) + first * walk_.pitch, bits);
-    with_truth(walk_.p.relu,
-               [&](auto relu) { find_winners<K, relu()>(walk_.p, planes_, bits, won_); });
+    with_truth(walk_.p.relu, [&](auto relu) {
+      find_winners<K, relu()>(walk_.p, edges_, 0, planes_, bits, won_);
+    });
   }
 
   // Of n elements of dx, the first being `at` of its unit. Where a window does not exist, and dm is
@@ -122,8 +124,8 @@ class Winners {
     for (int r = 0; r < p.h.pool; ++r) {
       for (int c = 0; c < p.w.pool; ++c) {
         const int k = r * p.w.pool + c;
-        const BitReader from(won_[k], at + (p.h.pad - r - first_) * walk_.pitch +
-                                          (p.w.pad - c) * p.step());
+        const BitReader from(won_[k],
+                             at + (p.h.pad - r - first_) * walk_.pitch + (p.w.pad - c) * p.step());
         uint8_t* const to = moved_[k];
 #pragma GCC ivdep
         for (int64_t w = 0; w < words; ++w) put_word(to, w, from[w]);
@@ -137,6 +139,7 @@ class Winners {
   const Walk<V>& walk_;
   const uint8_t* codes_;
   int64_t margin_, first_ = 0;
+  Edges<V> edges_;
   Bits planes_, won_, moved_;
 };
 

@@ -107,8 +107,9 @@ void blur_columns(const Params& p, const typename V::Scalar* taps, const typenam
                 [&](auto known) { blur_columns_n<V, known()>(p, taps, m, y); });
 }
 
-// B_h' without the padding: m[v] = sum over b = q mod stride of taps[b] * dv[(q - b) / stride], where
-// q = before + v. dv has zero margins of n_taps columns. Stores up to two vectors beyond the row.
+// B_h' without the padding: m[v] = sum over b = q mod stride of taps[b] * dv[(q - b) / stride],
+// where q = before + v. dv has zero margins of n_taps columns. Stores up to two vectors beyond the
+// row.
 template <class V, int F>
 void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
                                const typename V::Scalar* dv, typename V::Scalar* m) {

@@ -42,8 +42,7 @@ inline int64_t code_bytes_per_image(const Params& p) {
 // The bit where plane `plane` of a unit begins.
 inline int64_t code_plane_start(const Params& p, int64_t unit, int plane) {
   const int64_t image = unit / p.units_per_image();
-  return image * code_bytes_per_image(p) * 8 +
-         unit % p.units_per_image() * code_bits_per_unit(p) +
+  return image * code_bytes_per_image(p) * 8 + unit % p.units_per_image() * code_bits_per_unit(p) +
          plane * p.h.pooled() * code_row_length(p);
 }
 

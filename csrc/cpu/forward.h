@@ -78,7 +78,8 @@ class ChosenRows {
 
   // x: `rows` rows, with `before` elements before them and `all` from there on.
   template <bool kCareful, class E>
-  void max_of_runs(const Tile& tile, int64_t rows, const E* x, int64_t before, int64_t all, V& odd) {
+  void max_of_runs(const Tile& tile, int64_t rows, const E* x, int64_t before, int64_t all,
+                   V& odd) {
     const bool whole = tile.n == walk_.pitch;
     const int64_t runs = whole ? 1 : rows, n = whole ? rows * walk_.pitch : tile.n;
     for (int64_t r = 0; r < runs; ++r) {
@@ -108,8 +109,7 @@ class ChosenRows {
     own_first = most(own_first, first), own_last = least(own_last, last);
     if (!kCodes || own_first >= own_last) return;
     BitReader rows[kMaxPool + 1] = {}, columns[kMaxPool][kMaxPool];
-    for (int r = 1; r <= n_rows - !kRelu; ++r)
-      rows[r] = {won_rows_[r], (own_first - first) * pitch};
+    for (int r = 1; r < n_rows + kRelu; ++r) rows[r] = {won_rows_[r], (own_first - first) * pitch};
     for (int r = 0; r < n_rows; ++r)
       for (int c = 1; c < walk_.p.w.pool; ++c)
         columns[r][c] = {won_columns_[c], (top + own_first - first + r) * pitch};
@@ -122,7 +122,8 @@ class ChosenRows {
   void put_codes(const Tile& tile, int64_t first, int64_t last) {
     const Params& p = walk_.p;
     const bool whole = tile.n == walk_.pitch;
-    const int64_t runs = whole ? 1 : last - first, n = whole ? (last - first) * walk_.pitch : tile.n;
+    const int64_t runs = whole ? 1 : last - first,
+                  n = whole ? (last - first) * walk_.pitch : tile.n;
     int64_t plane = code_plane_start(p, tile.unit, 0) + first * walk_.pitch + tile.at;
     for (int b = 0; b < walk_.code_bits; ++b, plane += p.h.pooled() * walk_.pitch)
       for (int64_t r = 0; r < runs; ++r)
@@ -166,9 +167,9 @@ class GivenRows {
     const Params& p = walk_.p;
     const int64_t step = p.step();
     for (int b = 0; b < walk_.code_bits; ++b)
-      get_bits(planes_[b], codes_,
-               code_plane_start(p, tile.unit, b) + u * walk_.pitch + tile.at, tile.n);
-    find_winners<0, kRelu>(p, planes_, tile.n, won_);
+      get_bits(planes_[b], codes_, code_plane_start(p, tile.unit, b) + u * walk_.pitch + tile.at,
+               tile.n);
+    find_winners<0, kRelu>(p, edges_, tile.at, planes_, tile.n, won_);
     const T* const unit = x_ + tile.unit * p.h.size * walk_.x_row;
     const int begin = p.h.first_candidate(u), end = p.h.end_candidate(u);
     for (int64_t i = 0; i < tile.n; i += L) {
@@ -177,8 +178,8 @@ class GivenRows {
         for (int c = 0; c < p.w.pool; ++c) {
           // Whatever the codes say: nothing beside the row is read.
           const int64_t from = tile.at + i + (c - p.w.pad) * step;
-          const typename V::Word won = get_lanes<V>(won_[r * p.w.pool + c], i) &
-                                       lanes_between<V>(-from, walk_.x_row - from);
+          const typename V::Word won =
+              get_lanes<V>(won_[r * p.w.pool + c], i) & lanes_between<V>(-from, walk_.x_row - from);
           if (!won) continue;
           const T* const row = unit + (u - p.h.pad + r) * walk_.x_row;
           taken = V::blend(V::to_mask(won), V::load_where(row + from, won), taken);
@@ -241,8 +242,7 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
       i = least(i1, i0 + cut.bands);
       const int64_t q = h.stride * i0 - h.before;
       const int64_t first = least(most(q, 0), h.pooled());
-      const int64_t last =
-          most(first, least(h.stride * (i - 1) - h.before + h.n_taps, h.pooled()));
+      const int64_t last = most(first, least(h.stride * (i - 1) - h.before + h.n_taps, h.pooled()));
       pay(least(first, u1));
       const int64_t paid = least(last, u1);
       for_each_tile(unit, first, last, [&](const Tile& tile) {

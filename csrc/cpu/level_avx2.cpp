@@ -19,9 +19,9 @@ static bool supported() {
 #endif
 
 #define FASTBLUR_CPU_LEVEL avx2
+#include "make_level.h"
 #include "simd_avx2.h"
 #include "simd_generic.h"
-#include "make_level.h"
 
 namespace fastblur::cpu::avx2 {
 extern const Level level = make_level<Avx2F32, GenericF64>("avx2", &supported);

@@ -24,9 +24,9 @@ static bool supported() {
 #endif
 
 #define FASTBLUR_CPU_LEVEL avx512
+#include "make_level.h"
 #include "simd_avx512.h"
 #include "simd_generic.h"
-#include "make_level.h"
 
 namespace fastblur::cpu::avx512 {
 extern const Level level = make_level<Avx512F32, GenericF64>("avx512", &supported);

@@ -1,7 +1,7 @@
 // The portable level: no instruction set beyond the platform's own.
 #define FASTBLUR_CPU_LEVEL generic
-#include "simd_generic.h"
 #include "make_level.h"
+#include "simd_generic.h"
 
 namespace fastblur::cpu::generic {
 static bool supported() { return true; }

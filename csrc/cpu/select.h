@@ -5,8 +5,8 @@
 // next row's a constant pitch. Which lanes lack a candidate, because its column is padding, is not
 // computed but read from strings of bits (Edges), so a run crosses the ends of rows.
 //
-// Comparisons leave their truths, a bit for each element, in strings; name_winners turns the strings
-// of a whole run into the planes of the code, 64 elements at a time.
+// Comparisons leave their truths, a bit for each element, in strings; name_winners turns the
+// strings of a whole run into the planes of the code, 64 elements at a time.
 #pragma once
 
 #include "scratch.h"
@@ -105,8 +105,7 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
         top = candidate;
         continue;
       }
-      unsigned takes =
-          V::to_bits(kCareful ? V::beats(candidate, top) : V::greater(candidate, top));
+      unsigned takes = V::to_bits(kCareful ? V::beats(candidate, top) : V::greater(candidate, top));
       if (c <= pad_columns) takes |= ~unsigned(get_lanes<V>(exists_at[c - 1], i));
       if (kCodes) put_lanes<V>(winner[c], i, typename V::Word(takes));
       top = kCareful ? V::blend(V::to_mask(takes), candidate, top) : V::max(candidate, top);
@@ -121,10 +120,11 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
     __builtin_prefetch(x + i + n);  // most likely the next run's
     if (i >= safe_begin && i < safe_end) {
       if (is_inner[size_t(i) / L]) inner(i);
-      else edge(i, [&](int c, typename V::Word& exists) {
-        exists = get_lanes<V>(exists_at[c], i);
-        return V::load(x + i - pad + c * step);
-      });
+      else
+        edge(i, [&](int c, typename V::Word& exists) {
+          exists = get_lanes<V>(exists_at[c], i);
+          return V::load(x + i - pad + c * step);
+        });
     } else {
       edge(i, [&](int c, typename V::Word& exists) {
         const int64_t from = i - pad + c * step;
@@ -169,8 +169,8 @@ void select_rows(const typename V::Scalar* best, int64_t pitch, int n_rows, int6
   }
 }
 
-// The names of the winners of n elements. columns[r]: the strings of select_columns from where row r
-// of the candidates begins, those of candidate c in columns[r][c]; rows: those of select_rows;
+// The names of the winners of n elements. columns[r]: the strings of select_columns from where row
+// r of the candidates begins, those of candidate c in columns[r][c]; rows: those of select_rows;
 // first_row: the index of row 0. K = pool where all rows take part, or 0.
 template <int K, bool kRelu>
 void name_winners(const Params& p, const BitReader (*columns)[kMaxPool], const BitReader* rows,
@@ -180,10 +180,10 @@ void name_winners(const Params& p, const BitReader (*columns)[kMaxPool], const B
   if (K) n_rows = K, first_row = 0;
   uint8_t* out[kMaxPlanes];
   for (int b = 0; b < n_column + n_row; ++b) out[b] = planes[b];
-  BitReader column[K ? K : kMaxPool][K ? K : kMaxPool], row[(K ? K : kMaxPool) + 1];
+  BitReader column[K ? K : kMaxPool][K ? K : kMaxPool], row[(K ? K : kMaxPool) + 1] = {};
   for (int r = 0; r < n_rows; ++r)
     for (int c = 1; c < pool_w; ++c) column[r][c] = columns[r][c];
-  for (int r = 1; r <= n_rows; ++r) row[r] = rows[r];
+  for (int r = 1; r < n_rows + kRelu; ++r) row[r] = rows[r];
   // Writes `index` where `won`.
   const auto name = [](uint64_t* plane, int bits, unsigned index, uint64_t won) {
     for (int b = 0; b < bits; ++b) plane[b] = index >> b & 1 ? plane[b] | won : plane[b] & ~won;
@@ -195,7 +195,7 @@ void name_winners(const Params& p, const BitReader (*columns)[kMaxPool], const B
     for (int r = 0; r < n_rows; ++r) {
       uint64_t here[4] = {};
       for (int c = 1; c < pool_w; ++c) name(here, n_column, unsigned(c), column[r][c][w]);
-      const uint64_t won = r ? row[r][w] : ~uint64_t(0);
+      const uint64_t won = r > 0 ? row[r][w] : ~uint64_t(0);
       for (int b = 0; b < n_column; ++b) in_column[b] = (in_column[b] & ~won) | (here[b] & won);
       name(in_row, n_row, unsigned(first_row + r), won);
     }
@@ -205,9 +205,11 @@ void name_winners(const Params& p, const BitReader (*columns)[kMaxPool], const B
   }
 }
 
-// Where each candidate won: won[r * pool_w + c] from the planes of n elements. K = pool, or 0.
-template <int K, bool kRelu>
-void find_winners(const Params& p, Bits& planes, int64_t n, Bits& won) {
+// Where each candidate won: won[r * pool_w + c] from the planes of n elements, the first being `at`
+// of the edges. Whatever the planes say, a column that does not exist has not. K = pool, or 0.
+template <int K, bool kRelu, class V>
+void find_winners(const Params& p, const Edges<V>& edges, int64_t at, Bits& planes, int64_t n,
+                  Bits& won) {
   const int pool_h = K ? K : p.h.pool, pool_w = K ? K : p.w.pool;
   const int n_column = column_bits(pool_w), n_row = row_bits(pool_h, kRelu);
   const auto is = [](const uint64_t* plane, int bits, unsigned index) {
@@ -217,6 +219,8 @@ void find_winners(const Params& p, Bits& planes, int64_t n, Bits& won) {
   };
   const uint8_t* plane[kMaxPlanes];
   for (int b = 0; b < n_column + n_row; ++b) plane[b] = planes[b];
+  const uint8_t* exists[K ? K : kMaxPool];
+  for (int c = 0; c < pool_w; ++c) exists[c] = edges.exists(c, at);
   uint8_t* out[K ? K * K : kMaxPool * kMaxPool];
   for (int k = 0; k < pool_h * pool_w; ++k) out[k] = won[k];
   const int64_t words = (n + 63) / 64;
@@ -225,12 +229,15 @@ void find_winners(const Params& p, Bits& planes, int64_t n, Bits& won) {
     uint64_t column[4], row[4];
     for (int b = 0; b < n_column; ++b) column[b] = get_word(plane[b], w);
     for (int b = 0; b < n_row; ++b) row[b] = get_word(plane[n_column + b], w);
+    uint64_t in_column[K ? K : kMaxPool];
+#pragma GCC unroll 3
+    for (int c = 0; c < pool_w; ++c)
+      in_column[c] = is(column, n_column, unsigned(c)) & get_word(exists[c], w);
 #pragma GCC unroll 3
     for (int r = 0; r < pool_h; ++r) {
       const uint64_t in_row = is(row, n_row, unsigned(r));
 #pragma GCC unroll 3
-      for (int c = 0; c < pool_w; ++c)
-        put_word(out[r * pool_w + c], w, in_row & is(column, n_column, unsigned(c)));
+      for (int c = 0; c < pool_w; ++c) put_word(out[r * pool_w + c], w, in_row & in_column[c]);
     }
   }
 }

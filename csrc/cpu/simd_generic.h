@@ -1,7 +1,7 @@
 // Eight lanes in plain GCC/Clang vector extensions: the vector of the portable level, and the
 // float64 vector of every level (the compiler lowers it to whatever the level's target has).
 //
-// The interface that rows.h needs of a vector V, here and in simd_avx2.h and simd_avx512.h:
+// The interface that the stages need of a vector V, here and in simd_avx2.h and simd_avx512.h:
 //
 //   V::Scalar, V::kLanes      element type of the arithmetic, and how many
 //   V::Mask, V::Word          one truth per lane: as the comparison gives it, and as kLanes bits

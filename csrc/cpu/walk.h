@@ -1,8 +1,8 @@
 // What the walks of forward.h and backward.h share: the sizes of a call, and how it is cut.
 //
 // A kernel's share of the rows is cut into bands: as many rows as keep all that passes between the
-// stages in the nearest cache, which for a small map are all of them. Rows too long for that are cut
-// into tiles of columns as well.
+// stages in the nearest cache, which for a small map are all of them. Rows too long for that are
+// cut into tiles of columns as well.
 #pragma once
 
 #include "blur.h"
@@ -11,8 +11,8 @@
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
 constexpr int64_t kBandElements = 2048;
-constexpr int64_t kTile = 256;       // columns of a row that is cut: a multiple of 64
-constexpr int64_t kRowsOfTiles = 8;  // rows of y for which a row is cut in tiles
+constexpr int64_t kTile = 512;       // columns of a row that is cut: a multiple of 64
+constexpr int64_t kRowsOfTiles = 4;  // rows of y for which a row is cut in tiles
 constexpr int64_t kRowsOfDm = 6;     // rows of dx at least for which rows of dm are made
 
 // One unit's sizes (see Params::units), in elements, with what a walk needs at hand.
