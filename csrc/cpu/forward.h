@@ -26,7 +26,7 @@ class ChosenRows {
         x_(x),
         codes_(codes),
         edges_(walk.p, pitch == walk.pitch ? rows + walk.p.h.pool : 1),
-        laid_(walk.same_rows ? 0 : rows + walk.p.h.pool, walk.pitch, 0),
+        laid_(1, walk.same_rows ? 0 : (rows + walk.p.h.pool) * walk.pitch, 0),
         best_(1, (rows + walk.p.h.pool) * pitch, 0),
         won_columns_(kCodes ? walk.p.w.pool : 0, (rows + walk.p.h.pool) * pitch),
         won_rows_(kCodes ? walk.p.h.pool + 1 : 0, rows * pitch),
