@@ -16,16 +16,10 @@ import torch
 
 from fastblur import _extension
 
-GEOMETRY: dict[str, Any] = dict(
-    kernel_size=[2, 2],
-    stride=[2, 2],
-    padding=[0, 0],
-    taps_h=[0.5, 0.5],
-    taps_w=[0.5, 0.5],
-    blur_padding=[0, 1, 0, 1],
-    padding_mode="reflect",
-    relu=False,
-    channels_last=False,
+from . import test_raw
+
+GEOMETRY: dict[str, Any] = test_raw.GEOMETRY | dict(
+    padding_mode="reflect", relu=False, channels_last=False
 )
 SIZE = [2, 3, 6, 7]
 OPERATORS = ("forward", "backward", "apply")

@@ -92,8 +92,8 @@ def test_threads_that_change_the_number_of_threads() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_calls_inside_a_parallel_region() -> None:
-    """torch's own: a jit fork runs on the pool of another parallel region."""
+def test_calls_from_the_inter_op_pool() -> None:
+    """A jit fork runs there, and the call starts a parallel region of its own."""
     want = compute(0)[0]
     torch.set_num_threads(2)
     x = fill((2, 16, 40, 44), "ties", torch.float32)

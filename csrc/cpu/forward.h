@@ -198,18 +198,17 @@ class GivenRows {
 
 // How the forward walk is cut.
 struct ForwardCut {
-  int64_t bands;        // rows of y in a band
-  int64_t rows;         // of m, at most, for these
-  int64_t pitch, tile;  // of the rows of m in scratch; columns at a time
+  int64_t band;  // rows of y at a time
+  int64_t rows;  // of m, at most, for these
+  int64_t tile;  // columns at a time, and the pitch of the rows of m in scratch
 
   explicit ForwardCut(const Params& p) {
     const int64_t row = code_row_length(p);
     const bool cut = row > kBandElements / 2;
-    bands = cut ? kRowsOfTiles : rows_of_band(row * p.h.stride);
-    bands = most(1, least(bands, p.h.out()));
-    rows = p.h.stride * (bands - 1) + p.h.n_taps;
+    band = cut ? kRowsOfTiles : rows_of_band(row * p.h.stride);
+    band = most(1, least(band, p.h.out()));
+    rows = p.h.stride * (band - 1) + p.h.n_taps;
     tile = cut ? kTile : row;
-    pitch = tile;
   }
 };
 
@@ -221,11 +220,11 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
   const Params& p = walk.p;
   const Axis& h = p.h;
   const int64_t spare = h.before + h.after;  // rows of m from elsewhere that the padding may need
-  Scratch<S> m(1, (cut.rows + spare) * cut.pitch, 0), zeros(1, cut.pitch, 0);
-  auto blurred = walk.padded_rows(cut.bands);
+  Scratch<S> m(1, (cut.rows + spare) * cut.tile, 0), zeros(1, cut.tile, 0);
+  auto blurred = walk.padded_rows(cut.band);
   const auto for_each_tile = [&](int64_t unit, int64_t first, int64_t last, auto f) {
     for (int64_t at = 0; at < walk.pitch; at += cut.tile)
-      f(Tile{unit, first, last, at, least(cut.tile, walk.pitch - at), cut.pitch});
+      f(Tile{unit, first, last, at, least(cut.tile, walk.pitch - at), cut.tile});
   };
 
   for_each_unit(h.pooled(), begin, end, [&](int64_t unit, int64_t u0, int64_t u1) {
@@ -239,7 +238,7 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
     };
     const int64_t i1 = share_of_y(p, u1);
     for (int64_t i0 = share_of_y(p, u0), i; i0 < i1; i0 = i) {
-      i = least(i1, i0 + cut.bands);
+      i = least(i1, i0 + cut.band);
       const int64_t q = h.stride * i0 - h.before;
       const int64_t first = least(most(q, 0), h.pooled());
       const int64_t last = most(first, least(h.stride * (i - 1) - h.before + h.n_taps, h.pooled()));
@@ -251,12 +250,12 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
         const auto row_of_m = [&](int64_t at) -> const S* {
           const int64_t u = border_source(at, h.pooled(), p.border);
           if (u < 0) return zeros[0];
-          if (u >= first && u < last) return m[0] + (u - first) * cut.pitch;
+          if (u >= first && u < last) return m[0] + (u - first) * cut.tile;
           int64_t slot = 0;
           while (slot < n_held && held[slot] != u) ++slot;
-          S* const row = m[0] + (cut.rows + slot) * cut.pitch;
+          S* const row = m[0] + (cut.rows + slot) * cut.tile;
           if (slot == n_held) {
-            source.make(Tile{unit, u, u + 1, tile.at, tile.n, cut.pitch}, 0, 0, row);
+            source.make(Tile{unit, u, u + 1, tile.at, tile.n, cut.tile}, 0, 0, row);
             held[n_held++] = u;
           }
           return row;
@@ -280,7 +279,7 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
 template <class V, class T, int K, bool kCodes>
 void forward_as(const Walk<V>& walk, const T* x, T* y, uint8_t* codes, int64_t begin, int64_t end) {
   const ForwardCut cut(walk.p);
-  ChosenRows<V, T, K, kCodes> source(walk, x, codes, cut.rows, cut.pitch);
+  ChosenRows<V, T, K, kCodes> source(walk, x, codes, cut.rows, cut.tile);
   blur_made_rows(walk, cut, source, kCodes, y, begin, end);
   const int64_t rows = code_rows_per_image(walk.p);
   for (int64_t image = begin / rows; kCodes && (image + 1) * rows <= end; ++image)
@@ -291,7 +290,7 @@ template <class V, class T>
 void apply_as(const Walk<V>& walk, const T* x, const uint8_t* codes, T* y, int64_t begin,
               int64_t end) {
   const ForwardCut cut(walk.p);
-  GivenRows<V, T> source(walk, x, codes, cut.rows, cut.pitch);
+  GivenRows<V, T> source(walk, x, codes, cut.rows, cut.tile);
   blur_made_rows(walk, cut, source, false, y, begin, end);
 }
 
