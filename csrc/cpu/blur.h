@@ -42,69 +42,88 @@ void sum_rows(const E* const* row, const typename V::Scalar* weight, int n_rows,
                 [&](auto known) { sum_n_rows<V, known()>(row, weight, n_rows, n, out); });
 }
 
-// The padding of a row of m, which lies in its margins.
-template <class S>
-void pad_columns(const Params& p, S* m) {
-  const int64_t step = p.step(), size = p.w.pooled();
-  const auto fill = [&](int64_t q) {
-    const int64_t source = border_source(q, size, p.border);
-    for (int64_t i = 0; i < step; ++i) m[q * step + i] = source < 0 ? S(0) : m[source * step + i];
+// A column of the padding, and the column that it is a copy of, or < 0: zeros.
+struct Border1d {
+  int64_t to, from;
+};
+
+inline std::vector<Border1d> borders_of(const Axis& w, Border border) {
+  std::vector<Border1d> borders;
+  const auto add = [&](int64_t v) {
+    borders.push_back({v, border_source(v, w.pooled(), border)});
   };
-  for (int64_t q = -p.w.before; q < 0; ++q) fill(q);
-  for (int64_t q = size; q < size + p.w.after; ++q) fill(q);
+  for (int64_t v = -w.before; v < 0; ++v) add(v);
+  for (int64_t v = w.pooled(); v < w.pooled() + w.after; ++v) add(v);
+  return borders;
 }
 
-// B_h: y[j] = sum_b taps[b] * m[stride * j + b - before], on columns. F = number of taps, or 0.
+// Fills the margins of a row with its padding.
+template <class S>
+void pad_columns(const std::vector<Border1d>& borders, int64_t step, S* m) {
+  for (const auto& [to, from] : borders) {
+    if (step == 1) m[to] = from < 0 ? S(0) : m[from];
+    else if (from < 0) std::memset((void*)(m + to * step), 0, sizeof(S) * size_t(step));
+    else std::memcpy(m + to * step, m + from * step, sizeof(S) * size_t(step));
+  }
+}
+
+// B_h of rows with their padding: y[j] = sum_b taps[b] * m[stride * j + b - before], on columns.
+// Row r begins at m + r * m_row. F = number of taps, or 0.
 template <class V, int F, class T>
 void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typename V::Scalar* m,
-                    T* y) {
+                    int64_t m_row, int64_t n_rows, T* y) {
   using S = typename V::Scalar;
   constexpr int L = V::kLanes;
   const int n_taps = F ? F : p.w.n_taps;
   const int64_t step = p.step(), stride = p.w.stride, columns = p.w.out();
-  m -= p.w.before * step;
+  V own[F ? F : 1];  // as in sum_n_rows
+  for (int b = 0; b < F; ++b) own[b] = V::splat(taps[b]);
+  const auto tap = [&](int b) { return F ? own[b] : V::splat(taps[b]); };
   // n outputs side by side whose inputs lie side by side too.
   const auto run = [&](const S* in, T* out, int64_t n) {
     for (int64_t i = 0; i < n; i += L) {
       V sum = V::splat(0);
 #pragma GCC unroll 8
-      for (int b = 0; b < n_taps; ++b)
-        sum = V::fma(V::splat(taps[b]), V::load(in + i + b * step), sum);
+      for (int b = 0; b < n_taps; ++b) sum = V::fma(tap(b), V::load(in + i + b * step), sum);
       if (i + L <= n) sum.store(out + i);
       else sum.store_first(out + i, int(n - i));
     }
   };
-  if (stride == 1) {
-    run(m, y, columns * step);
-  } else if (step > 1) {
-    for (int64_t j = 0; j < columns; ++j) run(m + stride * j * step, y + j * step, step);
-  } else if (stride == 2) {
-    for (int64_t j = 0; j < columns; j += L) {
-      V sum = V::splat(0);
+  m -= p.w.before * step;
+  for (int64_t r = 0; r < n_rows; ++r, m += m_row, y += columns * step) {
+    if (stride == 1) {
+      run(m, y, columns * step);
+    } else if (step > 1) {
+      for (int64_t j = 0; j < columns; ++j) run(m + stride * j * step, y + j * step, step);
+    } else if (stride == 2) {
+      for (int64_t j = 0; j < columns; j += L) {
+        V sum = V::splat(0);
 #pragma GCC unroll 8
-      for (int b = 0; b < n_taps; b += 2) {
-        V even, odd;
-        V::deinterleave(V::load(m + 2 * j + b), V::load(m + 2 * j + b + L), even, odd);
-        sum = V::fma(V::splat(taps[b]), even, sum);
-        if (b + 1 < n_taps) sum = V::fma(V::splat(taps[b + 1]), odd, sum);
+        for (int b = 0; b < n_taps; b += 2) {
+          V even, odd;
+          V::deinterleave(V::load(m + 2 * j + b), V::load(m + 2 * j + b + L), even, odd);
+          sum = V::fma(tap(b), even, sum);
+          if (b + 1 < n_taps) sum = V::fma(tap(b + 1), odd, sum);
+        }
+        if (j + L <= columns) sum.store(y + j);
+        else sum.store_first(y + j, int(columns - j));
       }
-      if (j + L <= columns) sum.store(y + j);
-      else sum.store_first(y + j, int(columns - j));
-    }
-  } else {
-    for (int64_t j = 0; j < columns; ++j) {
-      S sum = 0;
-      for (int b = 0; b < n_taps; ++b) sum += taps[b] * m[stride * j + b];
-      y[j] = T(sum);
+    } else {
+      for (int64_t j = 0; j < columns; ++j) {
+        S sum = 0;
+        for (int b = 0; b < n_taps; ++b) sum += taps[b] * m[stride * j + b];
+        y[j] = T(sum);
+      }
     }
   }
 }
 
 template <class V, class T>
 void blur_columns(const Params& p, const typename V::Scalar* taps, const typename V::Scalar* m,
-                  T* y) {
-  with_constant(TapCounts{}, p.w.n_taps,
-                [&](auto known) { blur_columns_n<V, known()>(p, taps, m, y); });
+                  int64_t m_row, int64_t n_rows, T* y) {
+  with_constant(TapCounts{}, p.w.n_taps, [&](auto known) {
+    blur_columns_n<V, known()>(p, taps, m, m_row, n_rows, y);
+  });
 }
 
 // B_h' without the padding: m[v] = sum over b = q mod stride of taps[b] * dv[(q - b) / stride],

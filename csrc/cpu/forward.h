@@ -4,15 +4,24 @@
 // sums them into rows that are as long as m's, and B_h goes over these.
 #pragma once
 
-#include "walk.h"
+#include "fused.h"
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
-// Some rows of m, and some of their columns: element i of row `first` + r is at r * pitch + i.
-struct Tile {
-  int64_t unit, first, last;
-  int64_t at, n;  // columns, flat
-  int64_t pitch;
+// How the forward walk is cut.
+struct ForwardCut {
+  int64_t band;  // rows of y at a time
+  int64_t rows;  // of m, at most, for these
+  int64_t tile;  // columns at a time, and the pitch of the rows of m in scratch
+
+  explicit ForwardCut(const Params& p) {
+    const int64_t row = code_row_length(p);
+    const bool cut = row > kBandElements / 2;
+    band = cut ? kRowsOfTiles : rows_of_band(row * p.h.stride);
+    band = most(1, least(band, p.h.out()));
+    rows = least(p.h.stride * (band - 1) + p.h.n_taps + p.h.before + p.h.after, p.h.pooled());
+    tile = cut ? kTile : row;
+  }
 };
 
 // Winners chosen here: max, and ReLU. The codes of rows [own_first, own_last) are written.
@@ -21,17 +30,17 @@ class ChosenRows {
  public:
   using S = typename V::Scalar;
 
-  ChosenRows(const Walk<V>& walk, const T* x, uint8_t* codes, int64_t rows, int64_t pitch)
-      : walk_(walk),
-        x_(x),
-        codes_(codes),
-        edges_(walk.p, pitch == walk.pitch ? rows + walk.p.h.pool : 1),
-        laid_(1, walk.same_rows ? 0 : (rows + walk.p.h.pool) * walk.pitch, 0),
-        best_(1, (rows + walk.p.h.pool) * pitch, 0),
-        won_columns_(kCodes ? walk.p.w.pool : 0, (rows + walk.p.h.pool) * pitch),
-        won_rows_(kCodes ? walk.p.h.pool + 1 : 0, rows * pitch),
-        planes_(kCodes ? walk.code_bits : 0, rows * pitch) {}
+  ChosenRows(const Walk<V>& walk, const T* x, uint8_t* codes, const ForwardCut& cut)
+      : ChosenRows(walk, x, codes, cut, cut.rows, cut.tile) {}
 
+  // At once, where that can be done; see FusedRows.
+  bool sum_rows_of(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
+                   Scratch<S>& out) {
+    return K > 0 && fused_.serves() && fused_.make(tile, i0, i1, own_first, own_last, out);
+  }
+
+
+  // Rows [tile.first, tile.last) of m; see select.h.
   void make(const Tile& tile, int64_t own_first, int64_t own_last, S* m) {
     const Axis& h = walk_.p.h;
     first_row_ = most(0, tile.first - h.pad);
@@ -55,6 +64,19 @@ class ChosenRows {
   }
 
  private:
+  ChosenRows(const Walk<V>& walk, const T* x, uint8_t* codes, const ForwardCut& cut, int64_t rows,
+             int64_t pitch)
+      : walk_(walk),
+        x_(x),
+        codes_(codes),
+        fused_(walk, x, codes, cut.band, cut.tile),
+        edges_(walk.p, pitch == walk.pitch ? rows + walk.p.h.pool : 1),
+        laid_(1, walk.same_rows ? 0 : (rows + walk.p.h.pool) * walk.pitch, 0),
+        best_(1, (rows + walk.p.h.pool) * pitch, 0),
+        won_columns_(kCodes ? walk.p.w.pool : 0, (rows + walk.p.h.pool) * pitch),
+        won_rows_(kCodes ? walk.p.h.pool + 1 : 0, rows * pitch),
+        planes_(kCodes ? walk.code_bits : 0, rows * pitch) {}
+
   bool all_rows(int64_t u) const {
     const Axis& h = walk_.p.h;
     return h.first_candidate(u) == 0 && h.end_candidate(u) == h.pool;
@@ -116,23 +138,13 @@ class ChosenRows {
     const int64_t n = (own_last - own_first) * pitch;
     if (n_rows == K) name_winners<K, kRelu>(walk_.p, columns, rows, begin, n_rows, n, planes_);
     else name_winners<0, kRelu>(walk_.p, columns, rows, begin, n_rows, n, planes_);
-    put_codes(tile, own_first, own_last);
-  }
-
-  void put_codes(const Tile& tile, int64_t first, int64_t last) {
-    const Params& p = walk_.p;
-    const bool whole = tile.n == walk_.pitch;
-    const int64_t runs = whole ? 1 : last - first,
-                  n = whole ? (last - first) * walk_.pitch : tile.n;
-    int64_t plane = code_plane_start(p, tile.unit, 0) + first * walk_.pitch + tile.at;
-    for (int b = 0; b < walk_.code_bits; ++b, plane += p.h.pooled() * walk_.pitch)
-      for (int64_t r = 0; r < runs; ++r)
-        put_bits(codes_, plane + r * walk_.pitch, planes_[b] + r * tile.pitch / 8, n, walk_.shared);
+    put_codes(walk_, tile, pitch, own_first, own_last, planes_, codes_);
   }
 
   const Walk<V>& walk_;
   const T* x_;
   uint8_t* codes_;
+  FusedRows<V, T, K ? K : 1, kCodes> fused_;
   int64_t first_row_ = 0;
   Edges<V> edges_;
   Scratch<S> laid_, best_;
@@ -145,13 +157,15 @@ class GivenRows {
  public:
   using S = typename V::Scalar;
 
-  GivenRows(const Walk<V>& walk, const T* x, const uint8_t* codes, int64_t, int64_t pitch)
+  GivenRows(const Walk<V>& walk, const T* x, const uint8_t* codes, const ForwardCut& cut)
       : walk_(walk),
         x_(x),
         codes_(codes),
         edges_(walk.p, 1),
-        planes_(walk.code_bits, pitch),
-        won_(walk.p.h.pool * walk.p.w.pool, pitch) {}
+        planes_(walk.code_bits, cut.tile),
+        won_(walk.p.h.pool * walk.p.w.pool, cut.tile) {}
+
+  bool sum_rows_of(const Tile&, int64_t, int64_t, int64_t, int64_t, Scratch<S>&) { return false; }
 
   void make(const Tile& tile, int64_t, int64_t, S* m) {
     with_truth(walk_.p.relu, [&](auto relu) {
@@ -196,21 +210,30 @@ class GivenRows {
   Bits planes_, won_;
 };
 
-// How the forward walk is cut.
-struct ForwardCut {
-  int64_t band;  // rows of y at a time
-  int64_t rows;  // of m, at most, for these
-  int64_t tile;  // columns at a time, and the pitch of the rows of m in scratch
-
-  explicit ForwardCut(const Params& p) {
-    const int64_t row = code_row_length(p);
-    const bool cut = row > kBandElements / 2;
-    band = cut ? kRowsOfTiles : rows_of_band(row * p.h.stride);
-    band = most(1, least(band, p.h.out()));
-    rows = p.h.stride * (band - 1) + p.h.n_taps;
-    tile = cut ? kTile : row;
+// B_v: a row of y from rows of m, row u being at m + u * pitch.
+template <class V>
+void sum_sources(VerticalTaps::List sources, const typename V::Scalar* m, int64_t pitch, int64_t n,
+                 typename V::Scalar* spare, typename V::Scalar* out) {
+  using S = typename V::Scalar;
+  const S *row[kMaxTaps], *own_row[kMaxTaps];
+  S weight[kMaxTaps], own_weight[kMaxTaps];
+  int n_rows = 0, n_own = 0;
+  for (const auto& tap : sources) {
+    const S* const from = m + tap.row * pitch;
+    row[n_rows] = from, weight[n_rows++] = S(tap.weight);
+    if (n_own == 0 || own_row[n_own - 1] != from) own_row[n_own] = from, own_weight[n_own++] = 0;
+    own_weight[n_own - 1] += S(tap.weight);
   }
-};
+  // A row that the padding repeats counts once, with all its weight, as in FusedRows: to the bit.
+  sum_rows<V>(own_row, own_weight, n_own, n, out);
+  if (n_own == n_rows) return;
+  // But infinities of two signs, which a sum of weights cannot tell, are NaN.
+  sum_rows<V>(row, weight, n_rows, n, spare);
+  for (int64_t i = 0; i < n; i += V::kLanes) {
+    const V each = V::load(spare + i), odd = V::fma(each, V::splat(0), V::splat(0));
+    V::blend(V::beats(odd, odd), each, V::load(out + i)).store(out + i);
+  }
+}
 
 // Rows [begin, end) of m, and the rows of y that go with them; see Kernels.
 template <class V, class Source, class T>
@@ -219,8 +242,7 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
   using S = typename V::Scalar;
   const Params& p = walk.p;
   const Axis& h = p.h;
-  const int64_t spare = h.before + h.after;  // rows of m from elsewhere that the padding may need
-  Scratch<S> m(1, (cut.rows + spare) * cut.tile, 0), zeros(1, cut.tile, 0);
+  Scratch<S> m(1, cut.rows * cut.tile, 0), spare(1, cut.tile, 0);
   auto blurred = walk.padded_rows(cut.band);
   const auto for_each_tile = [&](int64_t unit, int64_t first, int64_t last, auto f) {
     for (int64_t at = 0; at < walk.pitch; at += cut.tile)
@@ -239,38 +261,25 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
     const int64_t i1 = share_of_y(p, u1);
     for (int64_t i0 = share_of_y(p, u0), i; i0 < i1; i0 = i) {
       i = least(i1, i0 + cut.band);
-      const int64_t q = h.stride * i0 - h.before;
-      const int64_t first = least(most(q, 0), h.pooled());
-      const int64_t last = most(first, least(h.stride * (i - 1) - h.before + h.n_taps, h.pooled()));
+      int64_t first = h.pooled(), last = 0;  // rows of m that these are made of
+      for (int64_t j = i0; j < i; ++j) {
+        const auto sources = walk.vertical.sources(j);
+        if (sources.size() == 0) continue;
+        first = least(first, sources.begin()->row), last = most(last, sources.end()[-1].row + 1);
+      }
+      last = most(first, last);
       pay(least(first, u1));
       const int64_t paid = least(last, u1);
       for_each_tile(unit, first, last, [&](const Tile& tile) {
+        if (source.sum_rows_of(tile, i0, i, owed, paid, blurred)) return;
         source.make(tile, owed, paid, m[0]);
-        int64_t held[2 * kMaxTaps], n_held = 0;  // rows made for the padding
-        const auto row_of_m = [&](int64_t at) -> const S* {
-          const int64_t u = border_source(at, h.pooled(), p.border);
-          if (u < 0) return zeros[0];
-          if (u >= first && u < last) return m[0] + (u - first) * cut.tile;
-          int64_t slot = 0;
-          while (slot < n_held && held[slot] != u) ++slot;
-          S* const row = m[0] + (cut.rows + slot) * cut.tile;
-          if (slot == n_held) {
-            source.make(Tile{unit, u, u + 1, tile.at, tile.n, cut.tile}, 0, 0, row);
-            held[n_held++] = u;
-          }
-          return row;
-        };
         const int64_t n = least(tile.n, walk.m_row - tile.at);
-        for (int64_t j = i0; j < i; ++j) {
-          const S* row[kMaxTaps];
-          for (int a = 0; a < h.n_taps; ++a) row[a] = row_of_m(h.stride * j + a - h.before);
-          sum_rows<V>(row, walk.taps_h, h.n_taps, n, blurred[j - i0] + tile.at);
-        }
+        for (int64_t j = i0; j < i; ++j)
+          sum_sources<V>(walk.vertical.sources(j), m[0] - first * cut.tile, cut.tile, n, spare[0],
+                         blurred[j - i0] + tile.at);
       });
       if (paid > owed) owed = paid;
-      for (int64_t j = i0; j < i; ++j) pad_columns(p, blurred[j - i0]);
-      for (int64_t j = i0; j < i; ++j)
-        blur_columns<V>(p, walk.taps_w, blurred[j - i0], out + j * walk.y_row);
+      walk.blur_rows(blurred, i0, i, out);
     }
     pay(u1);
   });
@@ -279,7 +288,7 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
 template <class V, class T, int K, bool kCodes>
 void forward_as(const Walk<V>& walk, const T* x, T* y, uint8_t* codes, int64_t begin, int64_t end) {
   const ForwardCut cut(walk.p);
-  ChosenRows<V, T, K, kCodes> source(walk, x, codes, cut.rows, cut.tile);
+  ChosenRows<V, T, K, kCodes> source(walk, x, codes, cut);
   blur_made_rows(walk, cut, source, kCodes, y, begin, end);
   const int64_t rows = code_rows_per_image(walk.p);
   for (int64_t image = begin / rows; kCodes && (image + 1) * rows <= end; ++image)
@@ -290,7 +299,7 @@ template <class V, class T>
 void apply_as(const Walk<V>& walk, const T* x, const uint8_t* codes, T* y, int64_t begin,
               int64_t end) {
   const ForwardCut cut(walk.p);
-  GivenRows<V, T> source(walk, x, codes, cut.rows, cut.tile);
+  GivenRows<V, T> source(walk, x, codes, cut);
   blur_made_rows(walk, cut, source, false, y, begin, end);
 }
 
@@ -316,9 +325,7 @@ void blur_only(const Walk<V>& walk, const T* x, T* y, int64_t begin, int64_t end
         }
         sum_rows<V>(row, walk.taps_h, h.n_taps, walk.m_row, blurred[j - i0]);
       }
-      for (int64_t j = i0; j < i; ++j) pad_columns(p, blurred[j - i0]);
-      for (int64_t j = i0; j < i; ++j)
-        blur_columns<V>(p, walk.taps_w, blurred[j - i0], out + j * walk.y_row);
+      walk.blur_rows(blurred, i0, i, out);
     }
   });
 }

@@ -12,7 +12,8 @@
 
 namespace fastblur::cpu {
 
-// B_v' as a sparse list with the border folded in: the rows of y that row u of m reaches.
+// B_v and its transpose as sparse lists with the border folded in, rows ascending. Where the padding
+// repeats a row, it is listed as often.
 class VerticalTaps {
  public:
   struct Tap {
@@ -23,17 +24,25 @@ class VerticalTaps {
     const Tap *begin_, *end_;
     const Tap* begin() const { return begin_; }
     const Tap* end() const { return end_; }
+    int64_t size() const { return end_ - begin_; }
   };
 
   explicit VerticalTaps(const Params& p);
-  List targets(int64_t u) const {
-    return {taps_.data() + start_[size_t(u)], taps_.data() + start_[size_t(u) + 1]};
-  }
+  // The rows of m that row i of y is made of; none, where all of them are zeros of the padding.
+  List sources(int64_t i) const { return sources_.row(i); }
+  // The rows of y that row u of m reaches.
+  List targets(int64_t u) const { return targets_.row(u); }
   int64_t most_targets() const { return most_targets_; }  // wide borders send many rows to one
 
  private:
-  std::vector<Tap> taps_;
-  std::vector<int64_t> start_;
+  struct Lists {
+    std::vector<Tap> taps;
+    std::vector<size_t> start = {0};
+    List row(int64_t i) const {
+      return {taps.data() + start[size_t(i)], taps.data() + start[size_t(i) + 1]};
+    }
+  };
+  Lists sources_, targets_;
   int64_t most_targets_ = 0;
 };
 

@@ -18,6 +18,7 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { std::free(data_); }
+  int64_t stride() const { return stride_; }
   E* operator[](int64_t row) { return data_ + row * stride_ + lead_; }
   const E* operator[](int64_t row) const { return data_ + row * stride_ + lead_; }
 

@@ -16,7 +16,7 @@ namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 constexpr int kMaxPlanes = 8;  // 4 for the column and 4 for the row of a winner
 
 // Where the candidates of the max along a row exist. What stands behind the end of a row of m has
-// all candidates: it takes them from the next row, and means nothing.
+// candidates too, those that are columns of x, and means nothing.
 template <class V>
 class Edges {
  public:
@@ -28,7 +28,7 @@ class Edges {
       const int64_t low = p.w.pad - c, high = p.w.size + p.w.pad - c;
       for (int64_t r = 0; r < rows; ++r) {
         clear_bits(exists_[c], r * row, low * step);
-        clear_bits(exists_[c], r * row + high * step, (p.w.pooled() - high) * step);
+        clear_bits(exists_[c], r * row + high * step, row - high * step);
       }
     }
     for (int64_t i = 0; i < n; i += V::kLanes) {

@@ -1,28 +1,35 @@
 #include "kernels.h"
 
+#include <algorithm>
+
 namespace fastblur::cpu {
 
 VerticalTaps::VerticalTaps(const Params& p) {
   const Axis& h = p.h;
   const int64_t rows_y = h.out(), rows_m = h.pooled();
-  const auto for_each_tap = [&](auto f) {
-    for (int64_t i = 0; i < rows_y; ++i) {
-      for (int a = 0; a < h.n_taps; ++a) {
-        const int64_t u = border_source(h.stride * i + a - h.before, rows_m, p.border);
-        if (u >= 0) f(size_t(u), Tap{i, p.taps_h[a]});
-      }
+  std::vector<Tap> taps;
+  for (int64_t i = 0; i < rows_y; ++i) {
+    taps.clear();
+    for (int a = 0; a < h.n_taps; ++a) {
+      const int64_t u = border_source(h.stride * i + a - h.before, rows_m, p.border);
+      if (u >= 0) taps.push_back({u, p.taps_h[a]});
     }
-  };
-  // By counting: first how many each row has, then where each row's begin.
-  start_.assign(size_t(rows_m) + 1, 0);
-  for_each_tap([&](size_t u, Tap) { ++start_[u + 1]; });
-  for (size_t u = 0; u < size_t(rows_m); ++u) {
-    if (start_[u + 1] > most_targets_) most_targets_ = start_[u + 1];
-    start_[u + 1] += start_[u];
+    std::stable_sort(taps.begin(), taps.end(), [](Tap a, Tap b) { return a.row < b.row; });
+    for (const Tap& tap : taps) sources_.taps.push_back(tap);
+    sources_.start.push_back(sources_.taps.size());
   }
-  taps_.resize(size_t(start_.back()));
-  std::vector<int64_t> next(start_.begin(), start_.end() - 1);
-  for_each_tap([&](size_t u, Tap tap) { taps_[size_t(next[u]++)] = tap; });
+
+  // The transpose, by counting: first how many each row has, then where each row's begin.
+  targets_.start.resize(size_t(rows_m) + 1);
+  for (const Tap& tap : sources_.taps) ++targets_.start[size_t(tap.row) + 1];
+  for (size_t u = 0; u < size_t(rows_m); ++u) {
+    most_targets_ = std::max(most_targets_, int64_t(targets_.start[u + 1]));
+    targets_.start[u + 1] += targets_.start[u];
+  }
+  targets_.taps.resize(sources_.taps.size());
+  std::vector<size_t> next(targets_.start.begin(), targets_.start.end() - 1);
+  for (int64_t i = 0; i < rows_y; ++i)
+    for (const Tap& tap : sources(i)) targets_.taps[next[size_t(tap.row)]++] = {i, tap.weight};
 }
 
 }  // namespace fastblur::cpu

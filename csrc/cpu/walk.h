@@ -28,6 +28,7 @@ struct Walk {
   bool same_rows;  // whether it is that of x too
   int code_bits;
   S taps_h[kMaxTaps], taps_w[kMaxTaps];
+  std::vector<Border1d> borders;  // of a row of m
 
   Walk(const Params& p, const VerticalTaps& vertical, bool shared)
       : p(p),
@@ -38,15 +39,30 @@ struct Walk {
         y_row(p.w.out() * p.step()),
         pitch(code_row_length(p)),
         same_rows(x_row == pitch),
-        code_bits(p.code_bits()) {
+        code_bits(p.code_bits()),
+        borders(borders_of(p.w, p.border)) {
     for (int a = 0; a < p.h.n_taps; ++a) taps_h[a] = S(p.taps_h[a]);
     for (int b = 0; b < p.w.n_taps; ++b) taps_w[b] = S(p.taps_w[b]);
+  }
+
+  // Rows [i0, i1) of y of a unit from as many rows of B_v m.
+  template <class T>
+  void blur_rows(Scratch<S>& m, int64_t i0, int64_t i1, T* unit) const {
+    for (int64_t i = i0; i < i1; ++i) pad_columns(borders, p.step(), m[i - i0]);
+    blur_columns<V>(p, taps_w, m[0], m.stride(), i1 - i0, unit + i0 * y_row);
   }
 
   // The rows of m with their padding at the sides.
   Scratch<S> padded_rows(int64_t rows) const {
     return {rows, m_row, (p.w.before > p.w.after ? p.w.before : p.w.after) * p.step()};
   }
+};
+
+// Some rows of m, and some of their columns: element i of row `first` + r is at r * pitch + i.
+struct Tile {
+  int64_t unit, first, last;
+  int64_t at, n;  // columns, flat
+  int64_t pitch;
 };
 
 // Calls band(unit, first, last) for the part of each unit that lies in rows [begin, end).
@@ -69,6 +85,41 @@ inline int64_t rows_of_band(int64_t length) { return most(1, kBandElements / mos
 // The first row of y that goes with row u of m: shares of m cut y in proportion.
 inline int64_t share_of_y(const Params& p, int64_t u) {
   return (u * p.h.out() + p.h.pooled() - 1) / p.h.pooled();
+}
+
+// Moves rows of n bits, a row every `pitch` of them, together.
+inline void pack_rows(uint8_t* string, int64_t rows, int64_t n, int64_t pitch) {
+  uint64_t word = 0;
+  int64_t filled = 0, at = 0;  // bits of word, and words that are written
+  for (int64_t r = 0; r < rows; ++r) {
+    const BitReader row(string, r * pitch);
+    for (int64_t k = 0; k < n; k += 64) {
+      const int64_t more = least(64, n - k);
+      const uint64_t bits = row[k / 64] & (~uint64_t(0) >> (64 - more));
+      word |= bits << filled;
+      filled += more;
+      if (filled < 64) continue;
+      put_word(string, at++, word);
+      filled -= 64;
+      word = filled ? bits >> (more - filled) : 0;
+    }
+  }
+  put_word(string, at, word);
+}
+
+// Writes the planes of rows [first, last) of a tile, which have `pitch` bits a row.
+template <class V>
+void put_codes(const Walk<V>& walk, const Tile& tile, int64_t pitch, int64_t first, int64_t last,
+               Bits& planes, uint8_t* codes) {
+  const Params& p = walk.p;
+  const bool whole = tile.n == walk.pitch;
+  const int64_t runs = whole ? 1 : last - first, n = whole ? (last - first) * tile.n : tile.n;
+  int64_t plane = code_plane_start(p, tile.unit, 0) + first * walk.pitch + tile.at;
+  for (int b = 0; b < walk.code_bits; ++b, plane += p.h.pooled() * walk.pitch) {
+    if (whole && pitch != tile.n) pack_rows(planes[b], last - first, tile.n, pitch);
+    for (int64_t r = 0; r < runs; ++r)
+      put_bits(codes, plane + r * walk.pitch, planes[b] + r * pitch / 8, n, walk.shared);
+  }
 }
 
 // A row, from any type to any other.

@@ -1,0 +1,210 @@
+// B_v S_v S_h in one go, for values that are finite: rows of x in, rows of B_v m out.
+//
+// One vector of columns at a time goes down the rows of a band. The maxima along the last rows of x
+// and the rows of y that are begun stay in registers: m itself is never stored. NaN and infinities
+// have rules of their own, and are noticed at the end of a band; then the stages of select.h do it.
+#pragma once
+
+#include "walk.h"
+
+namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
+
+// What row i of y takes from rows stride * i - before - 1 + [0, size) of m: with these, reflected
+// rows too are in reach of the rows that a walk with stride 2 has at hand.
+template <class S>
+class Windows {
+ public:
+  static constexpr int kMaxPairs = 3;
+
+  explicit Windows(const Params& p, const VerticalTaps& vertical)
+      : pairs_(p.h.n_taps <= 4 ? 2 : kMaxPairs),
+        weights_(size_t((p.h.out() + 2 * (pairs_ - 1)) * size()), S(0)),
+        all_(p.h.stride == 2 && p.h.n_taps <= 2 * kMaxPairs) {
+    for (int64_t i = 0; all_ && i < p.h.out(); ++i) {
+      for (const auto& tap : vertical.sources(i)) {
+        const int64_t k = tap.row - (2 * i - p.h.before - 1);
+        if (k < 0 || k >= size()) all_ = false;
+        else weights_[size_t((i + pairs_ - 1) * size() + k)] += S(tap.weight);
+      }
+    }
+  }
+  bool all() const { return all_; }     // or rows are out of reach
+  int pairs() const { return pairs_; }  // of rows of m, after the first row
+  int size() const { return 2 * pairs_ + 1; }
+  // Of row i of y. Rows -pairs() < i < 0 and as many behind the last have zeros.
+  const S* row(int64_t i) const { return weights_.data() + (i + pairs_ - 1) * size(); }
+
+ private:
+  int pairs_;
+  std::vector<S> weights_;
+  bool all_;
+};
+
+template <class V, class T, int K, bool kCodes>
+class FusedRows {
+ public:
+  using S = typename V::Scalar;
+
+  // For bands of `band` rows of y, and tiles of `tile` columns.
+  FusedRows(const Walk<V>& walk, const T* x, uint8_t* codes, int64_t band, int64_t tile)
+      : walk_(walk),
+        x_(x),
+        codes_(codes),
+        windows_(walk.p, walk.vertical),
+        pitch_((tile + 15) / 16 * 16),
+        x_rows_(1, rows_of_m(band) + K, 0),
+        zeros_(1, walk.x_row, 0),
+        won_columns_(kCodes ? K : 0, (rows_of_m(band) + K) * pitch_),
+        won_rows_(kCodes ? K + 1 : 0, rows_of_m(band) * pitch_),
+        planes_(kCodes ? walk.code_bits : 0, rows_of_m(band) * pitch_) {}
+
+  bool serves() const { return K > 0 && windows_.all(); }
+
+  // Rows [i0, i1) of B_v m, those columns that are in the tile, to `out`, and the codes of rows
+  // [own_first, own_last). Or false, and nothing of use, if a value is not finite.
+  bool make(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
+            Scratch<S>& out) {
+    const Axis& h = walk_.p.h;
+    const int64_t first = 2 * i0 - h.before - 1, n_rows = rows_of_m(i1 - i0);
+    const T* const unit = x_ + tile.unit * h.size * walk_.x_row;
+    for (int64_t r = 0; r < n_rows + K - 1; ++r) {
+      // A row that only m's padding would see can be anything finite.
+      const int64_t row = first - h.pad + r;
+      x_rows_[0][r] = row >= 0 && row < h.size                 ? unit + row * walk_.x_row
+                      : row >= -h.pad && row < h.size + h.pad ? nullptr
+                                                               : zeros_[0];
+    }
+    const bool finite = walk_.p.relu ? make_columns<true>(tile, i0, i1, out)
+                                     : make_columns<false>(tile, i0, i1, out);
+    if (finite && kCodes && own_first < own_last)
+      put_own_codes(tile, first, own_first, own_last);
+    return finite;
+  }
+
+ private:
+  int64_t rows_of_m(int64_t rows_of_y) const { return 1 + 2 * (rows_of_y + windows_.pairs() - 1); }
+
+  template <bool kRelu>
+  bool make_columns(const Tile& tile, int64_t i0, int64_t i1, Scratch<S>& out) {
+    constexpr int L = V::kLanes;
+    V odd = V::splat(0);
+    const int64_t step = walk_.p.step(), pad = walk_.p.w.pad * step;
+    for (int64_t i = 0; i < tile.n; i += L) {
+      const int64_t from = tile.at + i - pad;
+      const bool inner = from >= 0 && from + (K - 1) * step + L <= walk_.x_row;
+      with_truth(inner, [&](auto inner) {
+        if (windows_.pairs() == 2) go_down<kRelu, 2, inner()>(tile, i, i0, i1, out, odd);
+        else go_down<kRelu, 3, inner()>(tile, i, i0, i1, out, odd);
+      });
+    }
+    return V::to_bits(V::beats(odd, odd)) == 0;
+  }
+
+  // One vector of columns, the first being `column_at` of the tile.
+  template <bool kRelu, int kPairs, bool kInner>
+  void go_down(const Tile& tile, int64_t column_at, int64_t i0, int64_t i1, Scratch<S>& out, V& odd) {
+    const V zero = V::splat(0), least = V::splat(-S(__builtin_inf()));
+    const int64_t step = walk_.p.step(), row_bytes = pitch_ / 8;
+    const int64_t from = tile.at + column_at - walk_.p.w.pad * step;
+    const int64_t ahead = 2 * (i1 - i0) * walk_.x_row;  // the same columns in the next band
+    const T* const* x_row = x_rows_[0];
+    typename V::Word exists[K > 0 ? K : 1];
+    for (int c = 0; c < K; ++c)
+      exists[c] = lanes_between<V>(-from - c * step, walk_.x_row - from - c * step);
+    uint8_t *column[K + 1], *row[K + 1];  // of the strings; what comparisons say goes there
+    for (int c = 1; kCodes && c < K; ++c) column[c] = won_columns_[c] + column_at / 8;
+    for (int r = 1; kCodes && r < K + kRelu; ++r) row[r] = won_rows_[r] + column_at / 8;
+    V sums = zero;
+
+    const auto take = [&](uint8_t*& winner, V candidate, V& top) {
+      if (kCodes) put_lanes<V>(winner, 0, V::to_bits(V::greater(candidate, top)));
+      if (kCodes) winner += row_bytes;
+      top = V::max(candidate, top);
+    };
+    // S_h of the next row of x.
+    const auto max_of_columns = [&] {
+      const T* const x = *x_row++;
+      if (x == nullptr) {
+        for (int c = 1; kCodes && c < K; ++c) {
+          put_lanes<V>(column[c], 0, 0);
+          column[c] += row_bytes;
+        }
+        return least;
+      }
+      __builtin_prefetch(x + from + ahead);
+      V top, sum;
+#pragma GCC unroll 3
+      for (int c = 0; c < K; ++c) {
+        const V raw = kInner ? V::load(x + from + c * step)
+                             : V::load_where(x + from + c * step, exists[c]);
+        const V candidate = kInner ? raw : V::blend(V::to_mask(exists[c]), raw, least);
+        sum = c == 0 ? raw : V::add(sum, raw);
+        if (c == 0) top = candidate;
+        else take(column[c], candidate, top);
+      }
+      sums = V::fma(sum, zero, sums);
+      return top;
+    };
+    V best[K + 1];  // of the last K - 1 rows, and of two more
+    // S_v: the next row of m, from best[at] on.
+    const auto max_of_rows = [&](int at) {
+      V top = best[at];
+#pragma GCC unroll 3
+      for (int r = 1; r < K; ++r) take(row[r], best[at + r], top);
+      if (kRelu) {
+        V floor = zero;
+        take(row[K], top, floor);
+        top = floor;
+      }
+      return top;
+    };
+
+#pragma GCC unroll 3
+    for (int r = 0; r < K; ++r) best[r + 1] = max_of_columns();
+    V before = max_of_rows(1);
+    V begun[kPairs];  // begun[j]: row i of y before its pair j + 1
+    for (int j = 0; j < kPairs; ++j) begun[j] = zero;
+    for (int64_t i = i0; i < i1 + kPairs - 1; ++i) {
+#pragma GCC unroll 3
+      for (int r = 0; r < K - 1; ++r) best[r] = best[r + 2];
+      best[K - 1] = max_of_columns();
+      const V low = max_of_rows(0);
+      best[K] = max_of_columns();
+      const V high = max_of_rows(1);
+#pragma GCC unroll 3
+      for (int j = kPairs - 1; j >= 0; --j) {
+        const S* const weight = windows_.row(i - j) + 1 + 2 * j;
+        const V sum = j == 0 ? V::fma(V::splat(weight[-1]), before, zero) : begun[j - 1];
+        begun[j] = V::fma(V::splat(weight[1]), high, V::fma(V::splat(weight[0]), low, sum));
+      }
+      const int64_t done = i - (kPairs - 1);
+      if (done >= i0) begun[kPairs - 1].store(out[done - i0] + tile.at + column_at);
+      before = high;
+    }
+    odd = V::add(odd, sums);
+  }
+
+  void put_own_codes(const Tile& tile, int64_t first, int64_t own_first, int64_t own_last) {
+    BitReader rows[kMaxPool + 1] = {}, columns[kMaxPool][kMaxPool];
+    const int64_t at = (own_first - first) * pitch_;
+    for (int r = 1; r < K + walk_.p.relu; ++r) rows[r] = {won_rows_[r], at};
+    for (int r = 0; r < K; ++r)
+      for (int c = 1; c < K; ++c) columns[r][c] = {won_columns_[c], at + r * pitch_};
+    with_truth(walk_.p.relu, [&](auto relu) {
+      name_winners<K, relu()>(walk_.p, columns, rows, 0, K, (own_last - own_first) * pitch_,
+                              planes_);
+    });
+    put_codes(walk_, tile, pitch_, own_first, own_last, planes_, codes_);
+  }
+
+  const Walk<V>& walk_;
+  const T* x_;
+  uint8_t* codes_;
+  Windows<S> windows_;
+  int64_t pitch_;  // of the strings
+  Scratch<const T*> x_rows_;
+  Scratch<T> zeros_;
+  Bits won_columns_, won_rows_, planes_;
+};
+
+}  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL
