@@ -5,7 +5,7 @@
 // no atomics, and the same result for any number of threads.
 #pragma once
 
-#include "walk.h"
+#include "fused_backward.h"
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
@@ -112,7 +112,8 @@ class Winners {
     for (int b = 0; b < walk_.code_bits; ++b)
       get_bits(planes_[b], codes_, code_plane_start(walk_.p, unit, b) + first * walk_.pitch, bits);
     with_truth(walk_.p.relu, [&](auto relu) {
-      find_winners<K, relu()>(walk_.p, edges_, 0, planes_, bits, won_);
+      find_winners<K, relu()>(
+          walk_.p, [&](int c) { return edges_.exists(c, 0); }, planes_, bits, won_);
     });
   }
 
@@ -144,7 +145,7 @@ class Winners {
 };
 
 template <class V, class T, int K, bool kStream>
-void backward_as(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, int64_t begin,
+void backward_staged(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, int64_t begin,
                  int64_t end) {
   using S = typename V::Scalar;
   const Params& p = walk.p;
@@ -181,6 +182,27 @@ void backward_as(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, 
       for (int64_t x = x0; x < x1; ++x)
         copy_row<V>(laid[0] + (x - x0) * walk.pitch, walk.x_row, out + x * walk.x_row);
     }
+  });
+}
+
+template <class V, class T, int K, bool kStream>
+void backward_as(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, int64_t begin,
+                 int64_t end) {
+  const Axis& h = walk.p.h;
+  with_constant(TapCounts{}, walk.p.w.n_taps, [&](auto taps) {
+    if constexpr (K > 0 && taps() > 0) {
+      using Rows = FusedRowsBack<V, T, K, taps()>;
+      if (Rows::serves(walk.p)) {
+        const int64_t band = least(most(rows_of_band(walk.pitch), kRowsOfDm), h.size);
+        Rows rows(walk, dy, codes, band);
+        for_each_unit(h.size, begin, end, [&](int64_t unit, int64_t h0, int64_t h1) {
+          for (int64_t x0 = h0; x0 < h1; x0 += band)
+            rows.template make<kStream>(unit, x0, least(h1, x0 + band), dx);
+        });
+        return;
+      }
+    }
+    backward_staged<V, T, K, kStream>(walk, dy, codes, dx, begin, end);
   });
   if (kStream) V::fence();
 }

@@ -4,7 +4,7 @@
 // sums them into rows that are as long as m's, and B_h goes over these.
 #pragma once
 
-#include "fused.h"
+#include "fused_forward.h"
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
@@ -183,7 +183,8 @@ class GivenRows {
     for (int b = 0; b < walk_.code_bits; ++b)
       get_bits(planes_[b], codes_, code_plane_start(p, tile.unit, b) + u * walk_.pitch + tile.at,
                tile.n);
-    find_winners<0, kRelu>(p, edges_, tile.at, planes_, tile.n, won_);
+    find_winners<0, kRelu>(
+        p, [&](int c) { return edges_.exists(c, tile.at); }, planes_, tile.n, won_);
     const T* const unit = x_ + tile.unit * p.h.size * walk_.x_row;
     const int begin = p.h.first_candidate(u), end = p.h.end_candidate(u);
     for (int64_t i = 0; i < tile.n; i += L) {

@@ -12,8 +12,10 @@ class Scratch {
  public:
   Scratch(int64_t rows, int64_t length, int64_t margin)
       : lead_(round(margin)), stride_(lead_ + round(length + margin)) {
-    data_ = static_cast<E*>(std::calloc(size_t(rows * stride_ + kSlack), sizeof(E)));
+    const size_t bytes = (size_t(rows * stride_ + kSlack) * sizeof(E) + 63) / 64 * 64;
+    data_ = static_cast<E*>(std::aligned_alloc(64, bytes));
     if (!data_) throw std::bad_alloc();
+    std::memset((void*)data_, 0, bytes);
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

@@ -205,11 +205,11 @@ void name_winners(const Params& p, const BitReader (*columns)[kMaxPool], const B
   }
 }
 
-// Where each candidate won: won[r * pool_w + c] from the planes of n elements, the first being `at`
-// of the edges. Whatever the planes say, a column that does not exist has not. K = pool, or 0.
-template <int K, bool kRelu, class V>
-void find_winners(const Params& p, const Edges<V>& edges, int64_t at, Bits& planes, int64_t n,
-                  Bits& won) {
+// Where each candidate won: won[r * pool_w + c] from the planes of n elements. exists_at(c): the
+// string that says where there is a column for candidate c. Whatever the planes say, one that does
+// not exist has not won. K = pool, or 0.
+template <int K, bool kRelu, class F>
+void find_winners(const Params& p, F exists_at, Bits& planes, int64_t n, Bits& won) {
   const int pool_h = K ? K : p.h.pool, pool_w = K ? K : p.w.pool;
   const int n_column = column_bits(pool_w), n_row = row_bits(pool_h, kRelu);
   const auto is = [](const uint64_t* plane, int bits, unsigned index) {
@@ -220,7 +220,7 @@ void find_winners(const Params& p, const Edges<V>& edges, int64_t at, Bits& plan
   const uint8_t* plane[kMaxPlanes];
   for (int b = 0; b < n_column + n_row; ++b) plane[b] = planes[b];
   const uint8_t* exists[K ? K : kMaxPool];
-  for (int c = 0; c < pool_w; ++c) exists[c] = edges.exists(c, at);
+  for (int c = 0; c < pool_w; ++c) exists[c] = exists_at(c);
   uint8_t* out[K ? K * K : kMaxPool * kMaxPool];
   for (int k = 0; k < pool_h * pool_w; ++k) out[k] = won[k];
   const int64_t words = (n + 63) / 64;

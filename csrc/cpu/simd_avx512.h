@@ -76,6 +76,12 @@ struct Avx512F32 {
   static Mask to_mask(unsigned bits) { return Mask(bits); }
   static Mask mask_at(const uint8_t* p) { return _load_mask16((__mmask16*)p); }
 
+  template <int k>
+  static Avx512F32 join(Avx512F32 before, Avx512F32 here) {
+    return {_mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(here.v),
+                                                    _mm512_castps_si512(before.v), kLanes - k))};
+  }
+
   static void deinterleave(Avx512F32 lo, Avx512F32 hi, Avx512F32& even, Avx512F32& odd) {
     const __m512i e = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i o = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);

@@ -10,6 +10,7 @@
 //   stream, fence             store past the caches, aligned; and wait for all that did
 //   greater, beats, max       the tie rule for numbers; for anything; the value that goes with it
 //   add, fma, blend, add_where, interleave, deinterleave
+//   join<k>                   the last k lanes of one vector before all but those of the next
 //   to_bits, to_mask, mask_at  between Word and Mask; the Mask of the bits at an address
 //
 // A level's file (level_*.cpp) defines FASTBLUR_CPU_LEVEL, its namespace, so that code compiled for
@@ -101,6 +102,14 @@ struct Generic {
   }
 
   static Mask mask_at(const uint8_t* p) { return to_mask(*p); }
+
+  template <int k>
+  static Generic join(Generic before, Generic here) {
+    static_assert(k == 1 || k == 2);
+    if constexpr (k == 1)
+      return {__builtin_shufflevector(before.v, here.v, 7, 8, 9, 10, 11, 12, 13, 14)};
+    else return {__builtin_shufflevector(before.v, here.v, 6, 7, 8, 9, 10, 11, 12, 13)};
+  }
 
   // a b c d ... , e f g h ...  ->  even: a c ... e g ... , odd: b d ... f h ...
   static void deinterleave(Generic lo, Generic hi, Generic& even, Generic& odd) {

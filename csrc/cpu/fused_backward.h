@@ -1,0 +1,182 @@
+// S_h' S_v' B_h' B_v' for contiguous maps: rows of dy in, rows of dx out.
+//
+// A row of dm is made in one go and kept with the columns of its padding. Column i of m, in dm and in
+// the strings of winners alike, stands at kLead - pad + i: candidate c of it is then c columns
+// further on in x, and dx sums the candidates' vectors, each moved by c lanes.
+#pragma once
+
+#include "walk.h"
+
+namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
+
+template <class V, class T, int K, int F>  // window of the max, K x K; taps along a row
+class FusedRowsBack {
+ public:
+  using S = typename V::Scalar;
+
+  static bool serves(const Params& p) {
+    return p.step() == 1 && p.w.stride == 2 && p.w.before <= kLead - kMaxPool;
+  }
+
+  // For bands of `band` rows of dx.
+  FusedRowsBack(const Walk<V>& walk, const T* dy, const uint8_t* codes, int64_t band)
+      : walk_(walk),
+        dy_(dy),
+        codes_(codes),
+        padded_(walk.p.w.before + walk.m_row + walk.p.w.after),
+        ahead_(band * walk.p.h.out() / most(1, walk.p.h.size) * walk.y_row),
+        pitch_(kLead + most(round(padded_, 2 * V::kLanes), round(walk.x_row, V::kLanes)) + kLead),
+        dm_(1, (band + K) * pitch_, 0),
+        targets_(1, walk.vertical.most_targets(), 0),
+        weights_(1, walk.vertical.most_targets(), 0),
+        dense_(walk.code_bits, (band + K) * walk.pitch, 64),
+        planes_(walk.code_bits, (band + K) * pitch_),
+        won_(K * K, (band + K) * pitch_),
+        everywhere_(1, (band + K) * pitch_) {
+    std::memset(everywhere_[0], 0xff, size_t((band + K) * pitch_ / 8));
+  }
+
+  // Rows [x0, x1) of a unit's dx.
+  template <bool kStream>
+  void make(int64_t unit, int64_t x0, int64_t x1, T* dx) {
+    const Params& p = walk_.p;
+    // The rows of m whose windows reach these, and of them those that exist.
+    const int64_t first = most(0, x0 + p.h.pad - K + 1);
+    const int64_t last = least(p.h.pooled(), x1 + p.h.pad);
+    const T* const dy = dy_ + unit * p.h.out() * walk_.y_row;
+    for (int64_t u = first; u < last; ++u) make_row_of_dm(dy, u, dm_[0] + (u - first) * pitch_);
+    std::memset((void*)(dm_[0] + (last - first) * pitch_), 0, sizeof(S) * size_t(pitch_));
+    if (!p.linear()) read_winners(unit, first, last);
+    for (int64_t x = x0; x < x1; ++x) {
+      const S* dm[K];
+      const uint8_t* won[K * K];
+      for (int r = 0; r < K; ++r) {
+        const int64_t u = x + p.h.pad - r;
+        const int64_t at = (u >= first && u < last ? u - first : last - first) * pitch_;
+        dm[r] = dm_[0] + at;
+        for (int c = 0; c < K; ++c) won[r * K + c] = won_[r * K + c] + at / 8;
+      }
+      T* const row = dx + (unit * p.h.size + x) * walk_.x_row;
+      if (p.linear()) copy_row<V>(dm[0] + kLead, walk_.x_row, row);
+      else route_row<kStream>(dm, won, row);
+    }
+  }
+
+ private:
+  static constexpr int64_t kLead = 16;  // whole vectors at every level
+  static int64_t round(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+  // B_h' B_v', for stride 2 along a row: column 2 t of the padded row has the even taps of dv[t],
+  // dv[t - 1] ..., column 2 t + 1 the odd ones.
+  void make_row_of_dm(const T* dy, int64_t u, S* row) {
+    constexpr int L = V::kLanes;
+    int n = 0;
+    for (const auto& tap : walk_.vertical.targets(u)) {
+      targets_[0][n] = dy + tap.row * walk_.y_row;
+      weights_[0][n++] = S(tap.weight);
+    }
+    const T* const* const target = targets_[0];
+    const S* const weight = weights_[0];
+    V taps[F];
+    for (int b = 0; b < F; ++b) taps[b] = V::splat(walk_.taps_w[b]);
+    S* const m = row + kLead - walk_.p.w.pad;  // column 0
+    S* const padded = m - walk_.p.w.before;
+    V before = V::splat(0);
+    const auto at = [&](int64_t t, auto load) {
+      V dv = V::splat(0), even = dv, odd = dv;
+      __builtin_prefetch(target[0] + t + ahead_);
+      for (int k = 0; k < n; ++k) dv = V::fma(V::splat(weight[k]), load(target[k] + t), dv);
+      const V moved[3] = {dv, V::template join<1>(before, dv), V::template join<2>(before, dv)};
+#pragma GCC unroll 8
+      for (int b = 0; b < F; ++b) {
+        V& sum = b % 2 ? odd : even;
+        sum = V::fma(taps[b], moved[b / 2], sum);
+      }
+      V low, high;
+      V::interleave(even, odd, low, high);
+      low.store(padded + 2 * t);
+      high.store(padded + 2 * t + L);
+      before = dv;
+    };
+    const int64_t columns = walk_.p.w.out();
+    int64_t t = 0;
+    for (; t + L <= columns; t += L) at(t, [](const T* y) { return V::load(y); });
+    for (; 2 * t < padded_; t += L) {
+      const auto rest = lanes_between<V>(0, columns - t);
+      at(t, [rest](const T* y) { return V::load_where(y, rest); });
+    }
+    for (const auto& [to, from] : walk_.borders) {
+      if (from >= 0) m[from] += m[to];
+      m[to] = 0;
+    }
+  }
+
+  // The strings of the winners of rows [first, last) of m.
+  void read_winners(int64_t unit, int64_t first, int64_t last) {
+    const Params& p = walk_.p;
+    const int64_t pitch = walk_.pitch, rows = last - first, row_bytes = pitch_ / 8;
+    const int64_t words = (kLead + pitch + 63) / 64, lead = kLead - p.w.pad;
+    int64_t plane = code_plane_start(p, unit, 0) + first * pitch;
+    for (int b = 0; b < walk_.code_bits; ++b, plane += p.h.pooled() * pitch) {
+      const uint8_t* const next = codes_ + (plane + rows * pitch) / 8;
+      for (int64_t i = 0; i < rows * pitch / 8; i += 64) __builtin_prefetch(next + i);
+      const uint8_t* const dense = dense_[b];
+      get_bits(dense_[b], codes_, plane, rows * pitch);
+      // What a row takes from its neighbours stands where dm is zero.
+      uint8_t* to = planes_[b];
+      for (int64_t r = 0; r < rows; ++r, to += row_bytes) {
+        const BitReader row(dense, r * pitch - lead);
+        for (int64_t w = 0; w < words; ++w) put_word(to, w, row[w]);
+      }
+    }
+    with_truth(p.relu, [&](auto relu) {
+      find_winners<K, relu()>(
+          p, [&](int) { return everywhere_[0]; }, planes_, (last - first) * pitch_, won_);
+    });
+  }
+
+  // S_h' S_v': dm[r] and won[r * K + c] are those of the row of m that has this one as its row r.
+  template <bool kStream>
+  void route_row(const S* const* dm, const uint8_t* const* won, T* dx) {
+    constexpr int L = V::kLanes;
+    // What the candidates c of one vector of windows get.
+    const auto gather = [&](int c, int64_t at) {
+      V sum = V::blend(V::mask_at(won[c] + at / 8), V::load(dm[0] + at), V::splat(0));
+#pragma GCC unroll 3
+      for (int r = 1; r < K; ++r)
+        sum = V::add_where(V::mask_at(won[r * K + c] + at / 8), sum, V::load(dm[r] + at));
+      return sum;
+    };
+    V before[K];
+    for (int c = 1; c < K; ++c) before[c] = gather(c, kLead - L);
+    for (int64_t i = 0; i < walk_.x_row; i += L) {
+      V sum = gather(0, kLead + i);
+      if constexpr (K > 1) {
+        const V here = gather(1, kLead + i);
+        sum = V::add(sum, V::template join<1>(before[1], here));
+        before[1] = here;
+      }
+      if constexpr (K > 2) {
+        const V here = gather(2, kLead + i);
+        sum = V::add(sum, V::template join<2>(before[2], here));
+        before[2] = here;
+      }
+      if (i + L > walk_.x_row) sum.store_first(dx + i, int(walk_.x_row - i));
+      else if (kStream) sum.stream(dx + i);
+      else sum.store(dx + i);
+    }
+  }
+
+  const Walk<V>& walk_;
+  const T* dy_;
+  const uint8_t* codes_;
+  int64_t padded_;  // length of a row of m with its padding
+  int64_t ahead_;   // elements of dy to the rows of the next band
+  int64_t pitch_;   // of dm and the strings
+  Scratch<S> dm_;
+  Scratch<const T*> targets_;
+  Scratch<S> weights_;
+  Bits dense_, planes_, won_, everywhere_;
+};
+
+}  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL
