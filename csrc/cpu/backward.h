@@ -146,11 +146,11 @@ class Winners {
 
 template <class V, class T, int K, bool kStream>
 void backward_staged(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, int64_t begin,
-                 int64_t end) {
+                     int64_t end) {
   using S = typename V::Scalar;
   const Params& p = walk.p;
   const Axis& h = p.h;
-  const int64_t band = least(most(rows_of_band(walk.pitch), kRowsOfDm), h.size);
+  const int64_t band = least(most(rows_of_band(kBandOfDm, walk.pitch), kRowsOfDm), h.size);
   const int64_t rows = band + h.pool - 1;
   GradientRows<V, T> gradient(walk, dy, rows, p.w.pool * p.step());
   Winners<V, K> winners(walk, codes, rows);
@@ -193,7 +193,7 @@ void backward_as(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, 
     if constexpr (K > 0 && taps() > 0) {
       using Rows = FusedRowsBack<V, T, K, taps()>;
       if (Rows::serves(walk.p)) {
-        const int64_t band = least(most(rows_of_band(walk.pitch), kRowsOfDm), h.size);
+        const int64_t band = least(most(rows_of_band(kBandOfDm, walk.pitch), kRowsOfDm), h.size);
         Rows rows(walk, dy, codes, band);
         for_each_unit(h.size, begin, end, [&](int64_t unit, int64_t h0, int64_t h1) {
           for (int64_t x0 = h0; x0 < h1; x0 += band)

@@ -49,9 +49,7 @@ struct Border1d {
 
 inline std::vector<Border1d> borders_of(const Axis& w, Border border) {
   std::vector<Border1d> borders;
-  const auto add = [&](int64_t v) {
-    borders.push_back({v, border_source(v, w.pooled(), border)});
-  };
+  const auto add = [&](int64_t v) { borders.push_back({v, border_source(v, w.pooled(), border)}); };
   for (int64_t v = -w.before; v < 0; ++v) add(v);
   for (int64_t v = w.pooled(); v < w.pooled() + w.after; ++v) add(v);
   return borders;
@@ -121,9 +119,8 @@ void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typen
 template <class V, class T>
 void blur_columns(const Params& p, const typename V::Scalar* taps, const typename V::Scalar* m,
                   int64_t m_row, int64_t n_rows, T* y) {
-  with_constant(TapCounts{}, p.w.n_taps, [&](auto known) {
-    blur_columns_n<V, known()>(p, taps, m, m_row, n_rows, y);
-  });
+  with_constant(TapCounts{}, p.w.n_taps,
+                [&](auto known) { blur_columns_n<V, known()>(p, taps, m, m_row, n_rows, y); });
 }
 
 // B_h' without the padding: m[v] = sum over b = q mod stride of taps[b] * dv[(q - b) / stride],

@@ -16,8 +16,8 @@ struct ForwardCut {
 
   explicit ForwardCut(const Params& p) {
     const int64_t row = code_row_length(p);
-    const bool cut = row > kBandElements / 2;
-    band = cut ? kRowsOfTiles : rows_of_band(row * p.h.stride);
+    const bool cut = row > kLongRow;
+    band = cut ? kRowsOfTiles : rows_of_band(kBandOfX, row * p.h.stride);
     band = most(1, least(band, p.h.out()));
     rows = least(p.h.stride * (band - 1) + p.h.n_taps + p.h.before + p.h.after, p.h.pooled());
     tile = cut ? kTile : row;
@@ -38,7 +38,6 @@ class ChosenRows {
                    Scratch<S>& out) {
     return K > 0 && fused_.serves() && fused_.make(tile, i0, i1, own_first, own_last, out);
   }
-
 
   // Rows [tile.first, tile.last) of m; see select.h.
   void make(const Tile& tile, int64_t own_first, int64_t own_last, S* m) {
@@ -309,7 +308,7 @@ template <class V, class T>
 void blur_only(const Walk<V>& walk, const T* x, T* y, int64_t begin, int64_t end) {
   const Params& p = walk.p;
   const Axis& h = p.h;
-  const int64_t band = rows_of_band(walk.x_row);
+  const int64_t band = rows_of_band(kBandOfX, walk.x_row);
   const Scratch<T> zeros(1, walk.x_row, 0);
   auto blurred = walk.padded_rows(band);
   for_each_unit(h.pooled(), begin, end, [&](int64_t unit, int64_t u0, int64_t u1) {

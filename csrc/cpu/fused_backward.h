@@ -1,7 +1,7 @@
 // S_h' S_v' B_h' B_v' for contiguous maps: rows of dy in, rows of dx out.
 //
-// A row of dm is made in one go and kept with the columns of its padding. Column i of m, in dm and in
-// the strings of winners alike, stands at kLead - pad + i: candidate c of it is then c columns
+// A row of dm is made in one go and kept with the columns of its padding. Column i of m, in dm and
+// in the strings of winners alike, stands at kLead - pad + i: candidate c of it is then c columns
 // further on in x, and dx sums the candidates' vectors, each moved by c lanes.
 #pragma once
 

@@ -70,14 +70,13 @@ class FusedRows {
     for (int64_t r = 0; r < n_rows + K - 1; ++r) {
       // A row that only m's padding would see can be anything finite.
       const int64_t row = first - h.pad + r;
-      x_rows_[0][r] = row >= 0 && row < h.size                 ? unit + row * walk_.x_row
+      x_rows_[0][r] = row >= 0 && row < h.size                ? unit + row * walk_.x_row
                       : row >= -h.pad && row < h.size + h.pad ? nullptr
-                                                               : zeros_[0];
+                                                              : zeros_[0];
     }
     const bool finite = walk_.p.relu ? make_columns<true>(tile, i0, i1, out)
                                      : make_columns<false>(tile, i0, i1, out);
-    if (finite && kCodes && own_first < own_last)
-      put_own_codes(tile, first, own_first, own_last);
+    if (finite && kCodes && own_first < own_last) put_own_codes(tile, first, own_first, own_last);
     return finite;
   }
 
@@ -102,7 +101,8 @@ class FusedRows {
 
   // One vector of columns, the first being `column_at` of the tile.
   template <bool kRelu, int kPairs, bool kInner>
-  void go_down(const Tile& tile, int64_t column_at, int64_t i0, int64_t i1, Scratch<S>& out, V& odd) {
+  void go_down(const Tile& tile, int64_t column_at, int64_t i0, int64_t i1, Scratch<S>& out,
+               V& odd) {
     const V zero = V::splat(0), least = V::splat(-S(__builtin_inf()));
     const int64_t step = walk_.p.step(), row_bytes = pitch_ / 8;
     const int64_t from = tile.at + column_at - walk_.p.w.pad * step;
@@ -135,8 +135,8 @@ class FusedRows {
       V top, sum;
 #pragma GCC unroll 3
       for (int c = 0; c < K; ++c) {
-        const V raw = kInner ? V::load(x + from + c * step)
-                             : V::load_where(x + from + c * step, exists[c]);
+        const V raw =
+            kInner ? V::load(x + from + c * step) : V::load_where(x + from + c * step, exists[c]);
         const V candidate = kInner ? raw : V::blend(V::to_mask(exists[c]), raw, least);
         sum = c == 0 ? raw : V::add(sum, raw);
         if (c == 0) top = candidate;

@@ -12,8 +12,8 @@
 
 namespace fastblur::cpu {
 
-// B_v and its transpose as sparse lists with the border folded in, rows ascending. Where the padding
-// repeats a row, it is listed as often.
+// B_v and its transpose as sparse lists with the border folded in, rows ascending. Where the
+// padding repeats a row, it is listed as often.
 class VerticalTaps {
  public:
   struct Tap {

@@ -101,8 +101,7 @@ struct Avx2F32 {
   static Avx2F32 join(Avx2F32 before, Avx2F32 here) {
     // alignr works within 128-bit halves.
     const __m256i low = _mm256_castps_si256(_mm256_permute2f128_ps(before.v, here.v, 0x21));
-    return {_mm256_castsi256_ps(
-        _mm256_alignr_epi8(_mm256_castps_si256(here.v), low, 16 - 4 * k))};
+    return {_mm256_castsi256_ps(_mm256_alignr_epi8(_mm256_castps_si256(here.v), low, 16 - 4 * k))};
   }
 
   static void deinterleave(Avx2F32 lo, Avx2F32 hi, Avx2F32& even, Avx2F32& odd) {

@@ -10,7 +10,9 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
-constexpr int64_t kBandElements = 2048;
+constexpr int64_t kBandOfX = 4096;   // elements of a band of forward
+constexpr int64_t kBandOfDm = 2048;  // and of backward, which keeps more for each
+constexpr int64_t kLongRow = 1024;   // one that is cut
 constexpr int64_t kTile = 512;       // columns of a row that is cut: a multiple of 64
 constexpr int64_t kRowsOfTiles = 4;  // rows of y for which a row is cut in tiles
 constexpr int64_t kRowsOfDm = 6;     // rows of dx at least for which rows of dm are made
@@ -79,8 +81,10 @@ void for_each_unit(int64_t rows_per_unit, int64_t begin, int64_t end, F band) {
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// How many rows of `length` elements make a band.
-inline int64_t rows_of_band(int64_t length) { return most(1, kBandElements / most(1, length)); }
+// How many rows of `length` elements make a band of so many.
+inline int64_t rows_of_band(int64_t elements, int64_t length) {
+  return most(1, elements / most(1, length));
+}
 
 // The first row of y that goes with row u of m: shares of m cut y in proportion.
 inline int64_t share_of_y(const Params& p, int64_t u) {
