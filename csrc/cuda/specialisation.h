@@ -31,8 +31,11 @@ inline bool is_specialised(const Params& p, Type type) {
     const int64_t before = (a.n_taps - 1) / 2, after = a.n_taps / 2;
     return a.stride == 2 && a.before == before && a.after <= after && a.size < (1 << 30);
   };
+  // The borders that the kernels know; column_border.cuh says why not circular.
+  const bool border =
+      p.border == Border::reflect || p.border == Border::replicate || p.border == Border::zeros;
   if (p.channels >= 1 << 28) return false;  // a pixel's bytes are counted in 32 bits
-  if (type == Type::f64 || p.border == Border::circular || !fits(p.h) || !fits(p.w)) return false;
+  if (type == Type::f64 || !border || !fits(p.h) || !fits(p.w)) return false;
   if (p.h.pool != p.w.pool || p.h.pad != p.w.pad || p.h.n_taps != p.w.n_taps) return false;
   const auto same = [&](int k, int pad, int f) {
     return p.h.pool == k && p.h.pad == pad && p.h.n_taps == f;

@@ -36,11 +36,11 @@ def separable_taps(
         ValueError: the channels differ, or no two rows give the filter to its own precision.
     """
     planes = filter.detach().reshape(-1, *filter.shape[-2:])
+    if not torch.isfinite(planes).all():  # first, for a NaN would differ from itself
+        raise ValueError("the filter is not finite")
     if not torch.equal(planes, planes[:1].expand_as(planes)):
         raise ValueError("the filter differs between channels")
     exact = planes[0].to("cpu", torch.float64)
-    if not torch.isfinite(exact).all():
-        raise ValueError("the filter is not finite")
     # Of a rank-1 matrix, the sums of its rows and of its columns are multiples of the two factors.
     # A filter that sums to nothing is cut through its largest entry instead.
     total = exact.sum()
@@ -125,7 +125,7 @@ class FilteredPool(Pool):
 
     @property
     def one_dimensional(self) -> bool:
-        """Whether its inputs have one axis and not two."""
+        """Whether inputs have one axis and not two."""
         return self.filter.dim() == 3
 
     def forward(self, input: Tensor) -> Tensor:
@@ -135,6 +135,8 @@ class FilteredPool(Pool):
             self._read_taps()
         one_dimensional = filter.dim() == 3
         axis, channels = -2 if one_dimensional else -3, channels_of(filter)
+        if not isinstance(input, Tensor):
+            self.geometry.check_input(input)  # raises
         if channels is not None and input.dim() >= -axis and input.shape[axis] != channels:
             raise ValueError(
                 f"input must have {channels} channels, as the filter {self.filter_name!r} has, "
@@ -240,6 +242,8 @@ class BlurredConv2d(FilteredPool):
     Shape:
         - Input and output: those of the two in turn.
     """
+
+    only_pools = False
 
     def __init__(
         self,
