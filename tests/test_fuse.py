@@ -94,7 +94,7 @@ def check(model: nn.Module, x: Tensor, relu: bool = True) -> FuseReport:
     for got, want in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-10 * want.abs().max().item())
 
-    assert len(unfuse_(fused)) >= len(report.fused)
+    assert len(unfuse_(fused).restored) >= len(report.fused)
     assert (str(fused), list(fused.state_dict())) == before[:2]
     with torch.no_grad():
         assert torch.equal(fused(x), model(x))
@@ -393,7 +393,7 @@ def test_left_alone(name: str) -> None:
     assert not report.fused
     assert all(re.search(why, row.note) for row in report.left), report
     assert list(net.named_modules(remove_duplicate=False)) == before
-    assert unfuse_(net) == ()
+    assert unfuse_(net).restored == ()
 
 
 def test_average_pools() -> None:
@@ -425,6 +425,40 @@ def test_nothing_to_fuse() -> None:
 def test_no_module(function: Callable[[Any], object]) -> None:
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got Tensor"):
         function(torch.zeros(1))
+
+
+def test_nothing_to_unfuse() -> None:
+    """As fuse_, it says so; and else what is back."""
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d(2, 1), layer())
+    report = unfuse_(net)
+    assert report.restored == ()
+    assert str(report) == "nothing to unfuse: the model holds no layer that fuse_ made"
+    fuse_(net)
+    assert str(unfuse_(net)) == "back where they were: 1, 2"
+
+
+def test_models_that_are_wrapped_already() -> None:
+    """Nothing joins in what cannot be traced, so the model is to be changed first."""
+    net = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, 1), layer())
+    before = list(net)
+    for wrapped, why in (
+        (nn.DataParallel(net), r"give model\.module"),
+        (torch.compile(net), "must not be compiled yet: change it, then torch.compile it"),
+        (torch.jit.trace(net, torch.zeros(1, 4, 12, 12)), "got a scripted one"),
+    ):
+        with pytest.raises(TypeError, match=why):
+            fuse_(wrapped)  # type: ignore[arg-type]
+        assert list(net) == before
+    fuse_(net)
+    assert unfuse_(nn.DataParallel(net)).restored == ("module.0", "module.1", "module.2")
+
+
+def test_reports_share_what_they_tell() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d(2, 1), layer(), nn.Sequential(layer()))
+    net[3][0].register_forward_hook(lambda *_: None)
+    report = fuse_(net)
+    assert report.changed == report.fused == report.rows[:1]
+    assert report.left == report.rows[1:]
 
 
 def test_twice() -> None:
@@ -619,7 +653,7 @@ def test_own_attributes_named_like_ours() -> None:
     net = fused_net()
     net._replaced = None
     net[0]._together = 3
-    assert set(unfuse_(net)) == {"0.1", "0.2", "1.0"}
+    assert set(unfuse_(net).restored) == {"0.1", "0.2", "1.0"}
 
 
 ODD_TAPS = torch.tensor([0.3, 0.45, 0.25])  # not exact in any type
