@@ -342,6 +342,7 @@ LEFT: dict[str, tuple[Make, str]] = {
     "not separable": (lambda: filtered(lambda f: f[:, :, 0, 0].zero_()), "not separable"),
     "channels differ": (lambda: filtered(lambda f: f[1].mul_(2)), "differs between channels"),
     "not finite": (lambda: filtered(lambda f: f.fill_(torch.inf)), "not finite"),
+    "NaN": (lambda: filtered(lambda f: f.fill_(torch.nan)), "not finite"),
     "trained filter": (lambda: filtered(lambda f: f.requires_grad_()), "being trained"),
     "one more buffer": (lambda: holding(torch.zeros(1)), "more than its filter: extra"),
     "a parameter": (lambda: holding(nn.Parameter(torch.zeros(1))), "more than its filter: extra"),
@@ -530,6 +531,8 @@ def test_other_channels() -> None:
         ValueError, match=r"input must have 4 channels, .* got shape \(1, 2, 8, 8\)"
     ):
         net(torch.randn(1, 2, 8, 8))
+    with pytest.raises(TypeError, match=r"input must be a torch\.Tensor, got NoneType"):
+        net(None)
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])

@@ -88,8 +88,8 @@ class FuseReport(Report[FuseRow]):
             return f"nothing to fuse; layers that are fused already: {self.already}"
         if not self.rows:
             return (
-                "nothing to fuse: no layer that blurs and subsamples was recognised; which are, and "
-                "what to do about your own, is in docs/models.md"
+                "nothing to fuse: no layer that blurs and subsamples was recognised "
+                "(docs/models.md has those that are, and what to do about your own)"
             )
         header = ("where", "what", "fused", "note")
         cells = [
