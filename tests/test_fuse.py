@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import fastblur
 from fastblur import FusedBlurPool, FusedMaxBlurPool, fuse_, unfuse_
+from fastblur._geometry import Geometry
 from fastblur.surgery import Absorbed, BlurredConv2d, FilteredPool, FuseReport
 
 from . import lookalikes as like
@@ -533,6 +534,24 @@ def test_other_channels() -> None:
         net(torch.randn(1, 2, 8, 8))
     with pytest.raises(TypeError, match=r"input must be a torch\.Tensor, got NoneType"):
         net(None)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda g: FilteredPool(g, None), TypeError, "filter must be a floating .* got NoneType"),
+        (lambda g: FilteredPool(g, torch.ones(4, 4).int()), TypeError, "filter .* torch.int32"),
+        (lambda g: FilteredPool(g, torch.ones(4)), ValueError, r"filter must be .* got shape \(4,"),
+        (lambda g: FilteredPool(g, torch.ones(2, 32)), ValueError, r"1 to 31 taps .* \(2, 32\)"),
+        (lambda g: FilteredPool.zhang("8"), TypeError, "channels must be an int, got '8'"),
+        (lambda g: FilteredPool.zhang(0), ValueError, "channels must be 1 or more, got 0"),
+    ],
+)
+def test_filtered_pool_refuses(
+    make: Callable[[Geometry], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make(Geometry.resolve())
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._backends import BackendName
-from .._geometry import Geometry, IntOrPair, PaddingMode
+from .._geometry import MAX_TAPS, Geometry, IntOrPair, PaddingMode, check_scalar
 from ..functional import run, run_1d
 from ..modules import Pool
 
@@ -78,7 +78,8 @@ class FilteredPool(Pool):
         - Output: that of :func:`fastblur.functional.max_blur_pool2d`.
 
     Raises:
-        ValueError: the filter is not separable, or its channels differ.
+        TypeError: the filter is no floating point tensor.
+        ValueError: it is of another shape, or not separable, or its channels differ.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class FilteredPool(Pool):
         persistent: bool = True,
         backend: BackendName = "auto",
     ) -> None:
+        _check_filter(filter)
         super().__init__(geometry, backend, {})
         self.filter_name = name
         self.register_buffer(name, filter, persistent=persistent)
@@ -107,6 +109,7 @@ class FilteredPool(Pool):
         backend: BackendName = "auto",
     ) -> FilteredPool:
         """Zhang's BlurPool of so many channels: binomial taps, a persistent buffer ``filt``."""
+        check_scalar("channels", channels, 1)
         geometry = Geometry.resolve(1, stride, 0, filter_size, None, "same", padding_mode)
         plane = torch.outer(torch.tensor(geometry.taps_h), torch.tensor(geometry.taps_w))
         return cls(geometry, plane.repeat(channels, 1, 1, 1), backend=backend)
@@ -211,6 +214,20 @@ class FilteredPool(Pool):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         self._read_taps()
+
+
+def _check_filter(filter: Any) -> None:
+    if not isinstance(filter, Tensor) or not filter.is_floating_point():
+        what = filter.dtype if isinstance(filter, Tensor) else type(filter).__name__
+        raise TypeError(f"filter must be a floating point tensor, got {what}")
+    if filter.dim() not in (2, 3, 4) or filter.numel() == 0:
+        raise ValueError(
+            f"filter must be [C, 1, h, w], [h, w] or [C, 1, w], got shape {tuple(filter.shape)}"
+        )
+    if max(filter.shape[-2:]) > MAX_TAPS:
+        raise ValueError(
+            f"filter must have 1 to {MAX_TAPS} taps along an axis, got shape {tuple(filter.shape)}"
+        )
 
 
 def _has_values(filter: Tensor) -> bool:
