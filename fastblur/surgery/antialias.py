@@ -56,6 +56,7 @@ class AntialiasReport(Report[AntialiasRow]):
         renamed: for each key of the state dict before that has another name now, the new one.
     """
 
+    rows: tuple[AntialiasRow, ...]
     recipe: str
     renamed: dict[str, str] = field(default_factory=dict)
 

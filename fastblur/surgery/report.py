@@ -76,11 +76,12 @@ class FuseReport(Report[FuseRow]):
         already: how many were fused before.
     """
 
+    rows: tuple[FuseRow, ...]
     already: int = 0
 
     @property
     def fused(self) -> tuple[FuseRow, ...]:
-        """The rows of layers that are fused now: those that were changed."""
+        """The rows of layers that are fused now, which are those that were changed."""
         return self.changed
 
     def __str__(self) -> str:
