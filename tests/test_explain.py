@@ -85,7 +85,7 @@ def test_explains_layers_that_fuse_made() -> None:
     x = torch.randn(2, 3, 9, 8)
     assert explain(x, two).output_size == tuple(two(x).shape)
     both = BlurredConv2d(two.geometry, plane, torch.nn.Conv2d(3, 3, 1))
-    with pytest.raises(TypeError, match="layer must be a pooling layer .*, got BlurredConv2d"):
+    with pytest.raises(TypeError, match=r"layer must be a pooling layer .*, got BlurredConv2d"):
         explain(x, both)
 
 
