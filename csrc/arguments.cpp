@@ -37,13 +37,13 @@ Axis make_axis(const char* side, int64_t size, int64_t pool, int64_t stride, int
                size_t n_taps, int64_t before, int64_t after, Border border) {
   TORCH_CHECK_VALUE(pool >= 1 && pool <= kMaxPool, "kernel_size must be 1 to ", kMaxPool, ", got ",
                     pool, " along the ", side);
-  TORCH_CHECK_VALUE(stride >= 1 && stride < kMaxExtent, "stride must be 1 or more, got ", stride,
-                    " along the ", side);
+  TORCH_CHECK_VALUE(stride >= 1 && stride < kMaxExtent, "stride must be 1 to ", kMaxExtent - 1,
+                    ", got ", stride, " along the ", side);
   TORCH_CHECK_VALUE(pad >= 0 && pad <= pool / 2, "padding must be 0 to half of kernel_size ", pool,
                     ", got ", pad, " along the ", side);
   TORCH_CHECK_VALUE(before >= 0 && after >= 0 && before < kMaxExtent && after < kMaxExtent,
-                    "blur_padding must be 0 or more, got (", before, ", ", after, ") along the ",
-                    side);
+                    "blur_padding must be 0 to ", kMaxExtent - 1, ", got (", before, ", ", after,
+                    ") along the ", side);
   TORCH_CHECK_VALUE(size >= 1, "input must have a ", side, " of 1 or more, got ", size);
   TORCH_CHECK_VALUE(size < kMaxSize, "input is too large: its ", side, " is ", size);
   const Axis axis{size, pad, stride, before, after, int(pool), int(n_taps)};
@@ -90,7 +90,8 @@ Params make_params(at::IntArrayRef input_size, const Arguments& args) {
   // Eight bytes an element, with room to spare, must count in 63 bits.
   double largest = double(p.batch) * double(p.channels);
   for (const Axis& axis : {p.h, p.w}) largest *= double(axis.size + axis.padded());
-  TORCH_CHECK_VALUE(largest < double(kMaxSize), "input is too large: ", input_size);
+  TORCH_CHECK_VALUE(largest < double(kMaxSize), "input is too large: ", input_size,
+                    ", padded to maps of ", p.h.padded(), " x ", p.w.padded());
   return p;
 }
 

@@ -18,6 +18,7 @@ namespace fastblur {
 constexpr int kMaxPool = 15;  // a winner and "nobody" fit in 4 bits
 constexpr int kMaxTaps = 31;
 
+// In the order of PADDING_MODES in fastblur/_geometry.py.
 enum class Border : int { reflect, replicate, zeros, circular };
 
 // One axis of  x --max, stride 1--> m --pad--> --correlate, stride s--> y.

@@ -14,6 +14,7 @@ operators they call is an argument of all: the module that has them.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, Protocol
 
 import torch
@@ -107,6 +108,9 @@ class _Forward(Function):
         return (_ops.unfold(y, b, n), _ops.unfold(codes, b, n)), (0, 0)
 
 
+_ARGUMENTS = (*(field.name for field in fields(Geometry)), "channels_last")
+
+
 class MaxBlurPoolFunction(_Forward):
     """``(x, *arguments) -> (y, codes)`` by the compiled operators, differentiable in both modes.
 
@@ -117,6 +121,7 @@ class MaxBlurPoolFunction(_Forward):
 
     Raises:
         RuntimeError: the compiled extension is not there.
+        TypeError: there are not so many arguments.
     """
 
     @classmethod
@@ -124,6 +129,11 @@ class MaxBlurPoolFunction(_Forward):
         """Runs it; any number of derivatives can be taken."""
         if not _ops.AVAILABLE:
             raise RuntimeError(f"MaxBlurPoolFunction cannot run: {_extension.WHY_NOT}")
+        if len(arguments) != len(_ARGUMENTS):
+            raise TypeError(
+                f"MaxBlurPoolFunction.apply takes x and {', '.join(_ARGUMENTS)}, all by position, "
+                f"got x and {len(arguments)} more"
+            )
         result: tuple[Tensor, Tensor] = _Forward.apply(_ops, x, *arguments)
         return result
 

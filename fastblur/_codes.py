@@ -64,7 +64,7 @@ def is_specialised(geometry: Geometry, size: Size, dtype: torch.dtype) -> bool:
         and 2 <= f <= 5
         and top == left == before
         and max(bottom, right) <= after
-        and geometry.padding_mode != "circular"
+        and geometry.padding_mode in ("reflect", "replicate", "zeros")
         and dtype != torch.float64
         and small
     )

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from . import _backends, _codes, _extension, _ops
 from ._geometry import Geometry
-from .functional import as_map, autocast
-from .modules import FusedBlurPool1d, FusedMaxBlurPool1d, Pool
+from ._signatures import arguments_of, check_names
+from .functional import as_map, autocast, max_blur_pool2d
+from .modules import Pool
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
 
     Args:
         input: as for the call; only its metadata is read.
-        layer: one of fastblur's modules.
+        layer: one of fastblur's pooling layers, also one that :func:`fastblur.fuse_` made.
         **arguments: of :func:`fastblur.functional.max_blur_pool2d`, ``backend`` included.
 
     Raises:
@@ -74,15 +75,17 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
         'reference'
     """
     if layer is None:
+        of_the_call = [name for name in arguments_of(max_blur_pool2d) if name != "input"]
+        check_names("explain", arguments, of_the_call)
         backend = arguments.pop("backend", "auto")
         geometry = Geometry.resolve(**arguments)
-    elif not isinstance(layer, Pool):
-        raise TypeError(f"layer must be a module of fastblur, got {type(layer).__name__}")
+    elif not (isinstance(layer, Pool) and layer.only_pools):
+        raise TypeError(f"layer must be a pooling layer of fastblur, got {type(layer).__name__}")
     elif arguments:
         raise TypeError("give either a layer or arguments, not both")
     else:
         backend, geometry = layer.backend, layer.geometry
-    one_dimensional = isinstance(layer, (FusedMaxBlurPool1d, FusedBlurPool1d))
+    one_dimensional = layer is not None and layer.one_dimensional
     if one_dimensional:
         input = as_map(input, geometry)
     geometry.check_input(input)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from importlib import import_module, util
 from pathlib import Path
@@ -19,6 +20,14 @@ def _load() -> tuple[ModuleType | None, str | None]:
     name = f"{__package__}._C"
     spec = util.find_spec(name)
     if spec is None:
+        sources = Path(__file__).parent.parent
+        if (sources / "setup.py").exists():
+            return None, (
+                f"the compiled extension is not installed: fastblur was imported from its sources "
+                f"in {sources}, where it has not been built (start Python elsewhere, or with -P, "
+                f"to import the fastblur that pip installed; or build it there: pip install "
+                f"--no-build-isolation --editable .)"
+            )
         return None, (
             "the compiled extension is not installed: fastblur was built without a C++ compiler "
             f"(install one, then: {_REINSTALL})"
@@ -34,8 +43,21 @@ def _load() -> tuple[ModuleType | None, str | None]:
                 f"again ({_REINSTALL}): {error}"
             )
     # Unlike a missing extension, a broken one is nobody's intention.
-    warnings.warn(f"fastblur: {reason}", RuntimeWarning, stacklevel=4)
+    _warn(f"fastblur: {reason}")
     return None, reason
+
+
+def _warn(text: str) -> None:
+    """At the line that imports fastblur: what is between it and here depends on the import."""
+    frame = sys._getframe()
+    while frame.f_back is not None and _imports(frame.f_globals.get("__name__", "")):
+        frame = frame.f_back
+    warnings.warn_explicit(text, RuntimeWarning, frame.f_code.co_filename, frame.f_lineno)
+
+
+def _imports(module: str) -> bool:
+    """Whether the module is fastblur's, or of the import system."""
+    return module.partition(".")[0] in (__package__, "importlib", "_frozen_importlib")
 
 
 def why_not_for(record: Path) -> str | None:

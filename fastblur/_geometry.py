@@ -16,16 +16,18 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 MAX_POOL = 15
 MAX_TAPS = 31
+MAX_EXTENT = 2**31 - 1  # of a stride or a padding
+FILTER_SIZE = 4  # unless given: that of most published anti-aliased models
 
 PaddingMode: TypeAlias = Literal["reflect", "replicate", "zeros", "circular"]
-PADDING_MODES: tuple[str, ...] = ("reflect", "replicate", "zeros", "circular")
+PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 Pair: TypeAlias = tuple[int, int]
@@ -64,7 +66,7 @@ class Geometry:
         kernel_size: IntOrPair = 2,
         stride: IntOrPair = 2,
         padding: IntOrPair = 0,
-        filter_size: IntOrPair = 4,
+        filter_size: IntOrPair | None = None,
         taps: TapsArgument | None = None,
         blur_padding: BlurPadding = "same",
         padding_mode: str = "reflect",
@@ -76,6 +78,7 @@ class Geometry:
             TypeError: an argument is of the wrong kind.
             ValueError: it is of the right kind and not allowed.
         """
+        check_stride(stride)
         pool = _pair("kernel_size", kernel_size, 1, MAX_POOL)
         pad = _pair("padding", padding, 0)
         for k, p in zip(pool, pad, strict=True):
@@ -84,7 +87,7 @@ class Geometry:
                     f"padding must be at most half of kernel_size, got padding={padding!r} for "
                     f"kernel_size={kernel_size!r}"
                 )
-        taps_h, taps_w = _filter_taps(filter_size) if taps is None else _split_taps(taps)
+        taps_h, taps_w = _taps_of(filter_size, taps)
         if padding_mode not in PADDING_MODES:
             raise ValueError(
                 f"padding_mode must be one of {', '.join(map(repr, PADDING_MODES))}, got "
@@ -146,8 +149,10 @@ class Geometry:
         """Raises TypeError or ValueError unless ``x`` fits; reads its metadata only."""
         if not isinstance(x, Tensor):
             raise TypeError(f"input must be a torch.Tensor, got {type(x).__name__}")
-        if x.layout is not torch.strided or x.is_quantized:
-            kind = "a quantised tensor" if x.is_quantized else f"layout {x.layout}"
+        if x.layout is not torch.strided or x.is_quantized or x.is_nested:
+            kind = f"layout {x.layout}"
+            if x.layout is torch.strided:
+                kind = "a quantised tensor" if x.is_quantized else "a nested tensor"
             raise TypeError(f"input must be a dense tensor, got {kind}")
         if x.dtype not in DTYPES:
             raise TypeError(f"input must be float32, float64, float16 or bfloat16, got {x.dtype}")
@@ -188,13 +193,19 @@ class Geometry:
             )
 
 
-def _integer(name: str, value: Any) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+def is_integer(value: Any) -> bool:
+    """Ints, and what stands for one, as the scalars of arrays; no bools."""
     try:
-        return operator.index(value)
+        operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}") from None
+        return False
+    return not isinstance(value, bool)
+
+
+def _integer(name: str, value: Any) -> int:
+    if not is_integer(value):
+        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+    return operator.index(value)
 
 
 def is_sequence(value: Any) -> bool:
@@ -202,6 +213,15 @@ def is_sequence(value: Any) -> bool:
     if isinstance(value, (str, bytes, dict)):
         return False
     return hasattr(value, "__getitem__") and getattr(value, "ndim", 1) > 0
+
+
+def check_stride(stride: Any) -> None:
+    """Raises for None, which in ``torch.nn.MaxPool2d`` stands for the kernel's size."""
+    if stride is None:
+        raise TypeError(
+            "stride must be an int or a pair of ints, got None; left out it is 2, and never the "
+            "kernel's size as in torch.nn.MaxPool2d"
+        )
 
 
 def check_scalar(name: str, value: Any, low: int, high: int | None = None) -> None:
@@ -219,15 +239,26 @@ def _pair(name: str, value: Any, low: int, high: int | None = None) -> Pair:
     else:
         pair = (_integer(name, value),) * 2
     for entry in pair:
-        if entry < low or (high is not None and entry > high) or entry >= 2**31:
-            allowed = f"{low} or more" if high is None else f"{low} to {high}"
+        if entry < low or entry > (MAX_EXTENT if high is None else high):
+            most = MAX_EXTENT if high is None and entry > low else high
+            allowed = f"{low} or more" if most is None else f"{low} to {most}"
             raise ValueError(f"{name} must be {allowed}, got {value!r}")
     return pair
 
 
-def _filter_taps(filter_size: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    f_h, f_w = _pair("filter_size", filter_size, 1, MAX_TAPS)
-    return binomial_taps(f_h), binomial_taps(f_w)
+def _taps_of(filter_size: Any, taps: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if taps is None:
+        size = FILTER_SIZE if filter_size is None else filter_size
+        f_h, f_w = _pair("filter_size", size, 1, MAX_TAPS)
+        return binomial_taps(f_h), binomial_taps(f_w)
+    rows = _split_taps(taps)
+    numbers = len(rows[0]), len(rows[1])
+    if filter_size is not None and _pair("filter_size", filter_size, 1, MAX_TAPS) != numbers:
+        raise ValueError(
+            f"filter_size must be left out or the number of taps where taps are given, got "
+            f"filter_size={filter_size!r} for {numbers} taps"
+        )
+    return rows
 
 
 def _split_taps(taps: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -240,10 +271,18 @@ def _split_taps(taps: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return row, row
 
 
+def _entries(taps: Any) -> Sequence[Any]:
+    """Those of a list or tuple; a tensor speaks for its own."""
+    return taps if isinstance(taps, (list, tuple)) else ()
+
+
 def _tap_row(name: str, taps: Any) -> tuple[float, ...]:
-    if getattr(taps, "requires_grad", False):
+    if any(getattr(value, "requires_grad", False) for value in (taps, *_entries(taps))):
         raise ValueError(f"{name} must be constant, got a tensor that requires grad")
-    values = taps.tolist() if hasattr(taps, "tolist") else taps
+    try:
+        values = taps.tolist() if hasattr(taps, "tolist") else taps
+    except RuntimeError:  # a tensor without a list of numbers in it: sparse, or on meta
+        raise TypeError(f"{name} must be a sequence of numbers, got {taps!r}") from None
     if not 1 <= len(values) <= MAX_TAPS:
         raise ValueError(f"{name} must have 1 to {MAX_TAPS} entries, got {len(values)}")
     if any(map(is_sequence, values)):
@@ -265,21 +304,18 @@ def _tap_row(name: str, taps: Any) -> tuple[float, ...]:
 
 
 def _blur_padding(value: Any, f_h: int, f_w: int) -> tuple[int, int, int, int]:
-    if isinstance(value, str):
-        if value != "same":
-            raise ValueError(
-                f"blur_padding must be 'same', an int, (height, width) or (top, bottom, left, "
-                f"right), got {value!r}"
-            )
+    if isinstance(value, str) and value == "same":
         return (f_h - 1) // 2, f_h // 2, (f_w - 1) // 2, f_w // 2
-    if is_sequence(value) and len(value) == 4:
-        top, bottom = _pair("blur_padding", value[:2], 0)
-        left, right = _pair("blur_padding", value[2:], 0)
-        return top, bottom, left, right
-    if is_sequence(value) and len(value) != 2:
-        raise ValueError(
+    entries = tuple(value) if is_sequence(value) else (value, value)
+    known = not isinstance(value, str) and len(entries) in (2, 4)
+    if not (known and all(map(is_integer, entries))):
+        raise (TypeError if known else ValueError)(
             f"blur_padding must be 'same', an int, (height, width) or (top, bottom, left, right), "
             f"got {value!r}"
         )
+    if len(entries) == 4:
+        top, bottom = _pair("blur_padding", value[:2], 0)
+        left, right = _pair("blur_padding", value[2:], 0)
+        return top, bottom, left, right
     height, width = _pair("blur_padding", value, 0)
     return height, height, width, width

@@ -13,6 +13,7 @@ from torch.jit._trace import TracerWarning
 from . import _backends, _ops
 from ._backends import BackendName
 from ._geometry import (
+    FILTER_SIZE,
     MAX_POOL,
     MAX_TAPS,
     BlurPadding,
@@ -21,19 +22,23 @@ from ._geometry import (
     PaddingMode,
     TapsArgument,
     check_scalar,
+    check_stride,
+    is_integer,
     is_sequence,
 )
+from ._signatures import names_its_arguments
 
 __all__ = ["blur_pool1d", "blur_pool2d", "max_blur_pool1d", "max_blur_pool2d"]
 
 
+@names_its_arguments
 def max_blur_pool2d(
     input: Tensor,
     kernel_size: IntOrPair = 2,
     stride: IntOrPair = 2,
     padding: IntOrPair = 0,
     *,
-    filter_size: IntOrPair = 4,
+    filter_size: IntOrPair | None = None,
     taps: TapsArgument | None = None,
     blur_padding: BlurPadding = "same",
     padding_mode: PaddingMode = "reflect",
@@ -50,9 +55,10 @@ def max_blur_pool2d(
         input: [N, C, H, W] or [C, H, W]; float32, float64, float16 or bfloat16. Contiguous and
             channels_last are both native, and the output has the input's format.
         kernel_size: of the max, int or (h, w), 1 to 15.
-        stride: of the blur, int or (h, w). The max itself has stride 1.
+        stride: of the blur, int or (h, w); not None. The max itself has stride 1.
         padding: of the max, with -inf, int or (h, w), at most half of ``kernel_size``.
-        filter_size: number of binomial taps, int or (h, w), 1 to 31.
+        filter_size: number of binomial taps, int or (h, w), 1 to 31; 4 if neither it nor ``taps``
+            is given, and beside ``taps`` nothing but their number.
         taps: the filter itself, in place of ``filter_size``: one row of numbers, or a pair
             (vertical, horizontal). The blur is a correlation with their outer product.
         blur_padding: of the pooled map: "same" is Zhang's (f - 1) // 2 before and f // 2 after,
@@ -82,9 +88,10 @@ def max_blur_pool2d(
     return run(input, geometry, backend)
 
 
+@names_its_arguments
 def blur_pool2d(
     input: Tensor,
-    filter_size: IntOrPair = 4,
+    filter_size: IntOrPair | None = None,
     stride: IntOrPair = 2,
     *,
     taps: TapsArgument | None = None,
@@ -101,13 +108,14 @@ def blur_pool2d(
     return run(input, geometry, backend)
 
 
+@names_its_arguments
 def max_blur_pool1d(
     input: Tensor,
     kernel_size: int = 2,
     stride: int = 2,
     padding: int = 0,
     *,
-    filter_size: int = 4,
+    filter_size: int | None = None,
     taps: TapsArgument | None = None,
     blur_padding: BlurPadding = "same",
     padding_mode: PaddingMode = "reflect",
@@ -121,7 +129,7 @@ def max_blur_pool1d(
         kernel_size: of the max, 1 to 15.
         stride: of the blur.
         padding: of the max, at most half of ``kernel_size``.
-        filter_size: number of binomial taps, 1 to 31.
+        filter_size: number of binomial taps, 1 to 31; as in 2-D.
         taps: one row of numbers, in place of ``filter_size``.
         blur_padding: "same", an int, or (left, right).
         padding_mode: as in 2-D.
@@ -142,9 +150,10 @@ def max_blur_pool1d(
     return run_1d(input, geometry, backend)
 
 
+@names_its_arguments
 def blur_pool1d(
     input: Tensor,
-    filter_size: int = 4,
+    filter_size: int | None = None,
     stride: int = 2,
     *,
     taps: TapsArgument | None = None,
@@ -194,7 +203,7 @@ def resolve_1d(
     kernel_size: int,
     stride: int,
     padding: int,
-    filter_size: int,
+    filter_size: int | None,
     taps: TapsArgument | None,
     blur_padding: BlurPadding,
     padding_mode: str,
@@ -202,24 +211,33 @@ def resolve_1d(
 ) -> Geometry:
     """The geometry of a 1-D call: nothing happens along the height, which is 1."""
     check_scalar("kernel_size", kernel_size, 1, MAX_POOL)
+    check_stride(stride)
     check_scalar("stride", stride, 1)
     check_scalar("padding", padding, 0)
-    check_scalar("filter_size", filter_size, 1, MAX_TAPS)
+    if filter_size is None and taps is None:
+        filter_size = FILTER_SIZE
+    if filter_size is not None:
+        check_scalar("filter_size", filter_size, 1, MAX_TAPS)
     if taps is not None:
         taps = ((1.0,), taps)  # type: ignore[assignment]
     if is_sequence(blur_padding):
-        if len(blur_padding) != 2:  # type: ignore[arg-type]
-            raise ValueError(
+        known = len(blur_padding) == 2  # type: ignore[arg-type]
+        if not (known and all(map(is_integer, blur_padding))):  # type: ignore[arg-type]
+            raise (TypeError if known else ValueError)(
                 f"blur_padding must be 'same', an int or (left, right), got {blur_padding!r}"
             )
         blur_padding = (0, 0, *blur_padding)  # type: ignore[misc]
     elif not isinstance(blur_padding, str):
+        if not is_integer(blur_padding):
+            raise TypeError(
+                f"blur_padding must be 'same', an int or (left, right), got {blur_padding!r}"
+            )
         blur_padding = (0, blur_padding)  # type: ignore[assignment]
     return _resolve(
         (1, kernel_size),
         (1, stride),
         (0, padding),
-        (1, filter_size),
+        None if filter_size is None else (1, filter_size),
         taps,
         blur_padding,
         padding_mode,

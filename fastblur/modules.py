@@ -8,7 +8,16 @@ from torch import Tensor, nn
 
 from . import _backends
 from ._backends import BackendName
-from ._geometry import BlurPadding, Geometry, IntOrPair, PaddingMode, Pair, TapsArgument
+from ._geometry import (
+    FILTER_SIZE,
+    BlurPadding,
+    Geometry,
+    IntOrPair,
+    PaddingMode,
+    Pair,
+    TapsArgument,
+)
+from ._signatures import names_its_arguments
 from .functional import resolve_1d, run, run_1d
 
 __all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlurPool1d"]
@@ -19,6 +28,7 @@ class Pool(nn.Module):
 
     geometry: Geometry
     backend: BackendName
+    only_pools = True  # whether a call is that of the geometry and nothing else
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
         super().__init__()
@@ -41,6 +51,31 @@ class Pool(nn.Module):
     def padding(self) -> Pair:
         """Of the max, (height, width)."""
         return self.geometry.padding
+
+    @property
+    def taps(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Of the blur, (vertical, horizontal)."""
+        return self.geometry.taps_h, self.geometry.taps_w
+
+    @property
+    def blur_padding(self) -> tuple[int, int, int, int]:
+        """Of the pooled map, (top, bottom, left, right)."""
+        return self.geometry.blur_padding
+
+    @property
+    def padding_mode(self) -> str:
+        """For the blur's padding."""
+        return self.geometry.padding_mode
+
+    @property
+    def relu(self) -> bool:
+        """Whether a ReLU comes first."""
+        return self.geometry.relu
+
+    @property
+    def one_dimensional(self) -> bool:
+        """Whether inputs have one axis and not two."""
+        return False
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
@@ -77,13 +112,14 @@ class FusedMaxBlurPool(Pool):
         torch.Size([1, 64, 56, 56])
     """
 
+    @names_its_arguments
     def __init__(
         self,
         kernel_size: IntOrPair = 2,
         stride: IntOrPair = 2,
         padding: IntOrPair = 0,
         *,
-        filter_size: IntOrPair = 4,
+        filter_size: IntOrPair | None = None,
         taps: TapsArgument | None = None,
         blur_padding: BlurPadding = "same",
         padding_mode: PaddingMode = "reflect",
@@ -111,9 +147,10 @@ class FusedBlurPool(Pool):
           ``H_out = ceil(H / stride)``.
     """
 
+    @names_its_arguments
     def __init__(
         self,
-        filter_size: IntOrPair = 4,
+        filter_size: IntOrPair | None = None,
         stride: IntOrPair = 2,
         *,
         taps: TapsArgument | None = None,
@@ -130,19 +167,31 @@ class FusedBlurPool(Pool):
         super().__init__(geometry, backend, shown)
 
 
-class FusedMaxBlurPool1d(Pool):
+class _Pool1d(Pool):
+    @property
+    def one_dimensional(self) -> bool:
+        """Whether inputs have one axis and not two."""
+        return True
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies the layer."""
+        return run_1d(input, self.geometry, self.backend)
+
+
+class FusedMaxBlurPool1d(_Pool1d):
     """:class:`FusedMaxBlurPool` along the last axis of [N, C, L] or [C, L].
 
     Arguments, result and errors are those of :func:`fastblur.functional.max_blur_pool1d`.
     """
 
+    @names_its_arguments
     def __init__(
         self,
         kernel_size: int = 2,
         stride: int = 2,
         padding: int = 0,
         *,
-        filter_size: int = 4,
+        filter_size: int | None = None,
         taps: TapsArgument | None = None,
         blur_padding: BlurPadding = "same",
         padding_mode: PaddingMode = "reflect",
@@ -157,20 +206,17 @@ class FusedMaxBlurPool1d(Pool):
         shown |= _unusual(blur_padding, padding_mode, relu, backend)
         super().__init__(geometry, backend, shown)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Applies the layer."""
-        return run_1d(input, self.geometry, self.backend)
 
-
-class FusedBlurPool1d(Pool):
+class FusedBlurPool1d(_Pool1d):
     """:class:`FusedBlurPool` along the last axis of [N, C, L] or [C, L].
 
     Arguments, result and errors are those of :func:`fastblur.functional.blur_pool1d`.
     """
 
+    @names_its_arguments
     def __init__(
         self,
-        filter_size: int = 4,
+        filter_size: int | None = None,
         stride: int = 2,
         *,
         taps: TapsArgument | None = None,
@@ -184,14 +230,12 @@ class FusedBlurPool1d(Pool):
         shown |= _unusual(blur_padding, padding_mode, relu, backend)
         super().__init__(geometry, backend, shown)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Applies the layer."""
-        return run_1d(input, self.geometry, self.backend)
-
 
 def _filter(filter_size: Any, taps: Any) -> dict[str, Any]:
     """The argument that gave the taps, for printing."""
-    return {"filter_size": filter_size} if taps is None else {"taps": taps}
+    if taps is not None:
+        return {"taps": taps}
+    return {"filter_size": FILTER_SIZE if filter_size is None else filter_size}
 
 
 def _unusual(blur_padding: Any, padding_mode: str, relu: bool, backend: str) -> dict[str, Any]:

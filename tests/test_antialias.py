@@ -550,7 +550,7 @@ def test_wrong_arguments_change_nothing(
 
 
 def test_wrong_models() -> None:
-    with pytest.raises(TypeError, match=r"model must be an nn\.Module, got str"):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
         antialias_("resnet18")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"give model\.module"):
         antialias_(nn.DataParallel(small()))

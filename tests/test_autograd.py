@@ -67,6 +67,11 @@ def test_gradcheck(road: str, arguments: dict[str, object]) -> None:
     assert gradgradcheck(f, leaf)
 
 
+def test_function_with_too_few_arguments() -> None:
+    with pytest.raises(TypeError, match=r"takes x and kernel_size, .*, channels_last, .* 1 more"):
+        MaxBlurPoolFunction.apply(x(2), 3)
+
+
 def test_gradcheck_of_the_functional(fused: Callable[[Tensor], Tensor]) -> None:
     leaf = x(2).requires_grad_()
     assert gradcheck(fused, leaf, check_forward_ad=True, check_batched_grad=True)

@@ -10,6 +10,7 @@ import os
 import random
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import torch
 from . import test_values
 from .cases import CASES, MODES, Case, fill, zhang
 from .cuda_on_host import HostCuda, Job, Options, why_not
+from .cuda_on_host.build import Build, BuildError
 from .cuda_on_host.defines import FEW
 from .cuda_on_host.target import HostTarget
 from .test_values import gradient_for
@@ -155,3 +157,23 @@ def test_launches_too_large_for_cuda_are_refused(case: Case, channels_last: bool
         job = Job("all", case.geometry(), size, torch.float32, channels_last, options=dry)
         (result,) = host("plain").run([job])
         assert result.error == error, batch
+
+
+@pytest.mark.parametrize(
+    ("size", "place"),
+    [
+        ("4, 0, 3", "TileCode: "),
+        ("1, 0, 6", "kStepOfRow0"),
+        ("2, 0, 6", "TileRows::tile_shift"),
+        ("2, 0, 6", "ColumnBorder::kWindow"),
+        ("2, 0, 7", "ColumnBorder::kHalo"),
+        ("3, 1, 8", "pad_columns"),
+    ],
+)
+def test_a_size_beyond_the_kernels_does_not_compile(tmp_path: Path, size: str, place: str) -> None:
+    source = tmp_path / "size.cpp"
+    source.write_text(
+        f'#include "cuda/specialisation.h"\nfastblur::cuda::Sizes<{size}, false> sizes;\n'
+    )
+    with pytest.raises(BuildError, match=f"static assertion failed: .*{place}"):
+        Build("plain").executable("size", [source])

@@ -72,6 +72,14 @@ def test_make_targets_exist() -> None:
             assert set(used) <= targets, path.name
 
 
+def test_installed_from_a_clone_is_run_past_it() -> None:
+    """Where pip has installed a copy, Python started beside the sources finds those instead."""
+    code = [code for _, code in BLOCK.findall((ROOT / "docs" / "quickstart.md").read_text())]
+    (install,) = (block for block in code if "pip install --no-build-isolation ." in block)
+    assert "python -P -m fastblur " in install
+    assert "python -m fastblur" not in install
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(name))

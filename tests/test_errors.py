@@ -39,7 +39,8 @@ BAD_ARGUMENTS: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(kernel_size=None), TypeError, "kernel_size must be an int .* got None"),
     (dict(stride=0), ValueError, "stride must be 1 or more, got 0"),
     (dict(stride=(2, -1)), ValueError, r"stride must be 1 or more, got \(2, -1\)"),
-    (dict(stride=2**31), ValueError, "stride must be"),
+    (dict(stride=2**31), ValueError, "stride must be 1 to 2147483647, got 2147483648"),
+    (dict(stride=None), TypeError, "an int or a pair of ints, got None; left out it is 2, and"),
     (dict(padding=-1), ValueError, "padding must be 0 or more, got -1"),
     (dict(padding=2), ValueError, "padding must be at most half of kernel_size, got padding=2"),
     (dict(kernel_size=3, padding=(1, 2)), ValueError, r"got padding=\(1, 2\) for kernel_size=3"),
@@ -57,16 +58,26 @@ BAD_ARGUMENTS: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(taps=torch.ones(2, 2)), TypeError, "taps must be one row of numbers"),
     (dict(taps=torch.ones(2, requires_grad=True)), ValueError, "taps must be constant"),
     (dict(taps=torch.ones(3, 3)), TypeError, "taps must be one row of numbers"),
+    (dict(taps=[1.0, torch.ones((), requires_grad=True)]), ValueError, "taps must be constant"),
+    (dict(taps=torch.ones(3).to_sparse()), TypeError, "taps must be a sequence of numbers, got"),
+    (dict(taps=torch.ones(3, device="meta")), TypeError, "taps must be a sequence of .*meta"),
+    (dict(taps=[1, 2, 1], filter_size=4), ValueError, r"got filter_size=4 for \(3, 3\) taps"),
+    (dict(taps=[1, 2, 1], filter_size="3"), TypeError, "filter_size must be an int .* got '3'"),
     (dict(blur_padding="valid"), ValueError, "blur_padding must be 'same', an int"),
     (dict(blur_padding=-1), ValueError, "blur_padding must be 0 or more, got -1"),
     (dict(blur_padding=(1, 1, 1)), ValueError, "blur_padding must be 'same', an int"),
     (dict(blur_padding=(1, 1, -1, 1)), ValueError, "blur_padding must be 0 or more"),
-    (dict(blur_padding=1.5), TypeError, "blur_padding must be an int"),
+    (dict(blur_padding=1.5), TypeError, r"blur_padding must be 'same', .* right\), got 1\.5"),
+    (dict(blur_padding=((1, 2), (1, 2))), TypeError, r"'same', .* got \(\(1, 2\), \(1, 2\)\)"),
+    (dict(blur_padding=2**70), ValueError, "blur_padding must be 0 to 2147483647, got"),
     (dict(padding_mode="constant"), ValueError, "padding_mode must be one of 'reflect'"),
     (dict(padding_mode=None), ValueError, "padding_mode must be one of .* got None"),
     (dict(relu=1), TypeError, "relu must be True or False, got 1"),
     (dict(backend="gpu"), ValueError, "backend must be one of 'auto', .* got 'gpu'"),
     (dict(backend=None), ValueError, "backend must be one of .* got None"),
+    (dict(kernal_size=3), TypeError, "has no argument 'kernal_size'; it has .*stride, .*taps, "),
+    (dict(ceil_mode=True), TypeError, r"no argument 'ceil_mode' \(blur_padding decides the size"),
+    (dict(dilation=1), TypeError, r"'dilation' \(the windows of the max have no gaps\); it has"),
 ]
 ONLY_MAX = {"kernel_size", "padding"}
 
@@ -91,6 +102,24 @@ def test_arguments(arguments: dict[str, object], error: type[Exception], message
             call()
 
 
+def test_too_many_by_position() -> None:
+    with pytest.raises(TypeError, match="FusedMaxBlurPool takes kernel_size, stride, padding by"):
+        FusedMaxBlurPool(3, 2, 1, 1, False)  # type: ignore[misc]
+    with pytest.raises(
+        TypeError, match=r"blur_pool2d takes input, filter_size, stride by .* got 4"
+    ):
+        fb.blur_pool2d(X, 4, 2, "reflect")  # type: ignore[misc]
+
+
+def test_taps_and_their_number() -> None:
+    """Both may be given if they agree; with neither there are four taps."""
+    both = FusedMaxBlurPool(filter_size=(3, 2), taps=([1, 2, 1], [1, 1]))
+    assert both.geometry == FusedMaxBlurPool(taps=([1, 2, 1], [1, 1])).geometry
+    assert fb.blur_pool1d(X[0], 3, taps=[1, 2, 1]).shape == (2, 9, 5)
+    assert FusedMaxBlurPool().geometry == FusedMaxBlurPool(filter_size=4).geometry
+    assert FusedBlurPool1d().geometry == FusedBlurPool1d(4).geometry
+
+
 def test_a_good_call_does_not_let_a_bad_one_pass() -> None:
     """Equal is not the same: (True, True) == (1, 1) == (1.0, 1.0)."""
     for good, bad in (((2, 2), (2.0, 2.0)), ((1, 1), (True, True)), (1, True), (2, 2.0)):
@@ -109,6 +138,11 @@ BAD_1D: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(padding_mode="same"), ValueError, "padding_mode"),
     (dict(filter_size=40), ValueError, "filter_size must be 1 to 31, got 40$"),
     (dict(blur_padding="valid"), ValueError, "blur_padding must be 'same'"),
+    (dict(blur_padding=1.5), TypeError, r"'same', an int or \(left, right\), got 1\.5"),
+    (dict(blur_padding=(1, None)), TypeError, r"int or \(left, right\), got \(1, None\)"),
+    (dict(stride=None), TypeError, "got None; left out it is 2"),
+    (dict(taps=[1, 2, 1], filter_size=4), ValueError, "filter_size must be left out or the numb"),
+    (dict(return_indices=True), TypeError, "has no argument 'return_indices'"),
     (dict(blur_padding=np.array([1, 1, 1])), ValueError, r"'same', an int or \(left, right\)"),
 ]
 
@@ -125,6 +159,7 @@ def test_arguments_1d(arguments: dict[str, object], error: type[Exception], mess
             call()
 
 
+NESTED = torch.nested.nested_tensor([X[0], X[0]])
 QUANTISED = torch.quantize_per_tensor(X, 0.1, 0, torch.quint8)
 BAD_INPUTS: list[tuple[object, type[Exception], str]] = [
     (
@@ -144,6 +179,7 @@ BAD_INPUTS: list[tuple[object, type[Exception], str]] = [
     (X.to(torch.complex64), TypeError, "got torch.complex64"),
     (X.to(torch.float8_e4m3fn), TypeError, "got torch.float8_e4m3fn"),
     (X.to_sparse(), TypeError, "input must be a dense tensor, got layout torch.sparse_coo"),
+    (NESTED, TypeError, "input must be a dense tensor, got a nested tensor"),
     (QUANTISED, TypeError, "input must be a dense tensor, got a quantised tensor"),
     (torch.zeros(1, 0, 9, 9), ValueError, r"empty only along the batch, got shape \(1, 0, 9, 9\)"),
     (torch.zeros(1, 2, 0, 9), ValueError, "empty only along the batch"),

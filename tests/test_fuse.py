@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import fastblur
 from fastblur import FusedBlurPool, FusedMaxBlurPool, fuse_, unfuse_
+from fastblur._geometry import Geometry
 from fastblur.surgery import Absorbed, BlurredConv2d, FilteredPool, FuseReport
 
 from . import lookalikes as like
@@ -94,7 +95,7 @@ def check(model: nn.Module, x: Tensor, relu: bool = True) -> FuseReport:
     for got, want in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-10 * want.abs().max().item())
 
-    assert len(unfuse_(fused)) >= len(report.fused)
+    assert len(unfuse_(fused).restored) >= len(report.fused)
     assert (str(fused), list(fused.state_dict())) == before[:2]
     with torch.no_grad():
         assert torch.equal(fused(x), model(x))
@@ -342,6 +343,7 @@ LEFT: dict[str, tuple[Make, str]] = {
     "not separable": (lambda: filtered(lambda f: f[:, :, 0, 0].zero_()), "not separable"),
     "channels differ": (lambda: filtered(lambda f: f[1].mul_(2)), "differs between channels"),
     "not finite": (lambda: filtered(lambda f: f.fill_(torch.inf)), "not finite"),
+    "NaN": (lambda: filtered(lambda f: f.fill_(torch.nan)), "not finite"),
     "trained filter": (lambda: filtered(lambda f: f.requires_grad_()), "being trained"),
     "one more buffer": (lambda: holding(torch.zeros(1)), "more than its filter: extra"),
     "a parameter": (lambda: holding(nn.Parameter(torch.zeros(1))), "more than its filter: extra"),
@@ -393,7 +395,7 @@ def test_left_alone(name: str) -> None:
     assert not report.fused
     assert all(re.search(why, row.note) for row in report.left), report
     assert list(net.named_modules(remove_duplicate=False)) == before
-    assert unfuse_(net) == ()
+    assert unfuse_(net).restored == ()
 
 
 def test_average_pools() -> None:
@@ -425,6 +427,40 @@ def test_nothing_to_fuse() -> None:
 def test_no_module(function: Callable[[Any], object]) -> None:
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got Tensor"):
         function(torch.zeros(1))
+
+
+def test_nothing_to_unfuse() -> None:
+    """As fuse_, it says so; and else what is back."""
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d(2, 1), layer())
+    report = unfuse_(net)
+    assert report.restored == ()
+    assert str(report) == "nothing to unfuse: the model holds no layer that fuse_ made"
+    fuse_(net)
+    assert str(unfuse_(net)) == "back where they were: 1, 2"
+
+
+def test_models_that_are_wrapped_already() -> None:
+    """Nothing joins in what cannot be traced, so the model is to be changed first."""
+    net = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, 1), layer())
+    before = list(net)
+    for wrapped, why in (
+        (nn.DataParallel(net), r"give model\.module"),
+        (torch.compile(net), "must not be compiled yet: change it, then torch.compile it"),
+        (torch.jit.trace(net, torch.zeros(1, 4, 12, 12)), "got a scripted one"),
+    ):
+        with pytest.raises(TypeError, match=why):
+            fuse_(wrapped)  # type: ignore[arg-type]
+        assert list(net) == before
+    fuse_(net)
+    assert unfuse_(nn.DataParallel(net)).restored == ("module.0", "module.1", "module.2")
+
+
+def test_reports_share_what_they_tell() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d(2, 1), layer(), nn.Sequential(layer()))
+    net[3][0].register_forward_hook(lambda *_: None)
+    report = fuse_(net)
+    assert report.changed == report.fused == report.rows[:1]
+    assert report.left == report.rows[1:]
 
 
 def test_twice() -> None:
@@ -496,6 +532,26 @@ def test_other_channels() -> None:
         ValueError, match=r"input must have 4 channels, .* got shape \(1, 2, 8, 8\)"
     ):
         net(torch.randn(1, 2, 8, 8))
+    with pytest.raises(TypeError, match=r"input must be a torch\.Tensor, got NoneType"):
+        net(None)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda g: FilteredPool(g, None), TypeError, "filter must be a floating .* got NoneType"),
+        (lambda g: FilteredPool(g, torch.ones(4, 4).int()), TypeError, "filter .* torch.int32"),
+        (lambda g: FilteredPool(g, torch.ones(4)), ValueError, r"filter must be .* got shape \(4,"),
+        (lambda g: FilteredPool(g, torch.ones(2, 32)), ValueError, r"1 to 31 taps .* \(2, 32\)"),
+        (lambda g: FilteredPool.zhang("8"), TypeError, "channels must be an int, got '8'"),
+        (lambda g: FilteredPool.zhang(0), ValueError, "channels must be 1 or more, got 0"),
+    ],
+)
+def test_filtered_pool_refuses(
+    make: Callable[[Geometry], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make(Geometry.resolve())
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
@@ -619,7 +675,7 @@ def test_own_attributes_named_like_ours() -> None:
     net = fused_net()
     net._replaced = None
     net[0]._together = 3
-    assert set(unfuse_(net)) == {"0.1", "0.2", "1.0"}
+    assert set(unfuse_(net).restored) == {"0.1", "0.2", "1.0"}
 
 
 ODD_TAPS = torch.tensor([0.3, 0.45, 0.25])  # not exact in any type

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,14 @@ def code_geometries() -> list[Geometry]:
         if 2 * p <= min(k_h, k_w)
     ]
     return near + zhang + [case.geometry() for case in CASES]
+
+
+def test_a_mode_that_the_walking_kernels_do_not_know_is_not_theirs() -> None:
+    """A mode that is new takes the generic kernels, which ask for each element's source."""
+    modes = {"mirrored": False, "circular": False, "reflect": True, "zeros": True}
+    for mode, walks in modes.items():
+        geometry = replace(Geometry.resolve(), padding_mode=mode)
+        assert _codes.is_specialised(geometry, (1, 2, 20, 20), torch.float32) == walks
 
 
 @pytest.mark.skipif(not _ops.CUDA_ARCHS, reason="asks the CUDA backend, which is not built")

@@ -75,6 +75,26 @@ def test_copy_pickle_and_save(text: str) -> None:
     layer.load_state_dict({}, strict=True)
 
 
+def test_tells_what_it_does() -> None:
+    """What was given, in full, and not to be changed: a layer is checked when it is made."""
+    layer = FusedMaxBlurPool(3, 2, 1, filter_size=3, padding_mode="zeros", relu=True)
+    told = dict(
+        kernel_size=(3, 3),
+        stride=(2, 2),
+        padding=(1, 1),
+        taps=((0.25, 0.5, 0.25), (0.25, 0.5, 0.25)),
+        blur_padding=(1, 1, 1, 1),
+        padding_mode="zeros",
+        relu=True,
+        one_dimensional=False,
+    )
+    for name, value in told.items():
+        assert getattr(layer, name) == value
+        with pytest.raises(AttributeError, match=name):
+            setattr(layer, name, value)
+    assert FusedBlurPool1d().one_dimensional
+
+
 def test_stands_where_max_pool_stood() -> None:
     x = torch.randn(2, 8, 112, 112)
     for k, s, p in ((3, 2, 1), (2, 2, 0)):

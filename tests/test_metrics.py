@@ -413,6 +413,11 @@ def test_state_is_restored_after_an_error(which: int) -> None:
     assert not torch.is_inference_mode_enabled()
 
 
+def test_images_that_are_none() -> None:
+    with pytest.raises(TypeError, match=r"images must be a tensor \[N, C, H, W\] or .*NoneType"):
+        shift_consistency(Spot(), None, crop=8)  # type: ignore[arg-type]
+
+
 def test_a_failed_update_counts_nothing() -> None:
     metric = ShiftConsistency(crop=8)
     with pytest.raises(ValueError, match="classes"):

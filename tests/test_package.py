@@ -35,6 +35,16 @@ def python(*arguments: str | Path, path: Path = HERE.parent) -> subprocess.Compl
     )
 
 
+def linked(to: Path) -> None:
+    """This fastblur once more, in `to`, as if it had been built for another torch."""
+    package = to / "fastblur"
+    package.mkdir()
+    for entry in Path(fastblur.__file__).parent.iterdir():
+        if entry.name not in ("_built_for.json", "__pycache__"):
+            (package / entry.name).symlink_to(entry)
+    (package / "_built_for.json").write_text('{"torch": "1.2.3", "cuda": null}')
+
+
 @pytest.mark.parametrize(
     ("built_torch", "built_cuda", "message"),
     [
@@ -69,12 +79,7 @@ def test_without_a_record_loading_tells(tmp_path: Path) -> None:
 @needs_extension
 def test_import_beside_another_torch(tmp_path: Path) -> None:
     """One warning, the reference runs, a backend asked for by name says why; nothing is loaded."""
-    package = tmp_path / "fastblur"
-    package.mkdir()
-    for entry in Path(fastblur.__file__).parent.iterdir():
-        if entry.name not in ("_built_for.json", "__pycache__"):
-            (package / entry.name).symlink_to(entry)
-    (package / "_built_for.json").write_text('{"torch": "1.2.3", "cuda": null}')
+    linked(tmp_path)
     done = python(
         "-c",
         "import sys, torch, fastblur\n"
@@ -91,6 +96,42 @@ def test_import_beside_another_torch(tmp_path: Path) -> None:
         done.stdout
     )
     assert done.stderr.count("was built for torch 1.2.3, and this is torch") == 1
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    "line",
+    ["from fastblur.surgery import fuse_", "import importlib; importlib.import_module('fastblur')"],
+)
+def test_the_warning_is_at_the_line_that_imports(tmp_path: Path, line: str) -> None:
+    linked(tmp_path)
+    script = tmp_path / "script.py"
+    script.write_text(f"import torch\n\n{line}\n")
+    done = python(script, path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{script}:3: RuntimeWarning: fastblur: the compiled extension was built for" in (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize("sources", [False, True])
+def test_no_extension_where_fastblur_was_imported_from(tmp_path: Path, sources: bool) -> None:
+    """In a clone of the sources Python imports those, whatever pip has installed."""
+    linked(tmp_path)
+    if sources:
+        (tmp_path / "setup.py").touch()
+    done = python(
+        "-c",
+        "import importlib.util as util\n"  # an editable fastblur would lend its extension
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *a: None if name == 'fastblur._C' else find(name, *a)\n"
+        "import fastblur; print(fastblur._extension.WHY_NOT)",
+        path=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    where = f"was imported from its sources in {tmp_path}, where it has not been built"
+    assert (where in done.stdout) == sources
+    assert ("was built without a C++ compiler" in done.stdout) != sources
 
 
 def test_touches_no_network() -> None:

@@ -18,6 +18,24 @@ struct Sizes {
   static constexpr int kWarmUp = (F - 1) / 2;     // steps before the first row of y is whole
   using Bits = TileBits<K, kRelu>;
   using Code = TileCode<K, kRelu>;
+
+  // What the kernels take for granted, each with its place. A size beyond it must not compile, for
+  // it would run, and be wrong at borders or write beyond the codes.
+  static_assert(K <= 3, "TileCode: a tile's winners have 16 (K - 1) bits, and a code at most 32");
+  static_assert(F / 2 <= 2,
+                "ColumnBorder, pad_columns, fold_columns, padding_tap: a window reads at most two "
+                "columns of padding at the right end, whose sources are at most three away");
+  static_assert(kBefore <= 2, "ColumnBorder::kHalo: so many columns are kept before a lane's own");
+  static_assert(F - kBefore <= 3,
+                "ColumnBorder::kWindow, spread_columns: of the lane to the right one column is "
+                "read, and of dy one of each neighbour");
+  static_assert(kRows.first_row(-kRows.tile_shift()) <= -kRows.ahead() &&
+                    kRows.first_row(-kRows.tile_shift()) + 2 > -kRows.ahead(),
+                "TileRows::tile_shift, and _tile_rows of fastblur/_codes.py: the first tile row "
+                "holds the first winners");
+  static_assert(kRows.first_row(-kRows.first_row(0)) <= 0 &&
+                    kRows.first_row(-kRows.first_row(0)) + 2 > 0,
+                "kStepOfRow0 of both forward kernels: that step has row 0 of m");
 };
 
 // Which (pool, padding) pairs and which numbers of taps there are.
@@ -31,8 +49,11 @@ inline bool is_specialised(const Params& p, Type type) {
     const int64_t before = (a.n_taps - 1) / 2, after = a.n_taps / 2;
     return a.stride == 2 && a.before == before && a.after <= after && a.size < (1 << 30);
   };
+  // The borders that the kernels know; column_border.cuh says why not circular.
+  const bool border =
+      p.border == Border::reflect || p.border == Border::replicate || p.border == Border::zeros;
   if (p.channels >= 1 << 28) return false;  // a pixel's bytes are counted in 32 bits
-  if (type == Type::f64 || p.border == Border::circular || !fits(p.h) || !fits(p.w)) return false;
+  if (type == Type::f64 || !border || !fits(p.h) || !fits(p.w)) return false;
   if (p.h.pool != p.w.pool || p.h.pad != p.w.pad || p.h.n_taps != p.w.n_taps) return false;
   const auto same = [&](int k, int pad, int f) {
     return p.h.pool == k && p.h.pad == pad && p.h.n_taps == f;

@@ -84,6 +84,11 @@ def batches(
         return
     if labels is not None:
         raise ValueError("labels must be left out where images yields batches with their labels")
+    if not (hasattr(images, "__iter__") or hasattr(images, "__getitem__")):
+        raise TypeError(
+            f"images must be a tensor [N, C, H, W] or an iterable of batches, got "
+            f"{type(images).__name__}"
+        )
     total = len(images) if isinstance(images, Sized) else None
     for batch in bar(images, progress, what, total):
         first, second = batch, None

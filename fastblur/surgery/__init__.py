@@ -4,7 +4,7 @@ from .antialias import AntialiasReport, AntialiasRow, antialias_
 from .filtered_pool import BlurredConv2d, FilteredPool
 from .fuse import fuse_, unfuse_
 from .joining import Absorbed
-from .report import FuseReport, FuseRow
+from .report import FuseReport, FuseRow, UnfuseReport
 
 __all__ = [
     "Absorbed",
@@ -14,6 +14,7 @@ __all__ = [
     "FilteredPool",
     "FuseReport",
     "FuseRow",
+    "UnfuseReport",
     "antialias_",
     "fuse_",
     "unfuse_",

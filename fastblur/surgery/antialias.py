@@ -8,13 +8,14 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .._geometry import DTYPES, Geometry, PaddingMode
 from .dataflow import flows_of, is_plain_sequential, parent_of
 from .filtered_pool import FilteredPool
+from .models import check_model
 from .recipes import recipe_for
 from .recognise import blurs
+from .report import Report
 from .sites import SITE_KINDS, Blur, Change, Options, Planner, SiteKind, strided_layers
 
 __all__ = ["AntialiasReport", "AntialiasRow", "antialias_"]
@@ -38,9 +39,14 @@ class AntialiasRow:
     blur: str | None = None
     reason: str | None = None
 
+    @property
+    def outcome(self) -> str | None:
+        """What was done, or None."""
+        return self.change
+
 
 @dataclass(frozen=True)
-class AntialiasReport:
+class AntialiasReport(Report[AntialiasRow]):
     """What :func:`antialias_` did; ``str()`` of it is for people.
 
     Attributes:
@@ -53,16 +59,6 @@ class AntialiasReport:
     rows: tuple[AntialiasRow, ...]
     recipe: str
     renamed: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def changed(self) -> tuple[AntialiasRow, ...]:
-        """The rows of layers that were changed."""
-        return tuple(row for row in self.rows if row.change is not None)
-
-    @property
-    def left(self) -> tuple[AntialiasRow, ...]:
-        """The rows of layers that were left alone."""
-        return tuple(row for row in self.rows if row.change is None)
 
     def __str__(self) -> str:
         if not self.rows:
@@ -201,15 +197,7 @@ def _checked(
     keep_pool: Any,
     stem: Any,
 ) -> Options:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError("model must be an ordinary module, got a scripted one")
-    if isinstance(model, (DataParallel, DistributedDataParallel)):
-        name = type(model).__name__
-        raise TypeError(f"model must be the module inside {name}: give model.module")
-    if hasattr(model, "_orig_mod"):
-        raise TypeError("model must not be compiled yet: anti-alias it, then torch.compile it")
+    check_model(model)
     if isinstance(filter_size, bool) or not isinstance(filter_size, int):
         raise TypeError(f"filter_size must be an int, got {filter_size!r}")
     Geometry.resolve(1, 2, 0, filter_size, padding_mode=padding_mode)

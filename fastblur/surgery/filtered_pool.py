@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._backends import BackendName
-from .._geometry import Geometry, IntOrPair, PaddingMode
+from .._geometry import MAX_TAPS, Geometry, IntOrPair, PaddingMode, check_scalar
 from ..functional import run, run_1d
 from ..modules import Pool
 
@@ -36,11 +36,11 @@ def separable_taps(
         ValueError: the channels differ, or no two rows give the filter to its own precision.
     """
     planes = filter.detach().reshape(-1, *filter.shape[-2:])
+    if not torch.isfinite(planes).all():  # first, for a NaN would differ from itself
+        raise ValueError("the filter is not finite")
     if not torch.equal(planes, planes[:1].expand_as(planes)):
         raise ValueError("the filter differs between channels")
     exact = planes[0].to("cpu", torch.float64)
-    if not torch.isfinite(exact).all():
-        raise ValueError("the filter is not finite")
     # Of a rank-1 matrix, the sums of its rows and of its columns are multiples of the two factors.
     # A filter that sums to nothing is cut through its largest entry instead.
     total = exact.sum()
@@ -78,7 +78,8 @@ class FilteredPool(Pool):
         - Output: that of :func:`fastblur.functional.max_blur_pool2d`.
 
     Raises:
-        ValueError: the filter is not separable, or its channels differ.
+        TypeError: the filter is no floating point tensor.
+        ValueError: it is of another shape, or not separable, or its channels differ.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class FilteredPool(Pool):
         persistent: bool = True,
         backend: BackendName = "auto",
     ) -> None:
+        _check_filter(filter)
         super().__init__(geometry, backend, {})
         self.filter_name = name
         self.register_buffer(name, filter, persistent=persistent)
@@ -107,6 +109,7 @@ class FilteredPool(Pool):
         backend: BackendName = "auto",
     ) -> FilteredPool:
         """Zhang's BlurPool of so many channels: binomial taps, a persistent buffer ``filt``."""
+        check_scalar("channels", channels, 1)
         geometry = Geometry.resolve(1, stride, 0, filter_size, None, "same", padding_mode)
         plane = torch.outer(torch.tensor(geometry.taps_h), torch.tensor(geometry.taps_w))
         return cls(geometry, plane.repeat(channels, 1, 1, 1), backend=backend)
@@ -125,7 +128,7 @@ class FilteredPool(Pool):
 
     @property
     def one_dimensional(self) -> bool:
-        """Whether its inputs have one axis and not two."""
+        """Whether inputs have one axis and not two."""
         return self.filter.dim() == 3
 
     def forward(self, input: Tensor) -> Tensor:
@@ -135,6 +138,8 @@ class FilteredPool(Pool):
             self._read_taps()
         one_dimensional = filter.dim() == 3
         axis, channels = -2 if one_dimensional else -3, channels_of(filter)
+        if not isinstance(input, Tensor):
+            self.geometry.check_input(input)  # raises
         if channels is not None and input.dim() >= -axis and input.shape[axis] != channels:
             raise ValueError(
                 f"input must have {channels} channels, as the filter {self.filter_name!r} has, "
@@ -211,6 +216,20 @@ class FilteredPool(Pool):
         self._read_taps()
 
 
+def _check_filter(filter: Any) -> None:
+    if not isinstance(filter, Tensor) or not filter.is_floating_point():
+        what = filter.dtype if isinstance(filter, Tensor) else type(filter).__name__
+        raise TypeError(f"filter must be a floating point tensor, got {what}")
+    if filter.dim() not in (2, 3, 4) or filter.numel() == 0:
+        raise ValueError(
+            f"filter must be [C, 1, h, w], [h, w] or [C, 1, w], got shape {tuple(filter.shape)}"
+        )
+    if max(filter.shape[-2:]) > MAX_TAPS:
+        raise ValueError(
+            f"filter must have 1 to {MAX_TAPS} taps along an axis, got shape {tuple(filter.shape)}"
+        )
+
+
 def _has_values(filter: Tensor) -> bool:
     """Whether it can be looked into: neither traced nor transformed."""
     return (
@@ -240,6 +259,8 @@ class BlurredConv2d(FilteredPool):
     Shape:
         - Input and output: those of the two in turn.
     """
+
+    only_pools = False
 
     def __init__(
         self,

@@ -14,8 +14,9 @@ from .._backends import BackendName
 from ..modules import Pool
 from .dataflow import Flow, flows_of, parent_of
 from .joining import Absorbed, Joiner, has_call_hooks
+from .models import check_model, check_module
 from .recognise import CannotFuse, Layer, check_contents, check_numbers, recognise
-from .report import FuseReport, FuseRow, describe
+from .report import FuseReport, FuseRow, UnfuseReport, describe
 from .tracing import graphs_of, without_data
 
 
@@ -46,10 +47,11 @@ def fuse_(model: nn.Module, *, relu: bool = True, backend: BackendName = "auto")
         What was found, a row each; ``print`` it.
 
     Raises:
-        TypeError: ``model`` is no module, or ``relu`` no bool.
+        TypeError: ``model`` is no module, or one that is scripted, compiled or in a DataParallel
+            already; or ``relu`` is no bool.
         ValueError: no backend has that name.
     """
-    _check_module(model)
+    check_model(model)
     if not isinstance(relu, bool):
         raise TypeError(f"relu must be True or False, got {relu!r}")
     _backends.check_name(backend)
@@ -59,21 +61,21 @@ def fuse_(model: nn.Module, *, relu: bool = True, backend: BackendName = "auto")
     return FuseReport(tuple(plan.row for plan in plans), already)
 
 
-def unfuse_(model: nn.Module) -> tuple[str, ...]:
+def unfuse_(model: nn.Module) -> UnfuseReport:
     """Puts back what :func:`fuse_` replaced, with the filters, convolutions and modes of now.
 
     Args:
         model: that was fused, or a copy of it.
 
     Returns:
-        The paths of the modules that are back.
+        The paths of the modules that are back; ``print`` it.
 
     Raises:
         TypeError: ``model`` is no module.
         ValueError: it is a fused layer itself, or holds but a part of what was fused together, or
             hooks were set on what ``fuse_`` made. Nothing was changed then.
     """
-    _check_module(model)
+    check_module(model)
     if _before(model) is not None:
         raise ValueError("model must hold the fused layers, got a fused layer")
     found = [
@@ -97,7 +99,7 @@ def unfuse_(model: nn.Module) -> tuple[str, ...]:
         for fused, before in pairwise(history):
             _hand_over(fused, before)
         _put(model, path, history[-1])
-    return tuple(path for path, _ in found)
+    return UnfuseReport(tuple(path for path, _ in found))
 
 
 @dataclass(frozen=True)
@@ -232,11 +234,6 @@ def _check_channels(layer: Layer, module: nn.Module, flow: Flow, call: Any) -> N
     coming, _ = flow.channels(call.all_input_nodes[0])
     if coming is not None and coming != channels:
         raise CannotFuse(f"its filter has {channels} channels, its input {coming}")
-
-
-def _check_module(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
 
 
 def _put(model: nn.Module, path: str, module: nn.Module) -> None:

@@ -4,8 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from .._geometry import Geometry
+
+
+class Row(Protocol):
+    """One layer that might have been changed."""
+
+    @property
+    def outcome(self) -> str | None:
+        """What became of it; None where it was left alone."""
+
+
+RowType = TypeVar("RowType", bound=Row)
+
+
+@dataclass(frozen=True)
+class Report(Generic[RowType]):
+    """A row for each layer, of two kinds."""
+
+    rows: tuple[RowType, ...]
+
+    @property
+    def changed(self) -> tuple[RowType, ...]:
+        """The rows of layers that were changed."""
+        return tuple(row for row in self.rows if row.outcome is not None)
+
+    @property
+    def left(self) -> tuple[RowType, ...]:
+        """The rows of layers that were left alone."""
+        return tuple(row for row in self.rows if row.outcome is None)
 
 
 @dataclass(frozen=True)
@@ -27,6 +56,11 @@ class FuseRow:
     joined: tuple[str, ...] = ()
 
     @property
+    def outcome(self) -> str | None:
+        """What the fused layer does; None where the layer was left alone."""
+        return self.fused
+
+    @property
     def in_words(self) -> str:
         """The classes, and where those are that joined the last one."""
         places = [f" ({path})" for path in self.joined] + [""]
@@ -34,7 +68,7 @@ class FuseRow:
 
 
 @dataclass(frozen=True)
-class FuseReport:
+class FuseReport(Report[FuseRow]):
     """What :func:`fastblur.fuse_` found, in the order of the model; ``str()`` is a table.
 
     Attributes:
@@ -47,25 +81,39 @@ class FuseReport:
 
     @property
     def fused(self) -> tuple[FuseRow, ...]:
-        """The layers that are fused now."""
-        return tuple(row for row in self.rows if row.fused is not None)
-
-    @property
-    def left(self) -> tuple[FuseRow, ...]:
-        """The layers that were left alone."""
-        return tuple(row for row in self.rows if row.fused is None)
+        """The rows of layers that are fused now, which are those that were changed."""
+        return self.changed
 
     def __str__(self) -> str:
         if not self.rows and self.already:
             return f"nothing to fuse; layers that are fused already: {self.already}"
         if not self.rows:
-            return "nothing to fuse: no layer that blurs and subsamples was recognised"
+            return (
+                "nothing to fuse: no layer that blurs and subsamples was recognised "
+                "(docs/models.md has those that are, and what to do about your own)"
+            )
         header = ("where", "what", "fused", "note")
         cells = [
             (row.path or "(the model)", row.in_words, row.fused or "no", row.note)
             for row in self.rows
         ]
         return f"{table(header, cells)}\n{len(self.fused)} of {len(self.rows)} fused"
+
+
+@dataclass(frozen=True)
+class UnfuseReport:
+    """What :func:`fastblur.unfuse_` put back; ``str()`` is for people.
+
+    Attributes:
+        restored: the paths of the modules that are back, in the order of the model.
+    """
+
+    restored: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.restored:
+            return "nothing to unfuse: the model holds no layer that fuse_ made"
+        return f"back where they were: {', '.join(self.restored)}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,0 +1,30 @@
+"""Which models can be changed in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+
+def check_module(model: Any) -> None:
+    """Raises TypeError unless ``model`` is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def check_model(model: Any) -> None:
+    """Raises TypeError unless ``model`` is a module of Python code, to be changed before all else.
+
+    What holds a model to run it otherwise cannot be traced, so that less would be found in it.
+    """
+    check_module(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("model must be an ordinary module, got a scripted one")
+    if isinstance(model, (DataParallel, DistributedDataParallel)):
+        name = type(model).__name__
+        raise TypeError(f"model must be the module inside {name}: give model.module")
+    if hasattr(model, "_orig_mod"):
+        raise TypeError("model must not be compiled yet: change it, then torch.compile it")
