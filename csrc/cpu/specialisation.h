@@ -15,6 +15,7 @@ struct Sizes {
 };
 
 using SquarePools = Sizes<1, 2, 3>;
+// A number of taps stands in both: TapCounts for the columns, RowCounts for the rows.
 using TapCounts = Sizes<2, 3, 4, 5>;
 using RowCounts = Sizes<1, 2, 3, 4, 5>;  // rows that one row of a blur, or of its transpose, sums
 
