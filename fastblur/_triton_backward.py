@@ -94,6 +94,17 @@ def _add_product(total, value, tap: tl.constexpr, FIRST: tl.constexpr):
 
 
 @triton.jit
+def _at_end(strip, end, last_columns, LAST: tl.constexpr):
+    """Whether a lane is -1, 0 or 1 strips beyond the last one of m, that with 1 to 4 columns."""
+    at_end = ()
+    for beyond in tl.static_range(-1, 2):
+        for l in tl.static_range(1, 5):
+            there = strip == end + beyond
+            at_end = at_end + ((there if LAST == l else there & (last_columns == l)),)
+    return at_end
+
+
+@triton.jit
 def _word(at, exists, opaque):
     """A word, in a whole register.
 
@@ -244,11 +255,6 @@ def backward(
     dx += place * height * x_row
     dy += place * y_h * y_row
     codes += place * rows * code_row
-    at_end = ()
-    for beyond in tl.static_range(-1, 2):
-        for l in tl.static_range(1, 5):
-            here = strip == end_strip + beyond
-            at_end = at_end + ((here if LAST == l else here & (last_columns == l)),)
     nothing = tl.zeros_like(strip * pixel + x_lane).to(tl.float32)
     opaque = images >> 31
 
@@ -262,25 +268,29 @@ def backward(
         owed = owed + (nothing,)
     step = begin - (1 if K > 1 else 0)
     while step < end:
+        # What the compiler cannot know is `strip` again keeps it from computing the addresses and
+        # conditions of both kinds of step before the first one, and holding them throughout.
+        here = strip + (opaque & step)
+        at_end = _at_end(here, end_strip, last_columns, LAST)
         if (step == fast_begin) & (step < fast_end):
             spread = ()  # SUMS rows of B_h' dy
             for d in tl.static_range(SUMS - 1):
                 spread = spread + _spread_columns(
-                    dy + (fast_begin + d) * y_row, strip, at_end, pixel, y_lane, y_w,
+                    dy + (fast_begin + d) * y_row, here, at_end, pixel, y_lane, y_w,
                     exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                 )  # fmt: skip
             before = _load_words(
-                codes + (2 * fast_begin + AHEAD - P) * code_row, strip, end_strip, code_lane, pixel,
+                codes + (2 * fast_begin + AHEAD - P) * code_row, here, end_strip, code_lane, pixel,
                 exists, opaque, K, P, HAS_CODES,
             )  # fmt: skip
             for s in range(fast_begin, fast_end):
                 spread = spread + _spread_columns(
-                    dy + (s + SUMS - 1) * y_row, strip, at_end, pixel, y_lane, y_w,
+                    dy + (s + SUMS - 1) * y_row, here, at_end, pixel, y_lane, y_w,
                     exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                 )  # fmt: skip
                 for e in tl.static_range(2):
                     words = _load_words(
-                        codes + (2 * s + AHEAD + e) * code_row, strip, end_strip, code_lane, pixel,
+                        codes + (2 * s + AHEAD + e) * code_row, here, end_strip, code_lane, pixel,
                         exists, opaque, K, P, HAS_CODES,
                     )  # fmt: skip
                     if P == 0:
@@ -295,7 +305,7 @@ def backward(
                     out, owed = _route(dm, owed, words, before, K, P, RELU)
                     before = words
                     store_columns(
-                        dx + (2 * s + AHEAD + e - P) * x_row, strip, pixel, x_lane, exists, width,
+                        dx + (2 * s + AHEAD + e - P) * x_row, here, pixel, x_lane, exists, width,
                         out, VECTORS,
                     )  # fmt: skip
                 spread = spread[G:]
@@ -318,7 +328,7 @@ def backward(
                                     for a in tl.static_range(F):
                                         tap = tl.where(t == a, TAPS_H[a], tap)
                                     part = _spread_columns(
-                                        dy + i * y_row, strip, at_end, pixel, y_lane,
+                                        dy + i * y_row, here, at_end, pixel, y_lane,
                                         y_w, exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                                     )  # fmt: skip
                                     total = ()
@@ -326,17 +336,17 @@ def backward(
                                         total = total + (dm[g] + part[g] * tap,)
                                     dm = total
                 words = _load_words(
-                    codes + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, strip, end_strip,
+                    codes + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, here, end_strip,
                     code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 before = _load_words(
-                    codes + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip, end_strip,
+                    codes + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, here, end_strip,
                     code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 out, owed = _route(dm, owed, words, before, K, P, RELU)
                 r = u - P
                 store_columns(
-                    dx + r * x_row, strip, pixel, x_lane,
+                    dx + r * x_row, here, pixel, x_lane,
                     exists & (step >= begin) & (r >= 0) & (r < height), width, out, VECTORS,
                 )  # fmt: skip
             step += 1
