@@ -238,24 +238,7 @@ def backward(
         y_w = y_w * 2
     x_strips = tl.cdiv(width, 4)
     end_strip = strips - 1
-    place, lane, strip, exists = lanes(images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS)
-    if CHANNELS_LAST:
-        pixel = channels
-        x_lane = lane
-        y_lane = lane
-        code_lane = lane
-    else:
-        pixel = 1
-        x_lane = lane * (height * width)
-        y_lane = lane * (y_h * y_w)
-        code_lane = lane * (rows * strips)
-    x_row = (width * pixel).to(tl.int64)
-    y_row = (y_w * pixel).to(tl.int64)
-    code_row = (strips * pixel).to(tl.int64)
-    dx += place * height * x_row
-    dy += place * y_h * y_row
-    codes += place * rows * code_row
-    nothing = tl.zeros_like(strip * pixel + x_lane).to(tl.float32)
+    nothing = tl.zeros_like(lanes(0, images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS)[3]) .to(tl.float32)
     opaque = images >> 31
 
     first_step = (P - AHEAD) >> 1
@@ -268,29 +251,48 @@ def backward(
         owed = owed + (nothing,)
     step = begin - (1 if K > 1 else 0)
     while step < end:
-        # What the compiler cannot know is `strip` again keeps it from computing the addresses and
-        # conditions of both kinds of step before the first one, and holding them throughout.
-        here = strip + (opaque & step)
-        at_end = _at_end(here, end_strip, last_columns, LAST)
+        hidden = opaque & step
+        place, lane, strip, exists = lanes(tl.program_id(0) + hidden, images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS)
+        if CHANNELS_LAST:
+            pixel = channels
+            x_lane = lane
+            y_lane = lane
+            code_lane = lane
+        else:
+            pixel = 1
+            x_lane = lane * (height * width)
+            y_lane = lane * (y_h * y_w)
+            code_lane = lane * (rows * strips)
+        x_row = (width * pixel).to(tl.int64)
+        y_row = (y_w * pixel).to(tl.int64)
+        code_row = (strips * pixel).to(tl.int64)
+        dx_ = dx + place * height * x_row
+        dy_ = dy + place * y_h * y_row
+        codes_ = codes + place * rows * code_row
+        at_end = _at_end(strip, end_strip, last_columns, LAST)
         if (step == fast_begin) & (step < fast_end):
+            dy_ += fast_begin * y_row
+            codes_ += (2 * fast_begin + AHEAD) * code_row
+            dx_ += (2 * fast_begin + AHEAD - P) * x_row
             spread = ()  # SUMS rows of B_h' dy
-            for d in tl.static_range(SUMS - 1):
+            for _ in tl.static_range(SUMS - 1):
                 spread = spread + _spread_columns(
-                    dy + (fast_begin + d) * y_row, here, at_end, pixel, y_lane, y_w,
+                    dy_, strip, at_end, pixel, y_lane, y_w,
                     exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                 )  # fmt: skip
+                dy_ += y_row
             before = _load_words(
-                codes + (2 * fast_begin + AHEAD - P) * code_row, here, end_strip, code_lane, pixel,
+                codes_ - P * code_row, strip, end_strip, code_lane, pixel,
                 exists, opaque, K, P, HAS_CODES,
             )  # fmt: skip
-            for s in range(fast_begin, fast_end):
+            for s in range(fast_begin, fast_end):  # noqa: B007
                 spread = spread + _spread_columns(
-                    dy + (s + SUMS - 1) * y_row, here, at_end, pixel, y_lane, y_w,
+                    dy_, strip, at_end, pixel, y_lane, y_w,
                     exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                 )  # fmt: skip
                 for e in tl.static_range(2):
                     words = _load_words(
-                        codes + (2 * s + AHEAD + e) * code_row, here, end_strip, code_lane, pixel,
+                        codes_, strip, end_strip, code_lane, pixel,
                         exists, opaque, K, P, HAS_CODES,
                     )  # fmt: skip
                     if P == 0:
@@ -305,10 +307,13 @@ def backward(
                     out, owed = _route(dm, owed, words, before, K, P, RELU)
                     before = words
                     store_columns(
-                        dx + (2 * s + AHEAD + e - P) * x_row, here, pixel, x_lane, exists, width,
+                        dx_, strip, pixel, x_lane, exists, width,
                         out, VECTORS,
                     )  # fmt: skip
+                    codes_ += code_row
+                    dx_ += x_row
                 spread = spread[G:]
+                dy_ += y_row
             step = fast_end
         else:
             for e in range(2):
@@ -328,7 +333,7 @@ def backward(
                                     for a in tl.static_range(F):
                                         tap = tl.where(t == a, TAPS_H[a], tap)
                                     part = _spread_columns(
-                                        dy + i * y_row, here, at_end, pixel, y_lane,
+                                        dy_ + i * y_row, strip, at_end, pixel, y_lane,
                                         y_w, exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                                     )  # fmt: skip
                                     total = ()
@@ -336,17 +341,17 @@ def backward(
                                         total = total + (dm[g] + part[g] * tap,)
                                     dm = total
                 words = _load_words(
-                    codes + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, here, end_strip,
+                    codes_ + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, strip, end_strip,
                     code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 before = _load_words(
-                    codes + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, here, end_strip,
+                    codes_ + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip, end_strip,
                     code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 out, owed = _route(dm, owed, words, before, K, P, RELU)
                 r = u - P
                 store_columns(
-                    dx + r * x_row, here, pixel, x_lane,
+                    dx_ + r * x_row, strip, pixel, x_lane,
                     exists & (step >= begin) & (r >= 0) & (r < height), width, out, VECTORS,
                 )  # fmt: skip
             step += 1

@@ -288,7 +288,7 @@ def store_columns(row, strip, step, lane, exists, columns, values, VECTORS: tl.c
 
 @triton.jit
 def lanes(
-    images, channels, strips, CHANNELS_LAST: tl.constexpr, STRIPS: tl.constexpr,
+    pid, images, channels, strips, CHANNELS_LAST: tl.constexpr, STRIPS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """A program's lanes: (place, lane, strip, exists).
@@ -296,7 +296,6 @@ def lanes(
     Contiguous: its first plane, in 64 bits, and each lane's plane from there on. channels_last: its
     image and each lane's channel.
     """
-    pid = tl.program_id(0)
     if CHANNELS_LAST:
         channel_blocks = tl.cdiv(channels, CHANNELS)
         strip_blocks = tl.cdiv(strips, STRIPS)
@@ -306,7 +305,7 @@ def lanes(
         place = (block // strip_blocks).to(tl.int64)
         exists = (lane < channels) & (strip < strips)
     else:
-        first_unit = pid.to(tl.int64) * STRIPS
+        first_unit = tl.cast(pid, tl.int64) * STRIPS
         place = first_unit // strips
         unit = (first_unit - place * strips).to(tl.int32) + tl.arange(0, STRIPS)
         lane = unit // strips
@@ -363,7 +362,7 @@ def forward(
             codes = codes.to(tl.pointer_type(tl.int16), bitcast=True)
         else:
             codes = codes.to(tl.pointer_type(tl.int32), bitcast=True)
-    place, lane, strip, exists = lanes(images, channels, strips, CHANNELS_LAST, STRIPS, CHANNELS)
+    place, lane, strip, exists = lanes(tl.program_id(0), images, channels, strips, CHANNELS_LAST, STRIPS, CHANNELS)
     if CHANNELS_LAST:
         pixel = channels
         x_lane = lane
