@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ._triton_generic import border_source
-from ._triton_kernels import SIZES, lanes, store_columns, vector
+from ._triton_kernels import SIZES, addresses, lanes, store_columns, vector
 
 
 @triton.jit
@@ -238,7 +238,7 @@ def backward(
         y_w = y_w * 2
     x_strips = tl.cdiv(width, 4)
     end_strip = strips - 1
-    nothing = tl.zeros_like(lanes(0, images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS)[3]) .to(tl.float32)
+    nothing = tl.zeros((STRIPS, CHANNELS) if CHANNELS_LAST else (STRIPS,), tl.float32)
     opaque = images >> 31
 
     first_step = (P - AHEAD) >> 1
@@ -251,48 +251,40 @@ def backward(
         owed = owed + (nothing,)
     step = begin - (1 if K > 1 else 0)
     while step < end:
-        hidden = opaque & step
-        place, lane, strip, exists = lanes(tl.program_id(0) + hidden, images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS)
-        if CHANNELS_LAST:
-            pixel = channels
-            x_lane = lane
-            y_lane = lane
-            code_lane = lane
-        else:
-            pixel = 1
-            x_lane = lane * (height * width)
-            y_lane = lane * (y_h * y_w)
-            code_lane = lane * (rows * strips)
-        x_row = (width * pixel).to(tl.int64)
-        y_row = (y_w * pixel).to(tl.int64)
-        code_row = (strips * pixel).to(tl.int64)
-        dx_ = dx + place * height * x_row
-        dy_ = dy + place * y_h * y_row
-        codes_ = codes + place * rows * code_row
+        # That the compiler cannot know this to be the same in every turn keeps it from computing
+        # the addresses and conditions of both kinds of step before the first one and holding them.
+        pid = tl.program_id(0) + (opaque & step)
+        place, lane, strip, exists = lanes(
+            pid, images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS
+        )
+        x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
+            dx, dy, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
+            CHANNELS_LAST,
+        )  # fmt: skip
         at_end = _at_end(strip, end_strip, last_columns, LAST)
         if (step == fast_begin) & (step < fast_end):
-            dy_ += fast_begin * y_row
-            codes_ += (2 * fast_begin + AHEAD) * code_row
-            dx_ += (2 * fast_begin + AHEAD - P) * x_row
+            y_at += fast_begin * y_row
+            code_at += (2 * fast_begin + AHEAD) * code_row
+            x_at += (2 * fast_begin + AHEAD - P) * x_row
             spread = ()  # SUMS rows of B_h' dy
             for _ in tl.static_range(SUMS - 1):
                 spread = spread + _spread_columns(
-                    dy_, strip, at_end, pixel, y_lane, y_w,
+                    y_at, strip, at_end, pixel, y_lane, y_w,
                     exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                 )  # fmt: skip
-                dy_ += y_row
+                y_at += y_row
             before = _load_words(
-                codes_ - P * code_row, strip, end_strip, code_lane, pixel,
+                code_at - P * code_row, strip, end_strip, code_lane, pixel,
                 exists, opaque, K, P, HAS_CODES,
             )  # fmt: skip
             for s in range(fast_begin, fast_end):  # noqa: B007
                 spread = spread + _spread_columns(
-                    dy_, strip, at_end, pixel, y_lane, y_w,
+                    y_at, strip, at_end, pixel, y_lane, y_w,
                     exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                 )  # fmt: skip
                 for e in tl.static_range(2):
                     words = _load_words(
-                        codes_, strip, end_strip, code_lane, pixel,
+                        code_at, strip, end_strip, code_lane, pixel,
                         exists, opaque, K, P, HAS_CODES,
                     )  # fmt: skip
                     if P == 0:
@@ -307,13 +299,13 @@ def backward(
                     out, owed = _route(dm, owed, words, before, K, P, RELU)
                     before = words
                     store_columns(
-                        dx_, strip, pixel, x_lane, exists, width,
+                        x_at, strip, pixel, x_lane, exists, width,
                         out, VECTORS,
                     )  # fmt: skip
-                    codes_ += code_row
-                    dx_ += x_row
+                    code_at += code_row
+                    x_at += x_row
                 spread = spread[G:]
-                dy_ += y_row
+                y_at += y_row
             step = fast_end
         else:
             for e in range(2):
@@ -333,7 +325,7 @@ def backward(
                                     for a in tl.static_range(F):
                                         tap = tl.where(t == a, TAPS_H[a], tap)
                                     part = _spread_columns(
-                                        dy_ + i * y_row, strip, at_end, pixel, y_lane,
+                                        y_at + i * y_row, strip, at_end, pixel, y_lane,
                                         y_w, exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                                     )  # fmt: skip
                                     total = ()
@@ -341,17 +333,17 @@ def backward(
                                         total = total + (dm[g] + part[g] * tap,)
                                     dm = total
                 words = _load_words(
-                    codes_ + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, strip, end_strip,
+                    code_at + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, strip, end_strip,
                     code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 before = _load_words(
-                    codes_ + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip, end_strip,
+                    code_at + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip, end_strip,
                     code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 out, owed = _route(dm, owed, words, before, K, P, RELU)
                 r = u - P
                 store_columns(
-                    dx_ + r * x_row, strip, pixel, x_lane,
+                    x_at + r * x_row, strip, pixel, x_lane,
                     exists & (step >= begin) & (r >= 0) & (r < height), width, out, VECTORS,
                 )  # fmt: skip
             step += 1

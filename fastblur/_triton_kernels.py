@@ -314,6 +314,33 @@ def lanes(
     return place, lane, strip, exists
 
 
+@triton.jit
+def addresses(
+    x, y, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
+    CHANNELS_LAST: tl.constexpr,
+):  # fmt: skip
+    """Where a program's first image or plane begins in x, y and the codes; what a lane adds to
+    these three; from a pixel to the next; and from a row to the next in the three.
+    """
+    if CHANNELS_LAST:
+        pixel = channels
+        x_lane = lane
+        y_lane = lane
+        code_lane = lane
+    else:
+        pixel = 1
+        x_lane = lane * (height * width)
+        y_lane = lane * (y_h * y_w)
+        code_lane = lane * (rows * strips)
+    x_row = (width * pixel).to(tl.int64)
+    y_row = (y_w * pixel).to(tl.int64)
+    code_row = (strips * pixel).to(tl.int64)
+    x += place * height * x_row
+    y += place * y_h * y_row
+    codes += place * rows * code_row
+    return x, y, codes, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row
+
+
 # Sizes have no kernels of their own; of all numbers only the channels bear on how loads are made.
 SIZES = [
     "images", "height", "width", "m_h", "y_h", "y_w", "strips", "rows", "steps", "chunk",
@@ -362,64 +389,14 @@ def forward(
             codes = codes.to(tl.pointer_type(tl.int16), bitcast=True)
         else:
             codes = codes.to(tl.pointer_type(tl.int32), bitcast=True)
-    place, lane, strip, exists = lanes(tl.program_id(0), images, channels, strips, CHANNELS_LAST, STRIPS, CHANNELS)
-    if CHANNELS_LAST:
-        pixel = channels
-        x_lane = lane
-        y_lane = lane
-        code_lane = strip * channels + lane
-    else:
-        pixel = 1
-        x_lane = lane * (height * width)
-        y_lane = lane * (y_h * y_w)
-        code_lane = lane * (rows * strips) + strip
-    x_row = (width * pixel).to(tl.int64)
-    y_row = (y_w * pixel).to(tl.int64)
-    code_row = (strips * pixel).to(tl.int64)
-    x += place * height * x_row
-    y += place * y_h * y_row
-    codes += place * rows * code_row
-    first = strip == 0
-    last = strip == strips - 1
-    last_is = ()
-    for l in tl.static_range(1, 5):
-        last_is = last_is + ((last if LAST == l else last & (last_columns == l)),)
-    if VECTORS:
-        offsets = ()
-        for j in tl.static_range(F + 1 + K):
-            offsets = offsets + (strip * 4 + x_lane,)
-    else:
-        offsets = _window_offsets(strip, last_is, pixel, x_lane, width, F, K, P)
-    zero = tl.zeros_like(offsets[0])
+    zero = tl.zeros((STRIPS, CHANNELS) if CHANNELS_LAST else (STRIPS,), tl.int32)
     nothing = zero.to(tl.float32)
     no_word = zero if PACKED else nothing
+    opaque = images >> 31
 
     begin = tl.program_id(1) * chunk
     end = tl.minimum(begin + chunk, steps)
     first_code = tl.where(begin == 0, 0, 2 * begin + AHEAD)
-    if HAS_CODES:
-        # Rows of x beyond those of m have no row's winners.
-        if end == steps:
-            for r in range(m_h, rows):
-                window = _load_window(
-                    x + tl.minimum(r, height - 1) * x_row,
-                    offsets,
-                    first,
-                    last,
-                    exists,
-                    F,
-                    K,
-                    P,
-                    VECTORS,
-                    T,
-                )
-                best, word = _select_columns(
-                    window, first, last_is, zero, F, K, P, MODE, LAST, True, T, PTX
-                )
-                if P > 0:  # there is no such row of x
-                    word = zero
-                _store_codes(codes + r * code_row + code_lane, word, exists, T)
-
     held = ()  # K - 1 rows of S_h x
     for _ in tl.static_range((K - 1) * N):
         held = held + (no_word,)
@@ -434,13 +411,52 @@ def forward(
     fast_end = tl.minimum(tl.minimum(end, y_h), ((height + P - K - 1 - AHEAD) >> 1) + 1)
     step = begin - WARM_UP
     while step < end:
+        # That the compiler cannot know this to be the same in every turn keeps it from computing
+        # the addresses and conditions of both kinds of step before the first one and holding them.
+        pid = tl.program_id(0) + (opaque & step)
+        place, lane, strip, exists = lanes(
+            pid, images, channels, strips, CHANNELS_LAST, STRIPS, CHANNELS
+        )
+        x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
+            x, y, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
+            CHANNELS_LAST,
+        )  # fmt: skip
+        code_lane += strip * pixel
+        first = strip == 0
+        last = strip == strips - 1
+        last_is = ()
+        for l in tl.static_range(1, 5):
+            last_is = last_is + ((last if LAST == l else last & (last_columns == l)),)
+        if VECTORS:
+            offsets = ()
+            for j in tl.static_range(F + 1 + K):
+                offsets = offsets + (strip * 4 + x_lane,)
+        else:
+            offsets = _window_offsets(strip, last_is, pixel, x_lane, width, F, K, P)
+        if HAS_CODES:
+            # Rows of x beyond those of m have no row's winners.
+            if (step == begin - WARM_UP) & (end == steps):
+                for r in range(m_h, rows):
+                    window = _load_window(
+                        x_at + tl.minimum(r, height - 1) * x_row,
+                        offsets, first, last, exists, F, K, P, VECTORS, T,
+                    )  # fmt: skip
+                    best, word = _select_columns(
+                        window, first, last_is, zero, F, K, P, MODE, LAST, True, T, PTX
+                    )
+                    if P > 0:  # there is no such row of x
+                        word = zero
+                    _store_codes(code_at + r * code_row + code_lane, word, exists, T)
         if (step == fast_begin) & (step < fast_end):
-            for s in range(fast_begin, fast_end):
-                row = x + (2 * s + AHEAD - P + K - 1) * x_row
+            x_at += (2 * fast_begin + AHEAD + LATE) * x_row
+            y_at += fast_begin * y_row
+            code_at += (2 * fast_begin + AHEAD) * code_row
+            for s in range(fast_begin, fast_end):  # noqa: B007
                 for e in tl.static_range(2):
                     window = _load_window(
-                        row + e * x_row, offsets, first, last, exists, F, K, P, VECTORS, T
+                        x_at, offsets, first, last, exists, F, K, P, VECTORS, T
                     )
+                    x_at += x_row
                     best, word = _select_columns(
                         window, first, last_is, zero, F, K, P, MODE, LAST, HAS_CODES, T, PTX
                     )
@@ -449,8 +465,8 @@ def forward(
                     m, winners = _select_rows(held, (), zero, F, K, RELU, HAS_CODES, False, T, PTX)
                     if HAS_CODES:
                         word = words[0] | (winners << ROW_SHIFT)
-                        at = codes + (2 * s + AHEAD + e) * code_row + code_lane
-                        _store_codes(at, word, exists, T)
+                        _store_codes(code_at + code_lane, word, exists, T)
+                        code_at += code_row
                     held = held[N:]
                     words = words[1:]
                     part = _blur_columns(m, TAPS_W, T)
@@ -463,7 +479,8 @@ def forward(
                             now = now + (total,)
                     sums = now
                 whole = _in_words(sums[: 2 * PER], T, PTX)
-                store_columns(y + s * y_row, strip, pixel, y_lane, exists, y_w, whole, PAIRS)
+                store_columns(y_at, strip, pixel, y_lane, exists, y_w, whole, PAIRS)
+                y_at += y_row
                 sums = sums[2 * PER :]
                 for _ in tl.static_range(2 * PER):
                     sums = sums + (nothing,)
@@ -478,7 +495,7 @@ def forward(
                 found = ()
                 for z in tl.static_range(K):
                     window = _load_window(
-                        x + tl.minimum(tl.maximum(r + z, 0), height - 1) * x_row,
+                        x_at + tl.minimum(tl.maximum(r + z, 0), height - 1) * x_row,
                         offsets, first, last, exists, F, K, P, VECTORS, T,
                     )  # fmt: skip
                     best, word = _select_columns(
@@ -491,7 +508,7 @@ def forward(
                 if HAS_CODES:
                     if (q >= first_code) & (q < tl.minimum(m_h, 2 * end + AHEAD)):
                         word = found[P] | (winners << ROW_SHIFT)
-                        _store_codes(codes + q * code_row + code_lane, word, exists, T)
+                        _store_codes(code_at + q * code_row + code_lane, word, exists, T)
                 held = held[N:]
                 words = found[P + 1 :]
                 part = _blur_columns(m, TAPS_W, T)
@@ -508,7 +525,7 @@ def forward(
                         now = now + (tl.where(takes_part, total + part[o] * tap, total),)
                 sums = now
             store_columns(
-                y + step * y_row, strip, pixel, y_lane,
+                y_at + step * y_row, strip, pixel, y_lane,
                 exists & (step >= begin) & (step < y_h), y_w,
                 _in_words(sums[: 2 * PER], T, PTX), PAIRS,
             )  # fmt: skip
