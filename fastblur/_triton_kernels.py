@@ -305,12 +305,15 @@ def lanes(
         place = (block // strip_blocks).to(tl.int64)
         exists = (lane < channels) & (strip < strips)
     else:
-        first_unit = tl.cast(pid, tl.int64) * STRIPS
-        place = first_unit // strips
-        unit = (first_unit - place * strips).to(tl.int32) + tl.arange(0, STRIPS)
+        # The first unit is number pid * STRIPS, which may have more than 32 bits. Divided in two
+        # steps, for in 64 bits that takes very many instructions.
+        whole = pid // strips
+        rest = (pid - whole * strips) * STRIPS
+        place = whole.to(tl.int64) * STRIPS + rest // strips
+        unit = rest % strips + tl.arange(0, STRIPS)
         lane = unit // strips
         strip = unit % strips
-        exists = first_unit + tl.arange(0, STRIPS) < images.to(tl.int64) * channels * strips
+        exists = place + lane < images.to(tl.int64) * channels
     return place, lane, strip, exists
 
 
