@@ -254,11 +254,12 @@ def backward(
         # That the compiler cannot know this to be the same in every turn keeps it from computing
         # the addresses and conditions of both kinds of step before the first one and holding them.
         pid = tl.program_id(0) + (opaque & step)
+        hidden = opaque & step
         place, lane, strip, exists = lanes(
-            pid, images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS
+            pid, images, channels, x_strips + hidden, CHANNELS_LAST, STRIPS, CHANNELS
         )
         x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
-            dx, dy, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
+            dx, dy, codes, place, lane, channels, height + hidden, width, y_h + hidden, y_w, strips, rows + hidden,
             CHANNELS_LAST,
         )  # fmt: skip
         at_end = _at_end(strip, end_strip, last_columns, LAST)
