@@ -259,14 +259,15 @@ def backward(
             pid, images, channels, x_strips + hidden, CHANNELS_LAST, STRIPS, CHANNELS
         )
         x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
-            dx, dy, codes, place, lane, channels, height + hidden, width, y_h + hidden, y_w, strips, rows + hidden,
+            dx, dy, codes, place, lane, channels + 16 * hidden, height + hidden, width + 16 * hidden, y_h + hidden, y_w + 16 * hidden, strips + hidden, rows + hidden,
             CHANNELS_LAST,
         )  # fmt: skip
         at_end = _at_end(strip, end_strip, last_columns, LAST)
-        if (step == fast_begin) & (step < fast_end):
-            y_at += fast_begin * y_row
-            code_at += (2 * fast_begin + AHEAD) * code_row
-            x_at += (2 * fast_begin + AHEAD - P) * x_row
+        if (step == fast_begin) & (step + hidden < fast_end):
+            at = fast_begin + hidden
+            y_at += at * y_row
+            code_at += (2 * at + AHEAD) * code_row
+            x_at += (2 * at + AHEAD - P) * x_row
             spread = ()  # SUMS rows of B_h' dy
             for _ in tl.static_range(SUMS - 1):
                 spread = spread + _spread_columns(

@@ -422,7 +422,7 @@ def forward(
             pid, images, channels, strips + hidden, CHANNELS_LAST, STRIPS, CHANNELS
         )
         x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
-            x, y, codes, place, lane, channels, height + hidden, width, y_h + hidden, y_w, strips, rows + hidden,
+            x, y, codes, place, lane, channels + 16 * hidden, height + hidden, width + 16 * hidden, y_h + hidden, y_w + 16 * hidden, strips + hidden, rows + hidden,
             CHANNELS_LAST,
         )  # fmt: skip
         code_lane += strip * pixel
@@ -451,10 +451,11 @@ def forward(
                     if P > 0:  # there is no such row of x
                         word = zero
                     _store_codes(code_at + r * code_row + code_lane, word, exists, T)
-        if (step == fast_begin) & (step < fast_end):
-            x_at += (2 * fast_begin + AHEAD + LATE) * x_row
-            y_at += fast_begin * y_row
-            code_at += (2 * fast_begin + AHEAD) * code_row
+        if (step == fast_begin) & (step + hidden < fast_end):
+            at = fast_begin + hidden
+            x_at += (2 * at + AHEAD + LATE) * x_row
+            y_at += at * y_row
+            code_at += (2 * at + AHEAD) * code_row
             for s in range(fast_begin, fast_end):  # noqa: B007
                 for e in tl.static_range(2):
                     window = _load_window(
