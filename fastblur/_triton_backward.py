@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ._triton_generic import border_source
-from ._triton_kernels import SIZES, addresses, lanes, store_columns, vector
+from ._triton_kernels import SIZES, addresses, chunk_of, lanes, store_columns, vector
 
 
 @triton.jit
@@ -242,19 +242,20 @@ def backward(
     opaque = images >> 31
 
     first_step = (P - AHEAD) >> 1
-    begin = first_step + tl.program_id(1) * chunk
-    end = tl.minimum(begin + chunk, first_step + steps)
-    fast_begin = tl.maximum(begin, 1)
-    fast_end = tl.minimum(tl.minimum(end, y_h - SUMS + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1)
     owed = ()  # what K - 1 rows of dx have received
     for _ in tl.static_range((K - 1) * G):
         owed = owed + (nothing,)
-    step = begin - (1 if K > 1 else 0)
-    while step < end:
+    step = chunk_of(0, first_step, steps, chunk)[0] - (1 if K > 1 else 0)
+    while step < chunk_of(opaque & step, first_step, steps, chunk)[1]:
         # That the compiler cannot know this to be the same in every turn keeps it from computing
         # the addresses and conditions of both kinds of step before the first one and holding them.
         pid = tl.program_id(0) + (opaque & step)
         hidden = opaque & step
+        begin, end = chunk_of(hidden, first_step, steps, chunk)
+        fast_begin = tl.maximum(begin, 1)
+        fast_end = tl.minimum(
+            tl.minimum(end, y_h - SUMS + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1
+        )
         place, lane, strip, exists = lanes(
             pid, images, channels, x_strips + hidden, CHANNELS_LAST, STRIPS, CHANNELS
         )
@@ -263,11 +264,10 @@ def backward(
             CHANNELS_LAST,
         )  # fmt: skip
         at_end = _at_end(strip, end_strip, last_columns, LAST)
-        if (step == fast_begin) & (step + hidden < fast_end):
-            at = fast_begin + hidden
-            y_at += at * y_row
-            code_at += (2 * at + AHEAD) * code_row
-            x_at += (2 * at + AHEAD - P) * x_row
+        if (step == fast_begin) & (step < fast_end):
+            y_at += fast_begin * y_row
+            code_at += (2 * fast_begin + AHEAD) * code_row
+            x_at += (2 * fast_begin + AHEAD - P) * x_row
             spread = ()  # SUMS rows of B_h' dy
             for _ in tl.static_range(SUMS - 1):
                 spread = spread + _spread_columns(

@@ -344,6 +344,13 @@ def addresses(
     return x, y, codes, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row
 
 
+@triton.jit
+def chunk_of(hidden, first, steps, chunk):
+    """The steps of a program, from the first to before the last."""
+    begin = first + (tl.program_id(1) + hidden) * chunk
+    return begin, tl.minimum(begin + chunk, first + steps)
+
+
 # Sizes have no kernels of their own; of all numbers only the channels bear on how loads are made.
 SIZES = [
     "images", "height", "width", "m_h", "y_h", "y_w", "strips", "rows", "steps", "chunk",
@@ -397,9 +404,6 @@ def forward(
     no_word = zero if PACKED else nothing
     opaque = images >> 31
 
-    begin = tl.program_id(1) * chunk
-    end = tl.minimum(begin + chunk, steps)
-    first_code = tl.where(begin == 0, 0, 2 * begin + AHEAD)
     held = ()  # K - 1 rows of S_h x
     for _ in tl.static_range((K - 1) * N):
         held = held + (no_word,)
@@ -410,14 +414,16 @@ def forward(
     for _ in tl.static_range(2 * PER * SUMS):
         sums = sums + (nothing,)
 
-    fast_begin = tl.maximum(begin, 1)
-    fast_end = tl.minimum(tl.minimum(end, y_h), ((height + P - K - 1 - AHEAD) >> 1) + 1)
-    step = begin - WARM_UP
-    while step < end:
+    step = chunk_of(0, 0, steps, chunk)[0] - WARM_UP
+    while step < chunk_of(opaque & step, 0, steps, chunk)[1]:
         # That the compiler cannot know this to be the same in every turn keeps it from computing
         # the addresses and conditions of both kinds of step before the first one and holding them.
         pid = tl.program_id(0) + (opaque & step)
         hidden = opaque & step
+        begin, end = chunk_of(hidden, 0, steps, chunk)
+        fast_begin = tl.maximum(begin, 1)
+        fast_end = tl.minimum(tl.minimum(end, y_h), ((height + P - K - 1 - AHEAD) >> 1) + 1)
+        first_code = tl.where(begin == 0, 0, 2 * begin + AHEAD)
         place, lane, strip, exists = lanes(
             pid, images, channels, strips + hidden, CHANNELS_LAST, STRIPS, CHANNELS
         )
@@ -451,11 +457,10 @@ def forward(
                     if P > 0:  # there is no such row of x
                         word = zero
                     _store_codes(code_at + r * code_row + code_lane, word, exists, T)
-        if (step == fast_begin) & (step + hidden < fast_end):
-            at = fast_begin + hidden
-            x_at += (2 * at + AHEAD + LATE) * x_row
-            y_at += at * y_row
-            code_at += (2 * at + AHEAD) * code_row
+        if (step == fast_begin) & (step < fast_end):
+            x_at += (2 * fast_begin + AHEAD + LATE) * x_row
+            y_at += fast_begin * y_row
+            code_at += (2 * fast_begin + AHEAD) * code_row
             for s in range(fast_begin, fast_end):  # noqa: B007
                 for e in tl.static_range(2):
                     window = _load_window(
