@@ -257,7 +257,7 @@ def backward(
             tl.minimum(end, y_h - SUMS + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1
         )
         place, lane, strip, exists = lanes(
-            pid, images, channels, x_strips + hidden, CHANNELS_LAST, STRIPS, CHANNELS
+            pid, images, channels + 16 * hidden, x_strips + hidden, CHANNELS_LAST, STRIPS, CHANNELS
         )
         x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
             dx, dy, codes, place, lane, channels + 16 * hidden, height + hidden, width + 16 * hidden, y_h + hidden, y_w + 16 * hidden, strips + hidden, rows + hidden,
@@ -279,7 +279,7 @@ def backward(
                 code_at - P * code_row, strip, end_strip, code_lane, pixel,
                 exists, opaque, K, P, HAS_CODES,
             )  # fmt: skip
-            for s in range(fast_begin, fast_end):  # noqa: B007
+            while step < fast_end:
                 spread = spread + _spread_columns(
                     y_at, strip, at_end, pixel, y_lane, y_w,
                     exists, TAPS_W, K, P, MODE, LAST, PAIRS,
@@ -308,7 +308,7 @@ def backward(
                     x_at += x_row
                 spread = spread[G:]
                 y_at += y_row
-            step = fast_end
+                step += 1 + hidden
         else:
             for e in range(2):
                 u = 2 * step + AHEAD + e

@@ -425,7 +425,7 @@ def forward(
         fast_end = tl.minimum(tl.minimum(end, y_h), ((height + P - K - 1 - AHEAD) >> 1) + 1)
         first_code = tl.where(begin == 0, 0, 2 * begin + AHEAD)
         place, lane, strip, exists = lanes(
-            pid, images, channels, strips + hidden, CHANNELS_LAST, STRIPS, CHANNELS
+            pid, images, channels + 16 * hidden, strips + hidden, CHANNELS_LAST, STRIPS, CHANNELS
         )
         x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
             x, y, codes, place, lane, channels + 16 * hidden, height + hidden, width + 16 * hidden, y_h + hidden, y_w + 16 * hidden, strips + hidden, rows + hidden,
@@ -461,7 +461,7 @@ def forward(
             x_at += (2 * fast_begin + AHEAD + LATE) * x_row
             y_at += fast_begin * y_row
             code_at += (2 * fast_begin + AHEAD) * code_row
-            for s in range(fast_begin, fast_end):  # noqa: B007
+            while step < fast_end:
                 for e in tl.static_range(2):
                     window = _load_window(
                         x_at, offsets, first, last, exists, F, K, P, VECTORS, T
@@ -491,10 +491,10 @@ def forward(
                 whole = _in_words(sums[: 2 * PER], T, PTX)
                 store_columns(y_at, strip, pixel, y_lane, exists, y_w, whole, PAIRS)
                 y_at += y_row
+                step += 1 + hidden
                 sums = sums[2 * PER :]
                 for _ in tl.static_range(2 * PER):
                     sums = sums + (nothing,)
-            step = fast_end
         else:
             for e in range(2):
                 q = 2 * step + AHEAD + e
