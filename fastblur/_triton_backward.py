@@ -1,4 +1,4 @@
-"""The Triton kernel that walks an image backward, in the words of ``_triton_kernels.py``."""
+"""The Triton kernel that walks an image backward, in the words of ``_triton_forward.py``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ._triton_generic import border_source
-from ._triton_kernels import SIZES, addresses, chunk_of, lanes, store_columns, vector
+from ._triton_walk import SIZES, addresses, chunk_of, lanes, store_columns, vector
 
 
 @triton.jit
@@ -239,7 +239,7 @@ def backward(
     x_strips = tl.cdiv(width, 4)
     end_strip = strips - 1
     nothing = tl.zeros((STRIPS, CHANNELS) if CHANNELS_LAST else (STRIPS,), tl.float32)
-    opaque = images >> 31
+    opaque = images >> 31  # zero, and the compiler cannot know; see `_triton_walk.py`
 
     first_step = (P - AHEAD) >> 1
     owed = ()  # what K - 1 rows of dx have received
@@ -247,9 +247,6 @@ def backward(
         owed = owed + (nothing,)
     step = chunk_of(0, first_step, steps, chunk)[0] - (1 if K > 1 else 0)
     while step < chunk_of(opaque & step, first_step, steps, chunk)[1]:
-        # That the compiler cannot know this to be the same in every turn keeps it from computing
-        # the addresses and conditions of both kinds of step before the first one and holding them.
-        pid = tl.program_id(0) + (opaque & step)
         hidden = opaque & step
         begin, end = chunk_of(hidden, first_step, steps, chunk)
         fast_begin = tl.maximum(begin, 1)
@@ -257,10 +254,10 @@ def backward(
             tl.minimum(end, y_h - SUMS + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1
         )
         place, lane, strip, exists = lanes(
-            pid, images, channels + 16 * hidden, x_strips + hidden, CHANNELS_LAST, STRIPS, CHANNELS
+            hidden, images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS
         )
         x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
-            dx, dy, codes, place, lane, channels + 16 * hidden, height + hidden, width + 16 * hidden, y_h + hidden, y_w + 16 * hidden, strips + hidden, rows + hidden,
+            hidden, dx, dy, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
             CHANNELS_LAST,
         )  # fmt: skip
         at_end = _at_end(strip, end_strip, last_columns, LAST)
@@ -308,7 +305,7 @@ def backward(
                     x_at += x_row
                 spread = spread[G:]
                 y_at += y_row
-                step += 1 + hidden
+                step += 1 + hidden if CHANNELS_LAST else 1
         else:
             for e in range(2):
                 u = 2 * step + AHEAD + e

@@ -39,31 +39,8 @@ import triton
 import triton.language as tl
 
 from ._triton_generic import border_source
+from ._triton_walk import SIZES, addresses, chunk_of, lanes, store_columns, vector
 from ._triton_words import each, larger, pack, rectify, take, unpack
-
-
-@triton.jit
-def vector(row, at, exists, N: tl.constexpr, SHIFT: tl.constexpr):
-    """N neighbouring elements of a lane, as N values; `at` and SHIFT are multiples of N.
-
-    The SHIFT becomes part of the instruction, so one address is enough for several vectors.
-    """
-    if N == 1:
-        values = (tl.load((row + at) + SHIFT, mask=exists),)
-    else:
-        own = SHIFT + tl.arange(0, N)
-        tile = tl.load((row + at[:, None]) + own[None, :], mask=exists[:, None])
-        if N == 2:
-            values = tl.split(tile)
-        else:
-            even, odd = tl.split(tl.reshape(tile, (tile.shape[0], 2, 2)))
-            a, c = tl.split(even)
-            b, d = tl.split(odd)
-            values = (a, b, c, d)
-    wide = ()
-    for k in tl.static_range(N):
-        wide = wide + (values[k].to(tl.float32),)
-    return wide
 
 
 @triton.jit
@@ -264,100 +241,6 @@ def _store_codes(codes, word, exists, T: tl.constexpr):
     tl.store(codes, word.to(codes.dtype.scalar.element_ty), mask=exists)
 
 
-@triton.jit
-def store_columns(row, strip, step, lane, exists, columns, values, VECTORS: tl.constexpr):
-    """The lanes' columns of y, or of dx: side by side from a multiple of their number on."""
-    N: tl.constexpr = len(values)
-    if VECTORS:
-        if N == 2:
-            tile = tl.join(values[0], values[1])
-        else:
-            tile = tl.join(tl.join(values[0], values[2]), tl.join(values[1], values[3]))
-            tile = tl.reshape(tile, (strip.shape[0], 4))
-        at = (strip * N + lane)[:, None] + tl.arange(0, N)[None, :]
-        tl.store(row + at, tile.to(row.dtype.element_ty), mask=exists[:, None])
-    else:
-        for k in tl.static_range(N):
-            column = strip * N + k
-            tl.store(
-                row + (column * step + lane),
-                values[k].to(row.dtype.element_ty),
-                mask=exists & (column < columns),
-            )
-
-
-@triton.jit
-def lanes(
-    pid, images, channels, strips, CHANNELS_LAST: tl.constexpr, STRIPS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """A program's lanes: (place, lane, strip, exists).
-
-    Contiguous: its first plane, in 64 bits, and each lane's plane from there on. channels_last: its
-    image and each lane's channel.
-    """
-    if CHANNELS_LAST:
-        channel_blocks = tl.cdiv(channels, CHANNELS)
-        strip_blocks = tl.cdiv(strips, STRIPS)
-        lane = pid % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)[None, :]
-        block = pid // channel_blocks
-        strip = block % strip_blocks * STRIPS + tl.arange(0, STRIPS)[:, None]
-        place = (block // strip_blocks).to(tl.int64)
-        exists = (lane < channels) & (strip < strips)
-    else:
-        # The first unit is number pid * STRIPS, which may have more than 32 bits. Divided in two
-        # steps, for in 64 bits that takes very many instructions.
-        whole = pid // strips
-        rest = (pid - whole * strips) * STRIPS
-        place = whole.to(tl.int64) * STRIPS + rest // strips
-        unit = rest % strips + tl.arange(0, STRIPS)
-        lane = unit // strips
-        strip = unit % strips
-        exists = place + lane < images.to(tl.int64) * channels
-    return place, lane, strip, exists
-
-
-@triton.jit
-def addresses(
-    x, y, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
-    CHANNELS_LAST: tl.constexpr,
-):  # fmt: skip
-    """Where a program's first image or plane begins in x, y and the codes; what a lane adds to
-    these three; from a pixel to the next; and from a row to the next in the three.
-    """
-    if CHANNELS_LAST:
-        pixel = channels
-        x_lane = lane
-        y_lane = lane
-        code_lane = lane
-    else:
-        pixel = 1
-        x_lane = lane * (height * width)
-        y_lane = lane * (y_h * y_w)
-        code_lane = lane * (rows * strips)
-    x_row = (width * pixel).to(tl.int64)
-    y_row = (y_w * pixel).to(tl.int64)
-    code_row = (strips * pixel).to(tl.int64)
-    x += place * height * x_row
-    y += place * y_h * y_row
-    codes += place * rows * code_row
-    return x, y, codes, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row
-
-
-@triton.jit
-def chunk_of(hidden, first, steps, chunk):
-    """The steps of a program, from the first to before the last."""
-    begin = first + (tl.program_id(1) + hidden) * chunk
-    return begin, tl.minimum(begin + chunk, first + steps)
-
-
-# Sizes have no kernels of their own; of all numbers only the channels bear on how loads are made.
-SIZES = [
-    "images", "height", "width", "m_h", "y_h", "y_w", "strips", "rows", "steps", "chunk",
-    "last_columns",
-]  # fmt: skip
-
-
 @triton.jit(do_not_specialize=SIZES)
 def forward(
     x, y, codes, images, channels, height, width, m_h, y_h, y_w, strips, rows, steps, chunk,
@@ -402,7 +285,7 @@ def forward(
     zero = tl.zeros((STRIPS, CHANNELS) if CHANNELS_LAST else (STRIPS,), tl.int32)
     nothing = zero.to(tl.float32)
     no_word = zero if PACKED else nothing
-    opaque = images >> 31
+    opaque = images >> 31  # zero, and the compiler cannot know; see `_triton_walk.py`
 
     held = ()  # K - 1 rows of S_h x
     for _ in tl.static_range((K - 1) * N):
@@ -416,19 +299,16 @@ def forward(
 
     step = chunk_of(0, 0, steps, chunk)[0] - WARM_UP
     while step < chunk_of(opaque & step, 0, steps, chunk)[1]:
-        # That the compiler cannot know this to be the same in every turn keeps it from computing
-        # the addresses and conditions of both kinds of step before the first one and holding them.
-        pid = tl.program_id(0) + (opaque & step)
         hidden = opaque & step
         begin, end = chunk_of(hidden, 0, steps, chunk)
         fast_begin = tl.maximum(begin, 1)
         fast_end = tl.minimum(tl.minimum(end, y_h), ((height + P - K - 1 - AHEAD) >> 1) + 1)
         first_code = tl.where(begin == 0, 0, 2 * begin + AHEAD)
         place, lane, strip, exists = lanes(
-            pid, images, channels + 16 * hidden, strips + hidden, CHANNELS_LAST, STRIPS, CHANNELS
+            hidden, images, channels, strips, CHANNELS_LAST, STRIPS, CHANNELS
         )
         x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
-            x, y, codes, place, lane, channels + 16 * hidden, height + hidden, width + 16 * hidden, y_h + hidden, y_w + 16 * hidden, strips + hidden, rows + hidden,
+            hidden, x, y, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
             CHANNELS_LAST,
         )  # fmt: skip
         code_lane += strip * pixel
@@ -461,7 +341,7 @@ def forward(
             x_at += (2 * fast_begin + AHEAD + LATE) * x_row
             y_at += fast_begin * y_row
             code_at += (2 * fast_begin + AHEAD) * code_row
-            while step < fast_end:
+            for s in range(fast_begin, fast_end):
                 for e in tl.static_range(2):
                     window = _load_window(
                         x_at, offsets, first, last, exists, F, K, P, VECTORS, T
@@ -491,10 +371,10 @@ def forward(
                 whole = _in_words(sums[: 2 * PER], T, PTX)
                 store_columns(y_at, strip, pixel, y_lane, exists, y_w, whole, PAIRS)
                 y_at += y_row
-                step += 1 + hidden
                 sums = sums[2 * PER :]
                 for _ in tl.static_range(2 * PER):
                     sums = sums + (nothing,)
+            step = fast_end
         else:
             for e in range(2):
                 q = 2 * step + AHEAD + e
