@@ -231,6 +231,10 @@ def backward(
     VECTORS: tl.constexpr = WHOLE and not CHANNELS_LAST
     PAIRS: tl.constexpr = VECTORS and K - 1 - 2 * P < 2
     HAS_CODES: tl.constexpr = K > 1 or RELU
+    # Of equal forms, those with which nothing is spilled on any GPU; known from compiling alone.
+    HIDE_CHUNK: tl.constexpr = not (CHANNELS_LAST and K == 2)
+    HIDE_CHANNELS: tl.constexpr = CHANNELS_LAST and K == 3 and RELU
+    HIDE_STEP: tl.constexpr = CHANNELS_LAST or K == 3
 
     if WHOLE:
         width = width * 4
@@ -248,13 +252,14 @@ def backward(
     step = chunk_of(0, first_step, steps, chunk)[0] - (1 if K > 1 else 0)
     while step < chunk_of(opaque & step, first_step, steps, chunk)[1]:
         hidden = opaque & step
-        begin, end = chunk_of(hidden, first_step, steps, chunk)
+        begin, end = chunk_of(hidden if HIDE_CHUNK else 0, first_step, steps, chunk)
         fast_begin = tl.maximum(begin, 1)
         fast_end = tl.minimum(
             tl.minimum(end, y_h - SUMS + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1
         )
         place, lane, strip, exists = lanes(
-            hidden, images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS
+            hidden, images, channels + (16 * hidden if HIDE_CHANNELS else 0), x_strips,
+            CHANNELS_LAST, STRIPS, CHANNELS,
         )
         x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
             hidden, dx, dy, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
@@ -305,7 +310,7 @@ def backward(
                     x_at += x_row
                 spread = spread[G:]
                 y_at += y_row
-                step += 1 + hidden if CHANNELS_LAST else 1
+                step += 1 + hidden if HIDE_STEP else 1
         else:
             for e in range(2):
                 u = 2 * step + AHEAD + e

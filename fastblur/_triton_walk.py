@@ -38,7 +38,6 @@ def lanes(
     image and each lane's channel.
     """
     pid = tl.program_id(0) + hidden
-    channels += 16 * hidden  # which leaves a multiple of 16 one, that loads may be wide
     strips += hidden
     if CHANNELS_LAST:
         channel_blocks = tl.cdiv(channels, CHANNELS)
@@ -71,7 +70,7 @@ def addresses(
     That is: what a lane adds in each of the three; from a pixel to the next; and from a row to the
     next in each of the three.
     """
-    channels += 16 * hidden
+    channels += 16 * hidden  # a multiple of 16 stays one, so that accesses stay wide
     height += hidden
     width += 16 * hidden
     y_h += hidden
