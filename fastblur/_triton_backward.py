@@ -260,7 +260,7 @@ def backward(
         place, lane, strip, exists = lanes(
             hidden, images, channels + (16 * hidden if HIDE_CHANNELS else 0), x_strips,
             CHANNELS_LAST, STRIPS, CHANNELS,
-        )
+        )  # fmt: skip
         x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
             hidden, dx, dy, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
             CHANNELS_LAST,
@@ -341,8 +341,8 @@ def backward(
                     code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 before = _load_words(
-                    code_at + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip, end_strip,
-                    code_lane, pixel, exists, opaque, K, P, HAS_CODES,
+                    code_at + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip,
+                    end_strip, code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 out, owed = _route(dm, owed, words, before, K, P, RELU)
                 r = u - P

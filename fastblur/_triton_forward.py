@@ -343,9 +343,7 @@ def forward(
             code_at += (2 * fast_begin + AHEAD) * code_row
             for s in range(fast_begin, fast_end):
                 for e in tl.static_range(2):
-                    window = _load_window(
-                        x_at, offsets, first, last, exists, F, K, P, VECTORS, T
-                    )
+                    window = _load_window(x_at, offsets, first, last, exists, F, K, P, VECTORS, T)
                     x_at += x_row
                     best, word = _select_columns(
                         window, first, last_is, zero, F, K, P, MODE, LAST, HAS_CODES, T, PTX
