@@ -89,7 +89,7 @@ def triton_shape_and_dtype(
 ) -> tuple[tuple[int, int, int, int], torch.dtype]:
     """Of the codes of the Triton backend, in the memory order of its x: a word a strip.
 
-    What a word holds is at the top of ``fastblur/_triton_kernels.py``. The four dimensions are
+    What a word holds is at the top of ``fastblur/_triton_forward.py``. The four dimensions are
     what no other backend's codes have, so that none takes them for its own.
     """
     images, channels, height, width = size

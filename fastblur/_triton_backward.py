@@ -1,4 +1,4 @@
-"""The Triton kernel that walks an image backward, in the words of ``_triton_kernels.py``."""
+"""The Triton kernel that walks an image backward, in the words of ``_triton_forward.py``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ._triton_generic import border_source
-from ._triton_kernels import SIZES, lanes, store_columns, vector
+from ._triton_walk import SIZES, addresses, chunk_of, lanes, store_columns, vector
 
 
 @triton.jit
@@ -91,6 +91,17 @@ def _add_product(total, value, tap: tl.constexpr, FIRST: tl.constexpr):
     else:
         total += value * tap
     return total
+
+
+@triton.jit
+def _at_end(strip, end, last_columns, LAST: tl.constexpr):
+    """Whether a lane is -1, 0 or 1 strips beyond the last one of m, that with 1 to 4 columns."""
+    at_end = ()
+    for beyond in tl.static_range(-1, 2):
+        for l in tl.static_range(1, 5):
+            there = strip == end + beyond
+            at_end = at_end + ((there if LAST == l else there & (last_columns == l)),)
+    return at_end
 
 
 @triton.jit
@@ -220,6 +231,10 @@ def backward(
     VECTORS: tl.constexpr = WHOLE and not CHANNELS_LAST
     PAIRS: tl.constexpr = VECTORS and K - 1 - 2 * P < 2
     HAS_CODES: tl.constexpr = K > 1 or RELU
+    # Of equal forms, those with which nothing is spilled on any GPU; known from compiling alone.
+    HIDE_CHUNK: tl.constexpr = not (CHANNELS_LAST and K == 2)
+    HIDE_CHANNELS: tl.constexpr = CHANNELS_LAST and K == 3 and RELU
+    HIDE_STEP: tl.constexpr = CHANNELS_LAST or K == 3
 
     if WHOLE:
         width = width * 4
@@ -227,60 +242,53 @@ def backward(
         y_w = y_w * 2
     x_strips = tl.cdiv(width, 4)
     end_strip = strips - 1
-    place, lane, strip, exists = lanes(images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS)
-    if CHANNELS_LAST:
-        pixel = channels
-        x_lane = lane
-        y_lane = lane
-        code_lane = lane
-    else:
-        pixel = 1
-        x_lane = lane * (height * width)
-        y_lane = lane * (y_h * y_w)
-        code_lane = lane * (rows * strips)
-    x_row = (width * pixel).to(tl.int64)
-    y_row = (y_w * pixel).to(tl.int64)
-    code_row = (strips * pixel).to(tl.int64)
-    dx += place * height * x_row
-    dy += place * y_h * y_row
-    codes += place * rows * code_row
-    at_end = ()
-    for beyond in tl.static_range(-1, 2):
-        for l in tl.static_range(1, 5):
-            here = strip == end_strip + beyond
-            at_end = at_end + ((here if LAST == l else here & (last_columns == l)),)
-    nothing = tl.zeros_like(strip * pixel + x_lane).to(tl.float32)
-    opaque = images >> 31
+    nothing = tl.zeros((STRIPS, CHANNELS) if CHANNELS_LAST else (STRIPS,), tl.float32)
+    opaque = images >> 31  # zero, and the compiler cannot know; see `_triton_walk.py`
 
     first_step = (P - AHEAD) >> 1
-    begin = first_step + tl.program_id(1) * chunk
-    end = tl.minimum(begin + chunk, first_step + steps)
-    fast_begin = tl.maximum(begin, 1)
-    fast_end = tl.minimum(tl.minimum(end, y_h - SUMS + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1)
     owed = ()  # what K - 1 rows of dx have received
     for _ in tl.static_range((K - 1) * G):
         owed = owed + (nothing,)
-    step = begin - (1 if K > 1 else 0)
-    while step < end:
+    step = chunk_of(0, first_step, steps, chunk)[0] - (1 if K > 1 else 0)
+    while step < chunk_of(opaque & step, first_step, steps, chunk)[1]:
+        hidden = opaque & step
+        begin, end = chunk_of(hidden if HIDE_CHUNK else 0, first_step, steps, chunk)
+        fast_begin = tl.maximum(begin, 1)
+        fast_end = tl.minimum(
+            tl.minimum(end, y_h - SUMS + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1
+        )
+        place, lane, strip, exists = lanes(
+            hidden, images, channels + (16 * hidden if HIDE_CHANNELS else 0), x_strips,
+            CHANNELS_LAST, STRIPS, CHANNELS,
+        )  # fmt: skip
+        x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
+            hidden, dx, dy, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
+            CHANNELS_LAST,
+        )  # fmt: skip
+        at_end = _at_end(strip, end_strip, last_columns, LAST)
         if (step == fast_begin) & (step < fast_end):
+            y_at += fast_begin * y_row
+            code_at += (2 * fast_begin + AHEAD) * code_row
+            x_at += (2 * fast_begin + AHEAD - P) * x_row
             spread = ()  # SUMS rows of B_h' dy
-            for d in tl.static_range(SUMS - 1):
+            for _ in tl.static_range(SUMS - 1):
                 spread = spread + _spread_columns(
-                    dy + (fast_begin + d) * y_row, strip, at_end, pixel, y_lane, y_w,
+                    y_at, strip, at_end, pixel, y_lane, y_w,
                     exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                 )  # fmt: skip
+                y_at += y_row
             before = _load_words(
-                codes + (2 * fast_begin + AHEAD - P) * code_row, strip, end_strip, code_lane, pixel,
+                code_at - P * code_row, strip, end_strip, code_lane, pixel,
                 exists, opaque, K, P, HAS_CODES,
             )  # fmt: skip
-            for s in range(fast_begin, fast_end):
+            while step < fast_end:
                 spread = spread + _spread_columns(
-                    dy + (s + SUMS - 1) * y_row, strip, at_end, pixel, y_lane, y_w,
+                    y_at, strip, at_end, pixel, y_lane, y_w,
                     exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                 )  # fmt: skip
                 for e in tl.static_range(2):
                     words = _load_words(
-                        codes + (2 * s + AHEAD + e) * code_row, strip, end_strip, code_lane, pixel,
+                        code_at, strip, end_strip, code_lane, pixel,
                         exists, opaque, K, P, HAS_CODES,
                     )  # fmt: skip
                     if P == 0:
@@ -295,11 +303,14 @@ def backward(
                     out, owed = _route(dm, owed, words, before, K, P, RELU)
                     before = words
                     store_columns(
-                        dx + (2 * s + AHEAD + e - P) * x_row, strip, pixel, x_lane, exists, width,
+                        x_at, strip, pixel, x_lane, exists, width,
                         out, VECTORS,
                     )  # fmt: skip
+                    code_at += code_row
+                    x_at += x_row
                 spread = spread[G:]
-            step = fast_end
+                y_at += y_row
+                step += 1 + hidden if HIDE_STEP else 1
         else:
             for e in range(2):
                 u = 2 * step + AHEAD + e
@@ -318,7 +329,7 @@ def backward(
                                     for a in tl.static_range(F):
                                         tap = tl.where(t == a, TAPS_H[a], tap)
                                     part = _spread_columns(
-                                        dy + i * y_row, strip, at_end, pixel, y_lane,
+                                        y_at + i * y_row, strip, at_end, pixel, y_lane,
                                         y_w, exists, TAPS_W, K, P, MODE, LAST, PAIRS,
                                     )  # fmt: skip
                                     total = ()
@@ -326,17 +337,17 @@ def backward(
                                         total = total + (dm[g] + part[g] * tap,)
                                     dm = total
                 words = _load_words(
-                    codes + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, strip, end_strip,
+                    code_at + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, strip, end_strip,
                     code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 before = _load_words(
-                    codes + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip, end_strip,
-                    code_lane, pixel, exists, opaque, K, P, HAS_CODES,
+                    code_at + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip,
+                    end_strip, code_lane, pixel, exists, opaque, K, P, HAS_CODES,
                 )  # fmt: skip
                 out, owed = _route(dm, owed, words, before, K, P, RELU)
                 r = u - P
                 store_columns(
-                    dx + r * x_row, strip, pixel, x_lane,
+                    x_at + r * x_row, strip, pixel, x_lane,
                     exists & (step >= begin) & (r >= 0) & (r < height), width, out, VECTORS,
                 )  # fmt: skip
             step += 1

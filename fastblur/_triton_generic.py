@@ -5,7 +5,7 @@ They are the op as it is defined (``docs/how_it_works.md``), a kernel for each o
 ``spread`` the transpose of either, and ``route`` that of ``select``. What passes from one to the
 next lies in memory, in the type that sums are made in. All gather, so nothing is added up in memory
 and results are the same bits every time. What is faster, and where the codes lie, is in
-``_triton_kernels.py``.
+``_triton_forward.py``.
 """
 
 from __future__ import annotations

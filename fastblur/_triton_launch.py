@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.library import wrap_triton
 
-from . import _codes, _triton_backward, _triton_generic, _triton_kernels
+from . import _codes, _triton_backward, _triton_forward, _triton_generic
 from ._codes import Size
 from ._geometry import DTYPES, Geometry
 
@@ -95,7 +95,7 @@ class Call:
             if self.marches:
                 codes = x.new_empty(self.codes_shape, dtype=self.codes_type) if need_codes else none
                 y = self._empty(x, self.y_h, self.y_w)
-                self._march(_triton_kernels.forward, x, y, codes, CODES=need_codes)
+                self._march(_triton_forward.forward, x, y, codes, CODES=need_codes)
                 return y, codes
             codes = x.new_empty(self.codes_shape, dtype=self.codes_type)
             self._choose(x, codes)
@@ -206,6 +206,8 @@ class Call:
     def marches(self) -> bool:
         """Whether they are for this call; their offsets within a program have 32 bits."""
         if not _codes.is_specialised(self.geometry, self.input_size, self.dtype):
+            return False
+        if isinstance(self.width, int) and self.width >= 2**23:
             return False
         lines = 1 if self.channels_last else self.height
         extent = lines * self.width * (self.channels if self.channels_last else 1)

@@ -214,10 +214,9 @@ def numbers(spec: Spec) -> dict[str, Any]:
     widths = kernel.loop.widths("store" if spec.backward else "load")
     return {
         "registers": kernel.registers,
-        "stack": kernel.stack + kernel.local,
+        "spilled": kernel.stack + kernel.local + kernel.local_accesses,
         "instructions": round(float(len(kernel.loop.path) / elements), 2),
         "bytes": max(widths),
-        "spilled in the loop": kernel.loop.classes.get("local", 0),
     }
 
 
@@ -241,12 +240,11 @@ def test_budget(spec: Spec) -> None:
     need_tools()
     baseline = json.loads(BASELINE.read_text())
     before, now = baseline["kernels"][str(spec)], numbers(spec)
-    assert now["spilled in the loop"] == 0
+    assert now["spilled"] == 0
     assert now["bytes"] >= vector_bytes(spec, "sm_90")
     if triton.__version__ != baseline["triton"]:
         warnings.warn(f"the baseline is of triton {baseline['triton']}", stacklevel=1)
         return
-    assert now["stack"] <= before["stack"]
     assert now["registers"] <= max(before["registers"], 64)  # with 64, threads are the limit
     assert now["instructions"] <= before["instructions"] * SLACK
     cuda = cuda_cost(spec)
@@ -254,31 +252,23 @@ def test_budget(spec: Spec) -> None:
     assert now["instructions"] <= GOAL * cuda
 
 
-MAX_STACK = 64  # bytes, for steps at the borders
-# Accesses to it in a steady loop of some 600 instructions, other than sm_90's, which has none.
-MAX_SPILLS = 4
-
-
 @pytest.mark.parametrize("arch", NVIDIA + AMD)
 @pytest.mark.parametrize("spec", EVERY if ALL else SOME[::3], ids=str)
-def test_compiles_without_spills_in_its_loop(spec: Spec, arch: str) -> None:
+def test_compiles_without_spills(spec: Spec, arch: str) -> None:
     if arch in AMD:
         asm = compiled(launch_of(spec, arch), arch).asm
         assert "inline_asm" not in asm["ttgir"]  # which would be NVIDIA's
         text = asm["amdgcn"]
-        # Scalar registers spill into lanes of vector registers, not into memory.
-        spilled = re.findall(r"\.vgpr_spill_count: *(\d+)", text)
-        assert spilled == ["0"]
+        # Scalar registers may spill into lanes of vector registers, which is not memory.
+        for count in ("vgpr_spill_count", "private_segment_fixed_size"):
+            assert re.findall(rf"\.{count}: *(\d+)", text) == ["0"]
         wide = {16: "dwordx4|b128", 8: "dwordx2|b64", 4: "dword|b32"}[vector_bytes(spec, arch)]
         access = "store" if spec.backward else "load"  # of dx, or of x
         assert re.search(rf"(global|buffer)_{access}_({wide})\b", text)
     else:
         need_tools()
         kernel, _ = machine_code(spec, arch)
-        assert kernel.stack + kernel.local <= MAX_STACK
-        assert kernel.loop is not None
-        spills = kernel.loop.classes.get("local", 0)
-        assert spills <= (0 if arch == "sm_90" else MAX_SPILLS)
+        assert (kernel.stack, kernel.local, kernel.local_accesses) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
@@ -350,7 +340,7 @@ def table(each: Callable[[Spec], dict[str, Any]]) -> str:
             {
                 "kernel": str(spec),
                 "regs": str(now["registers"]),
-                "spill B": str(now["stack"]),
+                "spill": str(now["spilled"]),
                 "access B": str(now["bytes"]),
                 "instr/element": f"{now['instructions']:.1f}",
                 "CUDA": f"{cuda:.1f}" if cuda else "-",

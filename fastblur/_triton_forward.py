@@ -39,31 +39,8 @@ import triton
 import triton.language as tl
 
 from ._triton_generic import border_source
+from ._triton_walk import SIZES, addresses, chunk_of, lanes, store_columns, vector
 from ._triton_words import each, larger, pack, rectify, take, unpack
-
-
-@triton.jit
-def vector(row, at, exists, N: tl.constexpr, SHIFT: tl.constexpr):
-    """N neighbouring elements of a lane, as N values; `at` and SHIFT are multiples of N.
-
-    The SHIFT becomes part of the instruction, so one address is enough for several vectors.
-    """
-    if N == 1:
-        values = (tl.load((row + at) + SHIFT, mask=exists),)
-    else:
-        own = SHIFT + tl.arange(0, N)
-        tile = tl.load((row + at[:, None]) + own[None, :], mask=exists[:, None])
-        if N == 2:
-            values = tl.split(tile)
-        else:
-            even, odd = tl.split(tl.reshape(tile, (tile.shape[0], 2, 2)))
-            a, c = tl.split(even)
-            b, d = tl.split(odd)
-            values = (a, b, c, d)
-    wide = ()
-    for k in tl.static_range(N):
-        wide = wide + (values[k].to(tl.float32),)
-    return wide
 
 
 @triton.jit
@@ -264,64 +241,6 @@ def _store_codes(codes, word, exists, T: tl.constexpr):
     tl.store(codes, word.to(codes.dtype.scalar.element_ty), mask=exists)
 
 
-@triton.jit
-def store_columns(row, strip, step, lane, exists, columns, values, VECTORS: tl.constexpr):
-    """The lanes' columns of y, or of dx: side by side from a multiple of their number on."""
-    N: tl.constexpr = len(values)
-    if VECTORS:
-        if N == 2:
-            tile = tl.join(values[0], values[1])
-        else:
-            tile = tl.join(tl.join(values[0], values[2]), tl.join(values[1], values[3]))
-            tile = tl.reshape(tile, (strip.shape[0], 4))
-        at = (strip * N + lane)[:, None] + tl.arange(0, N)[None, :]
-        tl.store(row + at, tile.to(row.dtype.element_ty), mask=exists[:, None])
-    else:
-        for k in tl.static_range(N):
-            column = strip * N + k
-            tl.store(
-                row + (column * step + lane),
-                values[k].to(row.dtype.element_ty),
-                mask=exists & (column < columns),
-            )
-
-
-@triton.jit
-def lanes(
-    images, channels, strips, CHANNELS_LAST: tl.constexpr, STRIPS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """A program's lanes: (place, lane, strip, exists).
-
-    Contiguous: its first plane, in 64 bits, and each lane's plane from there on. channels_last: its
-    image and each lane's channel.
-    """
-    pid = tl.program_id(0)
-    if CHANNELS_LAST:
-        channel_blocks = tl.cdiv(channels, CHANNELS)
-        strip_blocks = tl.cdiv(strips, STRIPS)
-        lane = pid % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)[None, :]
-        block = pid // channel_blocks
-        strip = block % strip_blocks * STRIPS + tl.arange(0, STRIPS)[:, None]
-        place = (block // strip_blocks).to(tl.int64)
-        exists = (lane < channels) & (strip < strips)
-    else:
-        first_unit = pid.to(tl.int64) * STRIPS
-        place = first_unit // strips
-        unit = (first_unit - place * strips).to(tl.int32) + tl.arange(0, STRIPS)
-        lane = unit // strips
-        strip = unit % strips
-        exists = first_unit + tl.arange(0, STRIPS) < images.to(tl.int64) * channels * strips
-    return place, lane, strip, exists
-
-
-# Sizes have no kernels of their own; of all numbers only the channels bear on how loads are made.
-SIZES = [
-    "images", "height", "width", "m_h", "y_h", "y_w", "strips", "rows", "steps", "chunk",
-    "last_columns",
-]  # fmt: skip
-
-
 @triton.jit(do_not_specialize=SIZES)
 def forward(
     x, y, codes, images, channels, height, width, m_h, y_h, y_w, strips, rows, steps, chunk,
@@ -363,63 +282,10 @@ def forward(
             codes = codes.to(tl.pointer_type(tl.int16), bitcast=True)
         else:
             codes = codes.to(tl.pointer_type(tl.int32), bitcast=True)
-    place, lane, strip, exists = lanes(images, channels, strips, CHANNELS_LAST, STRIPS, CHANNELS)
-    if CHANNELS_LAST:
-        pixel = channels
-        x_lane = lane
-        y_lane = lane
-        code_lane = strip * channels + lane
-    else:
-        pixel = 1
-        x_lane = lane * (height * width)
-        y_lane = lane * (y_h * y_w)
-        code_lane = lane * (rows * strips) + strip
-    x_row = (width * pixel).to(tl.int64)
-    y_row = (y_w * pixel).to(tl.int64)
-    code_row = (strips * pixel).to(tl.int64)
-    x += place * height * x_row
-    y += place * y_h * y_row
-    codes += place * rows * code_row
-    first = strip == 0
-    last = strip == strips - 1
-    last_is = ()
-    for l in tl.static_range(1, 5):
-        last_is = last_is + ((last if LAST == l else last & (last_columns == l)),)
-    if VECTORS:
-        offsets = ()
-        for j in tl.static_range(F + 1 + K):
-            offsets = offsets + (strip * 4 + x_lane,)
-    else:
-        offsets = _window_offsets(strip, last_is, pixel, x_lane, width, F, K, P)
-    zero = tl.zeros_like(offsets[0])
+    zero = tl.zeros((STRIPS, CHANNELS) if CHANNELS_LAST else (STRIPS,), tl.int32)
     nothing = zero.to(tl.float32)
     no_word = zero if PACKED else nothing
-
-    begin = tl.program_id(1) * chunk
-    end = tl.minimum(begin + chunk, steps)
-    first_code = tl.where(begin == 0, 0, 2 * begin + AHEAD)
-    if HAS_CODES:
-        # Rows of x beyond those of m have no row's winners.
-        if end == steps:
-            for r in range(m_h, rows):
-                window = _load_window(
-                    x + tl.minimum(r, height - 1) * x_row,
-                    offsets,
-                    first,
-                    last,
-                    exists,
-                    F,
-                    K,
-                    P,
-                    VECTORS,
-                    T,
-                )
-                best, word = _select_columns(
-                    window, first, last_is, zero, F, K, P, MODE, LAST, True, T, PTX
-                )
-                if P > 0:  # there is no such row of x
-                    word = zero
-                _store_codes(codes + r * code_row + code_lane, word, exists, T)
+    opaque = images >> 31  # zero, and the compiler cannot know; see `_triton_walk.py`
 
     held = ()  # K - 1 rows of S_h x
     for _ in tl.static_range((K - 1) * N):
@@ -431,17 +297,54 @@ def forward(
     for _ in tl.static_range(2 * PER * SUMS):
         sums = sums + (nothing,)
 
-    fast_begin = tl.maximum(begin, 1)
-    fast_end = tl.minimum(tl.minimum(end, y_h), ((height + P - K - 1 - AHEAD) >> 1) + 1)
-    step = begin - WARM_UP
-    while step < end:
-        if (step == fast_begin) & (step < fast_end):
-            for s in range(fast_begin, fast_end):
-                row = x + (2 * s + AHEAD - P + K - 1) * x_row
-                for e in tl.static_range(2):
+    step = chunk_of(0, 0, steps, chunk)[0] - WARM_UP
+    while step < chunk_of(opaque & step, 0, steps, chunk)[1]:
+        hidden = opaque & step
+        begin, end = chunk_of(hidden, 0, steps, chunk)
+        fast_begin = tl.maximum(begin, 1)
+        fast_end = tl.minimum(tl.minimum(end, y_h), ((height + P - K - 1 - AHEAD) >> 1) + 1)
+        first_code = tl.where(begin == 0, 0, 2 * begin + AHEAD)
+        place, lane, strip, exists = lanes(
+            hidden, images, channels, strips, CHANNELS_LAST, STRIPS, CHANNELS
+        )
+        x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
+            hidden, x, y, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
+            CHANNELS_LAST,
+        )  # fmt: skip
+        code_lane += strip * pixel
+        first = strip == 0
+        last = strip == strips - 1
+        last_is = ()
+        for l in tl.static_range(1, 5):
+            last_is = last_is + ((last if LAST == l else last & (last_columns == l)),)
+        if VECTORS:
+            offsets = ()
+            for j in tl.static_range(F + 1 + K):
+                offsets = offsets + (strip * 4 + x_lane,)
+        else:
+            offsets = _window_offsets(strip, last_is, pixel, x_lane, width, F, K, P)
+        if HAS_CODES:
+            # Rows of x beyond those of m have no row's winners.
+            if (step == begin - WARM_UP) & (end == steps):
+                for r in range(m_h, rows):
                     window = _load_window(
-                        row + e * x_row, offsets, first, last, exists, F, K, P, VECTORS, T
+                        x_at + tl.minimum(r, height - 1) * x_row,
+                        offsets, first, last, exists, F, K, P, VECTORS, T,
+                    )  # fmt: skip
+                    best, word = _select_columns(
+                        window, first, last_is, zero, F, K, P, MODE, LAST, True, T, PTX
                     )
+                    if P > 0:  # there is no such row of x
+                        word = zero
+                    _store_codes(code_at + r * code_row + code_lane, word, exists, T)
+        if (step == fast_begin) & (step < fast_end):
+            x_at += (2 * fast_begin + AHEAD + LATE) * x_row
+            y_at += fast_begin * y_row
+            code_at += (2 * fast_begin + AHEAD) * code_row
+            for s in range(fast_begin, fast_end):
+                for e in tl.static_range(2):
+                    window = _load_window(x_at, offsets, first, last, exists, F, K, P, VECTORS, T)
+                    x_at += x_row
                     best, word = _select_columns(
                         window, first, last_is, zero, F, K, P, MODE, LAST, HAS_CODES, T, PTX
                     )
@@ -450,8 +353,8 @@ def forward(
                     m, winners = _select_rows(held, (), zero, F, K, RELU, HAS_CODES, False, T, PTX)
                     if HAS_CODES:
                         word = words[0] | (winners << ROW_SHIFT)
-                        at = codes + (2 * s + AHEAD + e) * code_row + code_lane
-                        _store_codes(at, word, exists, T)
+                        _store_codes(code_at + code_lane, word, exists, T)
+                        code_at += code_row
                     held = held[N:]
                     words = words[1:]
                     part = _blur_columns(m, TAPS_W, T)
@@ -464,7 +367,8 @@ def forward(
                             now = now + (total,)
                     sums = now
                 whole = _in_words(sums[: 2 * PER], T, PTX)
-                store_columns(y + s * y_row, strip, pixel, y_lane, exists, y_w, whole, PAIRS)
+                store_columns(y_at, strip, pixel, y_lane, exists, y_w, whole, PAIRS)
+                y_at += y_row
                 sums = sums[2 * PER :]
                 for _ in tl.static_range(2 * PER):
                     sums = sums + (nothing,)
@@ -479,7 +383,7 @@ def forward(
                 found = ()
                 for z in tl.static_range(K):
                     window = _load_window(
-                        x + tl.minimum(tl.maximum(r + z, 0), height - 1) * x_row,
+                        x_at + tl.minimum(tl.maximum(r + z, 0), height - 1) * x_row,
                         offsets, first, last, exists, F, K, P, VECTORS, T,
                     )  # fmt: skip
                     best, word = _select_columns(
@@ -492,7 +396,7 @@ def forward(
                 if HAS_CODES:
                     if (q >= first_code) & (q < tl.minimum(m_h, 2 * end + AHEAD)):
                         word = found[P] | (winners << ROW_SHIFT)
-                        _store_codes(codes + q * code_row + code_lane, word, exists, T)
+                        _store_codes(code_at + q * code_row + code_lane, word, exists, T)
                 held = held[N:]
                 words = found[P + 1 :]
                 part = _blur_columns(m, TAPS_W, T)
@@ -509,7 +413,7 @@ def forward(
                         now = now + (tl.where(takes_part, total + part[o] * tap, total),)
                 sums = now
             store_columns(
-                y + step * y_row, strip, pixel, y_lane,
+                y_at + step * y_row, strip, pixel, y_lane,
                 exists & (step >= begin) & (step < y_h), y_w,
                 _in_words(sums[: 2 * PER], T, PTX), PAIRS,
             )  # fmt: skip
