@@ -3,7 +3,7 @@
 Both walk down the rows, some *steps* in a loop of their own and the others one by one
 (``_triton_forward.py``). A compiler computes what both kinds of step need, and each alone, before
 the first of them, and holds it throughout: addresses, strides, conditions, the reciprocals that
-divisions are made of, 20 to 60 registers, of which it then has to spill some. So each turn of the
+divisions are made of, of which it then has to spill some. So each turn of the
 outer loop finds where it is anew, from numbers that have `hidden` added to them: zero, which the
 compiler cannot know, nor that it is the same in every turn.
 """
