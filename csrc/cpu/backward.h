@@ -190,7 +190,7 @@ void backward_as(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, 
                  int64_t end) {
   const Axis& h = walk.p.h;
   with_constant(TapCounts{}, walk.p.w.n_taps, [&](auto taps) {
-    if constexpr (K > 0 && taps() > 0) {
+    if constexpr (FASTBLUR_CPU_FUSES && K > 0 && taps() > 0) {
       using Rows = FusedRowsBack<V, T, K, taps()>;
       if (Rows::serves(walk.p)) {
         const int64_t band = least(most(rows_of_band(kBandOfDm, walk.pitch), kRowsOfDm), h.size);

@@ -36,7 +36,8 @@ class ChosenRows {
   // At once, where that can be done; see FusedRows.
   bool sum_rows_of(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
                    Scratch<S>& out) {
-    return K > 0 && fused_.serves() && fused_.make(tile, i0, i1, own_first, own_last, out);
+    if constexpr (K == 0 || !FASTBLUR_CPU_FUSES) return false;
+    else return fused_.serves() && fused_.make(tile, i0, i1, own_first, own_last, out);
   }
 
   // Rows [tile.first, tile.last) of m; see select.h.

@@ -58,7 +58,7 @@ class FusedRows {
         won_rows_(kCodes ? K + 1 : 0, rows_of_m(band) * pitch_),
         planes_(kCodes ? walk.code_bits : 0, rows_of_m(band) * pitch_) {}
 
-  bool serves() const { return K > 0 && windows_.all(); }
+  bool serves() const { return windows_.all(); }
 
   // Rows [i0, i1) of B_v m, those columns that are in the tile, to `out`, and the codes of rows
   // [own_first, own_last). Or false, and nothing of use, if a value is not finite.

@@ -22,3 +22,9 @@
 #include "codes.h"
 #include "kernels.h"
 #include "specialisation.h"
+
+// Whether a level has the registers for stages done in one go: 16 for whole vectors. The portable
+// level, whose vectors take two or more, is faster stage by stage.
+#ifndef FASTBLUR_CPU_FUSES
+#define FASTBLUR_CPU_FUSES 1
+#endif

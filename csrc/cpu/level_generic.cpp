@@ -1,5 +1,6 @@
 // The portable level: no instruction set beyond the platform's own.
 #define FASTBLUR_CPU_LEVEL generic
+#define FASTBLUR_CPU_FUSES 0
 #include "make_level.h"
 #include "simd_generic.h"
 
