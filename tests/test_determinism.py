@@ -14,6 +14,8 @@ from .conftest import needs_extension
 pytestmark = needs_extension
 
 SHAPES = [(1, 3, 200, 150), (3, 5, 61, 67), (64, 32, 9, 9), (1, 64, 40, 40), (2, 7, 1, 900)]
+# Images of no whole number of blocks (csrc/cpu/codes.h), and enough of them to be cut only there.
+SHAPES += [(18, 7, 35, 35)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)

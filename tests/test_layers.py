@@ -200,6 +200,7 @@ CROPS = {
     "unbatched": lambda x: x[0, :, 2:-2, 2:-2],
     "two images": lambda x: x[:, :, 2:-2, 2:-2],
     "one channel": lambda x: x[:, :1, 2:-2],
+    "one channel, repeated": lambda x: x[:, :1].expand(-1, 6, -1, -1),
     "one pixel": lambda x: x[:, :, :1, :1],
 }
 
