@@ -1,7 +1,7 @@
 // y = B_h B_v S_v S_h x: the forward walk, and that of apply, whose winners are given.
 //
-// Rows of m come from a source, a band at a time and if need be a tile of columns at a time; B_v
-// sums them into rows that are as long as m's, and B_h goes over these.
+// A band at a time, and if need be a tile of columns at a time, a source gives either rows of B_v m
+// at once or rows of m, which are then summed; B_h goes over the band.
 #pragma once
 
 #include "fused_forward.h"

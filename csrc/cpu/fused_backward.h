@@ -15,7 +15,7 @@ class FusedRowsBack {
   using S = typename V::Scalar;
 
   static bool serves(const Params& p) {
-    return p.step() == 1 && p.w.stride == 2 && p.w.before <= kLead - kMaxPool;
+    return p.step() == 1 && p.w.stride == 2 && p.w.before <= kLead - p.w.pad;
   }
 
   // For bands of `band` rows of dx.

@@ -108,7 +108,7 @@ class FusedRows {
     const int64_t from = tile.at + column_at - walk_.p.w.pad * step;
     const int64_t ahead = 2 * (i1 - i0) * walk_.x_row;  // the same columns in the next band
     const T* const* x_row = x_rows_[0];
-    typename V::Word exists[K > 0 ? K : 1];
+    typename V::Word exists[K];
     for (int c = 0; c < K; ++c)
       exists[c] = lanes_between<V>(-from - c * step, walk_.x_row - from - c * step);
     uint8_t *column[K + 1], *row[K + 1];  // of the strings; what comparisons say goes there
