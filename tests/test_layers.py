@@ -272,3 +272,17 @@ def test_saved_tensors_may_be_offloaded() -> None:
         y = FusedMaxBlurPool()(x)
     (got,) = torch.autograd.grad(y.square().sum(), x)
     assert torch.equal(got, want)
+
+
+def test_rows_of_x_much_longer_than_those_of_the_maxima() -> None:
+    # 2 columns of 300 channels more, and no padding whose room they could take.
+    x = torch.randn(2, 300, 9, 8).to(memory_format=torch.channels_last)
+    layer = FusedMaxBlurPool(3, 2, 0, filter_size=3, blur_padding=0)
+    want = F.conv2d(
+        F.max_pool2d(x, 3, 1),
+        torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).div(16).expand(300, 1, 3, 3),
+        stride=2,
+        groups=300,
+    )
+    for _ in range(20):
+        torch.testing.assert_close(layer(x), want)
