@@ -20,6 +20,7 @@ struct ForwardCut {
     band = cut ? kRowsOfTiles : rows_of_band(kBandOfX, row * p.h.stride);
     band = most(1, least(band, p.h.out()));
     rows = least(p.h.stride * (band - 1) + p.h.n_taps + p.h.before + p.h.after, p.h.pooled());
+    if (p.border == Border::circular) rows = p.h.pooled();  // a band at the top needs the last
     tile = cut ? kTile : row;
   }
 };
