@@ -287,3 +287,13 @@ def test_rows_of_x_much_longer_than_those_of_the_maxima() -> None:
     )
     for _ in range(20):
         torch.testing.assert_close(layer(x), want)
+
+
+def test_circular_rows_come_from_both_ends_of_a_tall_map() -> None:
+    x = torch.randn(2, 3, 400, 40)
+    layer = FusedMaxBlurPool(2, 2, 0, filter_size=4, padding_mode="circular")
+    taps = torch.tensor([1.0, 3, 3, 1]) / 8
+    padded = F.pad(F.max_pool2d(x, 2, 1), (1, 2, 1, 2), mode="circular")
+    want = F.conv2d(padded, torch.outer(taps, taps).expand(3, 1, 4, 4), stride=2, groups=3)
+    for _ in range(20):
+        torch.testing.assert_close(layer(x), want)
