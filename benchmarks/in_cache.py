@@ -36,12 +36,13 @@ def best(call: Callable[[], object], elements: int) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     table = Table("layer", "layout", "call", "in cache, ns", "not, ns")
-    for row in (either for row in ROWS for either in both_layouts(row)):
-        rows = (row, replace(row, shape=(*LARGER, *row.shape[2:])))
-        both = [(calls(size), math.prod(size.shape)) for size in rows]
+    for small in (row for base in ROWS for row in both_layouts(base)):
+        sizes = (small, replace(small, shape=(*LARGER, *small.shape[2:])))
+        both = [(calls(row), math.prod(row.shape)) for row in sizes]
+        _, layer = small.layer.split(" ", 1)
         for name in ("training forward", "backward"):
             times = [best(of[name], elements) for of, elements in both]
-            table.add_row(row.layer.split(" ", 1)[1], row.layout, name, *(f"{t:.1f}" for t in times))
+            table.add_row(layer, small.layout, name, *(f"{t:.1f}" for t in times))
     Console().print(table)
 
 
