@@ -23,12 +23,11 @@ class FusedRowsBack {
       : walk_(walk),
         dy_(dy),
         codes_(codes),
+        columns_(walk.p.w.out()),
         padded_(walk.p.w.before + walk.m_row + walk.p.w.after),
         ahead_(band * walk.p.h.out() / most(1, walk.p.h.size) * walk.y_row),
         pitch_(kLead + most(round(padded_, 2 * V::kLanes), round(walk.x_row, V::kLanes)) + kLead),
         dm_(1, (band + K) * pitch_, 0),
-        targets_(1, walk.vertical.most_targets(), 0),
-        weights_(1, walk.vertical.most_targets(), 0),
         dense_(walk.code_bits, (band + K) * walk.pitch, 64),
         planes_(walk.code_bits, (band + K) * pitch_),
         won_(K * K, (band + K) * pitch_),
@@ -44,7 +43,7 @@ class FusedRowsBack {
     const int64_t first = most(0, x0 + p.h.pad - K + 1);
     const int64_t last = least(p.h.pooled(), x1 + p.h.pad);
     const T* const dy = dy_ + unit * p.h.out() * walk_.y_row;
-    for (int64_t u = first; u < last; ++u) make_row_of_dm(dy, u, dm_[0] + (u - first) * pitch_);
+    make_rows_of_dm(dy, first, last);
     std::memset((void*)(dm_[0] + (last - first) * pitch_), 0, sizeof(S) * size_t(pitch_));
     if (!p.linear()) read_winners(unit, first, last);
     for (int64_t x = x0; x < x1; ++x) {
@@ -67,25 +66,43 @@ class FusedRowsBack {
   static int64_t round(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
   // B_h' B_v', for stride 2 along a row: column 2 t of the padded row has the even taps of dv[t],
-  // dv[t - 1] ..., column 2 t + 1 the odd ones.
-  void make_row_of_dm(const T* dy, int64_t u, S* row) {
-    constexpr int L = V::kLanes;
-    int n = 0;
-    for (const auto& tap : walk_.vertical.targets(u)) {
-      targets_[0][n] = dy + tap.row * walk_.y_row;
-      weights_[0][n++] = S(tap.weight);
-    }
-    const T* const* const target = targets_[0];
-    const S* const weight = weights_[0];
+  // dv[t - 1] ..., column 2 t + 1 the odd ones. Rows [first, last) of dm.
+  void make_rows_of_dm(const T* dy, int64_t first, int64_t last) {
     V taps[F];
     for (int b = 0; b < F; ++b) taps[b] = V::splat(walk_.taps_w[b]);
-    S* const m = row + kLead - walk_.p.w.pad;  // column 0
-    S* const padded = m - walk_.p.w.before;
+    S* m = dm_[0] + kLead - walk_.p.w.pad;  // column 0
+    for (int64_t u = first; u < last; ++u, m += pitch_) {
+      const VerticalTaps::List targets = walk_.vertical.targets(u);
+      with_constant(Sizes<1, 2>{}, int(targets.size()), [&](auto known) {
+        make_row_of_dm<known()>(targets, dy, taps, m - walk_.p.w.before);
+      });
+      for (const auto& [to, from] : walk_.borders) {
+        if (from >= 0) m[from] += m[to];
+        m[to] = 0;
+      }
+    }
+  }
+
+  // N = number of targets, or 0.
+  template <int N>
+  void make_row_of_dm(VerticalTaps::List targets, const T* dy, const V* taps, S* padded) {
+    constexpr int L = V::kLanes;
+    const auto* const target = targets.begin();
+    const int n = N ? N : int(targets.size());
+    V own_weight[N ? N : 1];  // as in sum_n_rows
+    const T* own_row[N ? N : 1];
+    const auto row = [&](int k) { return dy + target[k].row * walk_.y_row; };
+    const auto weight = [&](int k) { return V::splat(S(target[k].weight)); };
+    for (int k = 0; k < N; ++k) own_weight[k] = weight(k), own_row[k] = row(k);
+    const T* const ahead = (n ? row(0) : dy) + ahead_;
     V before = V::splat(0);
     const auto at = [&](int64_t t, auto load) {
       V dv = V::splat(0), even = dv, odd = dv;
-      __builtin_prefetch(target[0] + t + ahead_);
-      for (int k = 0; k < n; ++k) dv = V::fma(V::splat(weight[k]), load(target[k] + t), dv);
+      __builtin_prefetch(ahead + t);
+#pragma GCC unroll 2
+      for (int k = 0; k < n; ++k)
+        dv = N ? V::fma(own_weight[k], load(own_row[k] + t), dv)
+               : V::fma(weight(k), load(row(k) + t), dv);
       const V moved[3] = {dv, V::template join<1>(before, dv), V::template join<2>(before, dv)};
 #pragma GCC unroll 8
       for (int b = 0; b < F; ++b) {
@@ -98,16 +115,11 @@ class FusedRowsBack {
       high.store(padded + 2 * t + L);
       before = dv;
     };
-    const int64_t columns = walk_.p.w.out();
     int64_t t = 0;
-    for (; t + L <= columns; t += L) at(t, [](const T* y) { return V::load(y); });
+    for (; t + L <= columns_; t += L) at(t, [](const T* y) { return V::load(y); });
     for (; 2 * t < padded_; t += L) {
-      const auto rest = lanes_between<V>(0, columns - t);
+      const auto rest = lanes_between<V>(0, columns_ - t);
       at(t, [rest](const T* y) { return V::load_where(y, rest); });
-    }
-    for (const auto& [to, from] : walk_.borders) {
-      if (from >= 0) m[from] += m[to];
-      m[to] = 0;
     }
   }
 
@@ -170,12 +182,11 @@ class FusedRowsBack {
   const Walk<V>& walk_;
   const T* dy_;
   const uint8_t* codes_;
+  int64_t columns_;  // of dy
   int64_t padded_;  // length of a row of m with its padding
   int64_t ahead_;   // elements of dy to the rows of the next band
   int64_t pitch_;   // of dm and the strings
   Scratch<S> dm_;
-  Scratch<const T*> targets_;
-  Scratch<S> weights_;
   Bits dense_, planes_, won_, everywhere_;
 };
 

@@ -114,8 +114,6 @@ class FusedRows {
     uint8_t *column[K + 1], *row[K + 1];  // of the strings; what comparisons say goes there
     for (int c = 1; kCodes && c < K; ++c) column[c] = won_columns_[c] + column_at / 8;
     for (int r = 1; kCodes && r < K + kRelu; ++r) row[r] = won_rows_[r] + column_at / 8;
-    // A row of x can be longer than one of m, and `out` has room for the latter.
-    const bool kept = tile.at + column_at < walk_.m_row;
     V sums = zero;
 
     const auto take = [&](uint8_t*& winner, V candidate, V& top) {
@@ -180,7 +178,7 @@ class FusedRows {
         begun[j] = V::fma(V::splat(weight[1]), high, V::fma(V::splat(weight[0]), low, sum));
       }
       const int64_t done = i - (kPairs - 1);
-      if (done >= i0 && kept) begun[kPairs - 1].store(out[done - i0] + tile.at + column_at);
+      if (done >= i0) begun[kPairs - 1].store(out[done - i0] + tile.at + column_at);
       before = high;
     }
     odd = V::add(odd, sums);

@@ -38,30 +38,6 @@ class Bits : public Scratch<uint8_t> {
       : Scratch<uint8_t>(strings, bits / 8 + 1, margin_bits / 8 + 1) {}
 };
 
-// 64 bits of a string that begins at any bit. What it reads reaches up to 72 bits further.
-struct BitReader {
-  const uint8_t* bytes;
-  int shift;
-  BitReader() = default;
-  BitReader(const uint8_t* string, int64_t bit) : bytes(string + (bit >> 3)), shift(bit & 7) {}
-  uint64_t operator[](int64_t word) const {
-    uint64_t low, high;
-    std::memcpy(&low, bytes + word * 8, 8);
-    std::memcpy(&high, bytes + word * 8 + 8, 8);
-    return low >> shift | high << 1 << (63 - shift);
-  }
-};
-
-inline uint64_t get_word(const uint8_t* string, int64_t word) {
-  uint64_t bits;
-  std::memcpy(&bits, string + word * 8, 8);
-  return bits;
-}
-
-inline void put_word(uint8_t* string, int64_t word, uint64_t bits) {
-  std::memcpy(string + word * 8, &bits, 8);
-}
-
 // The bits of one vector, at lane i of a string that belongs to it.
 template <class V>
 inline typename V::Word get_lanes(const uint8_t* string, int64_t i) {

@@ -54,9 +54,10 @@ struct Walk {
     blur_columns<V>(p, taps_w, m[0], m.stride(), i1 - i0, unit + i0 * y_row);
   }
 
-  // The rows of m with their padding at the sides.
+  // Rows of m with their padding at the sides, and with room for those of x where they are longer:
+  // what FusedRows leaves behind a row's end, the padding covers.
   Scratch<S> padded_rows(int64_t rows) const {
-    return {rows, m_row, (p.w.before > p.w.after ? p.w.before : p.w.after) * p.step()};
+    return {rows, pitch, (p.w.before > p.w.after ? p.w.before : p.w.after) * p.step()};
   }
 };
 
@@ -89,26 +90,6 @@ inline int64_t rows_of_band(int64_t elements, int64_t length) {
 // The first row of y that goes with row u of m: shares of m cut y in proportion.
 inline int64_t share_of_y(const Params& p, int64_t u) {
   return (u * p.h.out() + p.h.pooled() - 1) / p.h.pooled();
-}
-
-// Moves rows of n bits, a row every `pitch` of them, together.
-inline void pack_rows(uint8_t* string, int64_t rows, int64_t n, int64_t pitch) {
-  uint64_t word = 0;
-  int64_t filled = 0, at = 0;  // bits of word, and words that are written
-  for (int64_t r = 0; r < rows; ++r) {
-    const BitReader row(string, r * pitch);
-    for (int64_t k = 0; k < n; k += 64) {
-      const int64_t more = least(64, n - k);
-      const uint64_t bits = row[k / 64] & (~uint64_t(0) >> (64 - more));
-      word |= bits << filled;
-      filled += more;
-      if (filled < 64) continue;
-      put_word(string, at++, word);
-      filled -= 64;
-      word = filled ? bits >> (more - filled) : 0;
-    }
-  }
-  put_word(string, at, word);
 }
 
 // Writes the planes of rows [first, last) of a tile, which have `pitch` bits a row.
