@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -56,7 +57,11 @@ class Recorder:
             TAPE.load(seconds)
         self.benchmark.group = f"{facts['label']} {facts['mode']}"
         self.benchmark.pedantic(lambda: None, rounds=len(seconds))
-        self.benchmark.extra_info |= facts | {"cold": race.cold, "calls_per_timing": race.repeats}
+        self.benchmark.extra_info |= facts | {
+            "cold": race.cold,
+            "calls_per_timing": race.repeats,
+            "page_faults": statistics.median(race.faults[name]),
+        }
         mine = race.times[name]
         line = f"{self.benchmark.group} | {name} | {mine.median:.4f} ms"
         if "fraction_of_limit" in facts:

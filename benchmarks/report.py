@@ -24,7 +24,9 @@ Times are medians of the rounds, in milliseconds, with the quartiles in brackets
 each rival ran once, after the caches had been emptied. *Limit* is the time, in the same race, of a
 copy of as many bytes as a fused kernel must move; *of limit* is the share of that speed that was
 reached. *Peer* is the fastest layer of another package or of plain PyTorch, *compiled* the fastest
-of three formulations given to torch.compile, and beside each is how many times as long it took."""
+of three formulations given to torch.compile, and beside each is how many times as long it took.
+*Faults*: new pages of memory that the system had to find for fastblur's results during the call (in
+the median round), which the copy has not to wait for."""
 MEMORY_NOTES = """\
 In bytes per byte of the input: at most allocated beyond the input during forward and backward, and
 kept in between. Counted by torch's allocator, so it is the same on every run."""
@@ -110,7 +112,7 @@ def _against(peer: Row | None, ours: Row) -> list[str]:
 
 
 def _layers(rows: list[Row]) -> str:
-    columns = ["layer", "", "", "call", "fastblur", "GB/s", "limit", "of limit"]
+    columns = ["layer", "", "", "call", "fastblur", "faults", "GB/s", "limit", "of limit"]
     columns += ["peer", "", "compiled", ""]
     lines = []
     for found in grouped(rows, "label", "mode").values():
@@ -118,12 +120,13 @@ def _layers(rows: list[Row]) -> str:
         if ours is None:
             continue
         cells = [ours[key] for key in ("layer", "dtype", "layout", "mode")]
-        cells += [_time(ours), f"{ours['gb_per_s']:.1f}", f"{ours['limit_ms']:.3g}"]
+        cells += [_time(ours), f"{ours['page_faults']:.0f}", f"{ours['gb_per_s']:.1f}"]
+        cells += [f"{ours['limit_ms']:.3g}"]
         cells += [f"{ours['fraction_of_limit']:.0%}"]
         for compiled in (False, True):
             cells += _against(_fastest(found, compiled), ours)
         lines.append(cells)
-    return markdown_table(columns, lines, numbers=8)
+    return markdown_table(columns, lines, numbers=9)
 
 
 def _memory(rows: list[Row]) -> str:
@@ -171,12 +174,13 @@ def _overhead(rows: list[Row]) -> str:
     }
     rivals = list(dict.fromkeys(row["rival"] for row in rows))
     lines = []
-    for (label, mode), found in grouped(rows, "label", "mode").items():
+    for (cold, label, mode), found in grouped(rows, "cold", "label", "mode").items():
         named = by_rival(found)
         cells = [f"{1e3 * named[name]['ms']:.1f}" if name in named else "-" for name in rivals]
-        lines.append([label, words.get(mode, mode), *cells])
+        caches = "emptied" if cold else "warm"
+        lines.append([label, words.get(mode, mode), caches, *cells])
     names = [f"{name}, µs" for name in rivals]
-    return markdown_table(("", "call", *names), lines, numbers=len(rivals))
+    return markdown_table(("", "call", "caches", *names), lines, numbers=len(rivals))
 
 
 def _models(rows: list[Row]) -> str:

@@ -25,7 +25,7 @@ class Field(NamedTuple):
     repeats: int = 1
 
     def __str__(self) -> str:
-        return str(self.row)
+        return str(self.row) if self.repeats == 1 else f"{self.row} warm"
 
 
 class Contests:
@@ -81,10 +81,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         fields = [Field(row, names) for row in both_layouts(LEVELS)]
     else:
         names = (OURS, UNFUSED, ADOBE, COMPILED_OURS, COMPILED_UNFUSED)
-        fields, modes = (
-            [Field(OVERHEAD, names, cold=False, repeats=100)],
-            ("forward", "training forward", "full"),
-        )
+        fields = [Field(OVERHEAD, names, cold=False, repeats=100), Field(OVERHEAD, names)]
+        modes = ("forward", "training forward", "full")
     metafunc.parametrize(("entry", "mode", "name"), list(cases(fields, modes)))
 
 

@@ -6,6 +6,7 @@ CUDA events.
 
 from __future__ import annotations
 
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -84,6 +85,15 @@ class Clock:
                 torch.cuda._sleep(SLEEP_CYCLES)
 
 
+def page_faults() -> int:
+    """Pages of memory that this process has touched for the first time, so far.
+
+    Whether the C library hands out large memory afresh depends on what was freed before, and a new
+    page takes longer to come than to fill.
+    """
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def cache_bytes(device: torch.device) -> int:
     """Size of the largest cache, 0 if the system does not tell."""
     if device.type == "cuda":
@@ -120,6 +130,7 @@ class Race:
                 "what needs something before each call cannot be repeated in one timing"
             )
         self.seconds: dict[str, list[float]] = {name: [] for name in runners}
+        self.faults: dict[str, list[int]] = {name: [] for name in runners}
 
     def run(self, rounds: int, warm_up: int = 2, deadline: float = float("inf")) -> None:
         """All rounds; fewer, but at least three, if the deadline (of time.monotonic) comes."""
@@ -129,21 +140,24 @@ class Race:
                 break
             first = number % len(names)
             for name in names[first:] + names[:first]:
-                elapsed = self._time(name)
+                elapsed, faults = self._time(name)
                 if number >= 0:
                     self.seconds[name].append(elapsed)
+                    self.faults[name].append(faults)
 
-    def _time(self, name: str) -> float:
+    def _time(self, name: str) -> tuple[float, int]:
         run, before = self.runners[name], self.before[name]
         if before is not None:
             before()
         self.clock.prepare(self.cold)
+        faults = page_faults()
         start = self.clock.now()
         for _ in range(self.repeats):
             result = run()
         elapsed = self.clock.now() - start
+        faults = page_faults() - faults
         del result  # not before: to free memory takes time
-        return float(elapsed) / self.repeats
+        return float(elapsed) / self.repeats, faults
 
     @property
     def times(self) -> dict[str, Times]:

@@ -97,6 +97,14 @@ CASES: list[Case] = [
     Case((4, 2), (4, 4), (0, 1), SKEW_H, (2.0,), (1, 1, 0, 0), "replicate"),
     Case((5, 7), (2, 2), (2, 3), SKEW_H, SKEW_H, (1, 1, 1, 1), "reflect", note="large pool"),
     Case((15, 15), (2, 2), (7, 7), shape=(1, 2, 17, 19), relu=True, note="largest pool"),
+    Case(
+        (3, 8),
+        (2, 2),
+        (1, 4),
+        mode="replicate",
+        shape=(1, 9, 5, 1),
+        note="windows past all columns",
+    ),
     Case(taps_h=(1.0 / 31,) * 31, taps_w=(1.0,), blur_pad=(11, 10, 0, 0), note="longest taps"),
     Case(stride=(5, 9), blur_pad=(0, 0, 0, 0), note="stride beyond the taps"),
     # Small maps, single rows and columns, and an empty batch.

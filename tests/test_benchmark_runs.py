@@ -69,6 +69,7 @@ def test_a_run_writes_down_what_was_asked(finished: dict[str, Any]) -> None:
         assert info["fraction_of_limit"] == pytest.approx(info["limit_ms"] / 1e3 / median)
         assert info["threads"] >= 1
         assert info["cold"] is True
+        assert info["page_faults"] >= 0
         assert info["peak_bytes"] > 0
         assert ("saved_bytes" in info) == (info["mode"] != "forward")
     one_race = [e for e in entries if e["group"] == entries[0]["group"]]
@@ -134,13 +135,14 @@ def test_report(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
     small = Contest(rows.OVERHEAD, timing.Clock(cpu), names, compiler="eager")
     more += [
         {"kind": kind} | timed | small.facts(name, "full") | {"fraction_of_limit": 0.5}
-        | {"gb_per_s": 1.0, "limit_ms": 1.0}
+        | {"gb_per_s": 1.0, "limit_ms": 1.0, "page_faults": 1234, "cold": False}
         for kind in ("overhead", "layer")
         for name in small.rivals
     ]  # fmt: skip
     text = report.markdown(loaded | {"rows": more}, ".")
     assert "| tiny    | NHWC | fused   | 1 [1, 4] |" in text.replace("      1 [", " 1 [")
     assert "2000.0" in text
+    assert " 1234 |" in text
     assert "### torch.compile" in text
     assert "0.50" in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,6 +252,18 @@ def test_what_comes_before_is_not_timed() -> None:
     assert race.seconds["backward"] == [1, 1]
     with pytest.raises(ValueError, match="cannot be repeated"):
         timing.Race(clock, {"backward": call}, repeats=2)  # type: ignore[arg-type]
+
+
+def test_race_counts_new_pages() -> None:
+    def touch() -> None:
+        with mmap.mmap(-1, 200 * mmap.PAGESIZE) as fresh:
+            for page in range(200):
+                fresh[page * mmap.PAGESIZE] = 1
+
+    race = timing.Race(FakeClock(), {"touches": touch, "rests": lambda: None}, cold=False)  # type: ignore[arg-type]
+    race.run(3)
+    assert min(race.faults["touches"]) >= 200
+    assert max(race.faults["rests"]) < 200
 
 
 def test_deadline_leaves_three_rounds() -> None:

@@ -20,8 +20,9 @@ inline void put_word(uint8_t* string, int64_t word, uint64_t bits) {
   std::memcpy(string + word * 8, &bits, 8);
 }
 
-// 64 bits of a string from any of its bits on. Reads whole words of the string, as they were written
-// (a load that begins inside one store and ends in another has to wait for both), and one more.
+// 64 bits of a string from any of its bits on. Reads whole words of the string, as they were
+// written (a load that begins inside one store and ends in another has to wait for both), and one
+// more.
 struct BitReader {
   const uint8_t* bytes;
   int shift;
@@ -53,8 +54,7 @@ inline void pack_rows(uint8_t* string, int64_t rows, int64_t n, int64_t pitch) {
     for (int64_t r = 0; r < rows; r += some) {
       const uint64_t word_of_rows = get_word(string, r / some);
       uint64_t bits = 0;
-      for (int k = 0; k < some; ++k)
-        bits |= (word_of_rows >> 64 / some * k & first(n)) << k * n;
+      for (int k = 0; k < some; ++k) bits |= (word_of_rows >> 64 / some * k & first(n)) << k * n;
       append(bits, n * (rows - r < some ? rows - r : some));
     }
   };
@@ -85,7 +85,8 @@ inline void put_part_of_byte(uint8_t* byte, unsigned bits, unsigned mine, bool s
 }
 
 // Writes bits [0, n) of `src`, a string that starts at a word, to bits [start, start + n) of `dst`,
-// leaving the neighbours' bits of the first and last byte as they are. Reads `src` as BitReader does.
+// leaving the neighbours' bits of the first and last byte as they are. Reads `src` as BitReader
+// does.
 inline void put_bits(uint8_t* dst, int64_t start, const uint8_t* src, int64_t n, bool shared) {
   if (n <= 0) return;
   dst += start / 8;

@@ -183,9 +183,9 @@ class FusedRowsBack {
   const T* dy_;
   const uint8_t* codes_;
   int64_t columns_;  // of dy
-  int64_t padded_;  // length of a row of m with its padding
-  int64_t ahead_;   // elements of dy to the rows of the next band
-  int64_t pitch_;   // of dm and the strings
+  int64_t padded_;   // length of a row of m with its padding
+  int64_t ahead_;    // elements of dy to the rows of the next band
+  int64_t pitch_;    // of dm and the strings
   Scratch<S> dm_;
   Bits dense_, planes_, won_, everywhere_;
 };

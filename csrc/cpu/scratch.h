@@ -5,6 +5,9 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
 // Rows of scratch with `margin` zeroed elements, and a little more, on both sides of each. They are
 // read and written in whole vectors, so what lies behind a row's end may change.
 template <class E>

@@ -25,10 +25,12 @@ class Edges {
     const int64_t step = p.step(), row = code_row_length(p), n = rows * row;
     for (int c = 0; c < p.w.pool; ++c) {
       std::memset(exists_[c], 0xff, size_t(n / 8 + 16));
-      const int64_t low = p.w.pad - c, high = p.w.size + p.w.pad - c;
+      // The columns of a row that have this candidate; a window can reach beyond all of them.
+      const auto within = [&](int64_t column) { return least(most(0, column) * step, row); };
+      const int64_t low = within(p.w.pad - c), high = within(p.w.size + p.w.pad - c);
       for (int64_t r = 0; r < rows; ++r) {
-        clear_bits(exists_[c], r * row, low * step);
-        clear_bits(exists_[c], r * row + high * step, row - high * step);
+        clear_bits(exists_[c], r * row, low);
+        clear_bits(exists_[c], r * row + high, row - high);
       }
     }
     for (int64_t i = 0; i < n; i += V::kLanes) {

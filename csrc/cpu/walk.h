@@ -79,9 +79,6 @@ void for_each_unit(int64_t rows_per_unit, int64_t begin, int64_t end, F band) {
   }
 }
 
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
 // How many rows of `length` elements make a band of so many.
 inline int64_t rows_of_band(int64_t elements, int64_t length) {
   return most(1, elements / most(1, length));
