@@ -20,6 +20,7 @@ from .cases import CASES, MODES, Case, fill, zhang
 from .cuda_on_host import HostCuda, Job, Options, why_not
 from .cuda_on_host.build import Build, BuildError
 from .cuda_on_host.defines import FEW
+from .cuda_on_host.far import check_far
 from .cuda_on_host.target import HostTarget
 from .test_values import gradient_for
 
@@ -157,6 +158,13 @@ def test_launches_too_large_for_cuda_are_refused(case: Case, channels_last: bool
         job = Job("all", case.geometry(), size, torch.float32, channels_last, options=dry)
         (result,) = host("plain").run([job])
         assert result.error == error, batch
+
+
+@layouts
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("case", [*SPECIALISED, Case((2, 3), (2, 1))], ids=str)
+def test_offsets_past_32_bits(case: Case, dtype: torch.dtype, channels_last: bool) -> None:
+    check_far(host("plain"), case, dtype, channels_last)
 
 
 @pytest.mark.parametrize(

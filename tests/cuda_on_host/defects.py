@@ -36,6 +36,11 @@ SCATTER = "  const Place at = Place::of(i, p, p.h.size, p.w.size);\n"
 ROUND = "return __float2half_rn(v)"
 
 DEFECTS = [
+    generic(
+        "where an image begins is counted in 32 bits",
+        "return image * p.channels * rows * columns +",
+        "return int(image * p.channels * rows * columns) +",
+    ),
     generic("of equal columns the last wins", "v > best_in_row", "v >= best_in_row"),
     generic(
         "a NaN does not win among rows",
@@ -143,6 +148,18 @@ DEFECTS = [
         "cuda/channels_last.cuh",
         "c.wide_y = whole && is_aligned(y, bytes);",
         "c.wide_y = whole;",
+    ),
+    Defect(
+        "contiguous: where a map begins is counted in 32 bits",
+        "cuda/forward_contiguous.cuh",
+        "x_(static_cast<const T*>(c.in) + lane_.plane * c.h * c.w",
+        "x_(static_cast<const T*>(c.in) + unsigned(lane_.plane * c.h * c.w)",
+    ),
+    Defect(
+        "channels_last: where an image of codes begins is counted in 32 bits",
+        "cuda/forward_channels_last.cuh",
+        "pixel_.image * c.code_bytes_per_image) +",
+        "int(pixel_.image * c.code_bytes_per_image)) +",
     ),
     Defect(
         "channels_last: NaNs are not looked at again",

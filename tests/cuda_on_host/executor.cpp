@@ -320,8 +320,10 @@ cudaError_t run(dim3 grid, dim3 block, size_t shared_bytes, void (*call)(void*),
   dynamic = static_cast<char*>(std::malloc(shared_bytes));
   in_kernel = true;
   const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
+  const uint64_t last = options.last_of ? grid.x / options.last_of + 2 : grid.x;
   for (uint64_t i = 0; i < blocks; ++i) {
     blocks_done = options.order == Order::reverse ? blocks - 1 - i : i;
+    if (blocks_done % grid.x + last < grid.x) continue;
     run_block({unsigned(blocks_done % grid.x), unsigned(blocks_done / grid.x % grid.y),
                unsigned(blocks_done / grid.x / grid.y)});
   }

@@ -15,6 +15,9 @@ struct Options {
   uint64_t seed = 1;
   bool trace = false;
   bool dry = false;  // check and record launches, run nothing
+  // If not 0: of launches over so many images, only the blocks of the last one run, and perhaps one
+  // that it shares with the image before.
+  uint64_t last_of = 0;
 };
 
 void set_options(const Options& options);

@@ -32,6 +32,8 @@ class Options:
         seed: of the random order.
         trace: check and count every access to global memory.
         dry: record the launches and run nothing; needs no tensors, and returns none.
+        last: run the last image of the batch only. Tensors hold the last two images, and what they
+            return of the first of them means nothing; those before are nowhere.
         multiprocessors: how many the device pretends to have.
         offset: by how many elements x, y, dy and dx miss an aligned address.
     """
@@ -40,6 +42,7 @@ class Options:
     seed: int = 1
     trace: bool = False
     dry: bool = False
+    last: bool = False
     multiprocessors: int = 132
     offset: int = 0
 
@@ -64,6 +67,10 @@ class Job:
         layout = "channels_last" if self.channels_last else "contiguous"
         parts = (self.op, self.input_size, self.dtype, layout, self.geometry, self.options)
         return " ".join(map(str, (*parts, self.label)))
+
+    def images(self) -> int:
+        """How many of them the tensors hold."""
+        return 2 if self.options.last else self.input_size[0]
 
     def output_size(self) -> tuple[int, int, int, int]:
         n, c, h, w = self.input_size
@@ -107,7 +114,8 @@ def write_job(file: BinaryIO, job: Job) -> None:
         put(*geometry.blur_padding[2 * axis : 2 * axis + 2])
         put_bytes(struct.pack(f"<{len(taps)}d", *taps))
     put(PADDING_MODES.index(geometry.padding_mode), geometry.relu, options.multiprocessors)
-    put(ORDERS.index(options.order), options.seed, options.trace, options.dry, options.offset)
+    put(ORDERS.index(options.order), options.seed, options.trace, options.dry, options.last)
+    put(options.offset)
     put_bytes(str(job).encode())
     for tensor in (job.x, job.dy):
         put_bytes(b"" if tensor is None else _bytes_of(tensor, job.channels_last))
@@ -150,9 +158,10 @@ def _tensor_of(raw: bytes, name: str, job: Job) -> Tensor:
     dtype = torch.int32 if name == "codes" else job.dtype
     flat = torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
     if name == "codes":
-        batch = job.input_size[0]
+        batch = job.images()
         return flat.view(batch, flat.numel() // max(batch, 1))
-    n, c, h, w = job.input_size if name == "dx" else job.output_size()
+    _, c, h, w = job.input_size if name == "dx" else job.output_size()
+    n = job.images()
     if job.channels_last:
         return flat.view(n, h, w, c).permute(0, 3, 1, 2)
     return flat.view(n, c, h, w)

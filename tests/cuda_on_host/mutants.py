@@ -30,6 +30,7 @@ from ..test_values import gradient_for
 from . import HostCuda, HostCudaError, Job, Options
 from .build import CSRC
 from .defects import DEFECTS, Defect
+from .far import check_far
 from .target import ROUNDING, HostTarget
 
 # Everything that is decided by size: odd and even, one group of columns and several, the max's
@@ -90,6 +91,12 @@ def check_values(csrc: Path, defect: Defect) -> None:
         )
 
 
+def check_offsets(csrc: Path, defect: Defect) -> None:
+    host = HostCuda(csrc=csrc, defines=defect.defines)
+    for channels_last in (False, True):
+        check_far(host, zhang(2, 4), torch.float32, channels_last)
+
+
 def run_all(variant: str, csrc: Path, defect: Defect, way: Options) -> None:
     host = HostCuda(variant, csrc=csrc, defines=defect.defines)
     for case in CASES:
@@ -107,6 +114,7 @@ def run_all(variant: str, csrc: Path, defect: Defect, way: Options) -> None:
 # In the order in which they are tried.
 CHECKS: dict[str, Callable[[Path, Defect], None]] = {
     "values": check_values,
+    "far": check_offsets,
     "trace": lambda csrc, defect: run_all("plain", csrc, defect, Options(trace=True)),
     "asan": lambda csrc, defect: run_all("asan", csrc, defect, Options()),
     "tsan": lambda csrc, defect: run_all("tsan", csrc, defect, Options()),

@@ -56,11 +56,12 @@ struct Job {
   std::string label, x, dy, codes;
 
   size_t element() const { return type == Type::f64 ? 8 : type == Type::f32 ? 4 : 2; }
-  size_t x_size() const { return size_t(p.batch * p.channels * p.h.size * p.w.size) * element(); }
-  size_t y_size() const { return size_t(p.batch * p.channels * p.h.out() * p.w.out()) * element(); }
-  size_t code_size() const {
-    return size_t(p.batch * fastblur::cuda::code_words_per_image(p, type)) * 4;
-  }
+  // Bytes of one image.
+  size_t x_size() const { return size_t(p.channels * p.h.size * p.w.size) * element(); }
+  size_t y_size() const { return size_t(p.channels * p.h.out() * p.w.out()) * element(); }
+  size_t code_size() const { return size_t(fastblur::cuda::code_words_per_image(p, type)) * 4; }
+  // Images whose bytes there are: all, or the last two.
+  size_t images() const { return options.last_of ? 2 : size_t(p.batch); }
 };
 
 Job read_job(int64_t op) {
@@ -90,6 +91,7 @@ Job read_job(int64_t op) {
   job.options.seed = uint64_t(read_integer());
   job.options.trace = read_integer();
   job.options.dry = read_integer();
+  job.options.last_of = read_integer() ? uint64_t(p.batch) : 0;
   job.offset = size_t(read_integer()) * job.element();
   job.label = read_bytes();
   job.x = read_bytes();
@@ -126,15 +128,17 @@ class Run {
     void* address;
   };
 
-  Buffer buffer(const char* name, Role role, size_t size, const std::string* bytes,
+  Buffer buffer(const char* name, Role role, size_t size_of_image, const std::string* bytes,
                 size_t offset) const {
     if (job_.options.dry) return {nullptr, reinterpret_cast<void*>(4096 + offset)};
+    const size_t size = size_of_image * job_.images();
+    const size_t before = size_of_image * size_t(job_.p.batch) - size;
     if (bytes && bytes->size() != size) {
       fail("%s has %zu bytes and should have %zu", name, bytes->size(), size);
     }
     auto tensor =
-        std::make_unique<Tensor>(name, role, size, offset, bytes ? bytes->data() : nullptr);
-    void* const address = tensor->data();
+        std::make_unique<Tensor>(name, role, size, offset, bytes ? bytes->data() : nullptr, before);
+    void* const address = tensor->address();
     return {std::move(tensor), address};
   }
   Buffer input(const char* name, size_t size, const std::string& bytes) const {
@@ -146,7 +150,7 @@ class Run {
 
   std::string keep(const Buffer& b) {
     outputs_.push_back(
-        b.tensor ? std::string(static_cast<const char*>(b.tensor->data()), b.tensor->size()) : "");
+        b.tensor ? std::string(b.tensor->data(), b.tensor->size()) : "");
     return outputs_.back();
   }
 

@@ -17,9 +17,11 @@ namespace cuda_on_host {
 class Tensor {
  public:
   // Starts `offset` bytes behind a multiple of 512. An output begins as NaNs; an input is copied
-  // from `bytes`, and must be the same at the end.
-  Tensor(const char* name, Role role, size_t size, size_t offset, const char* bytes = nullptr)
-      : name_(name), size_(size), original_(bytes) {
+  // from `bytes`, and must be the same at the end. `before`: bytes of the tensor that are not there,
+  // and that nobody may touch either.
+  Tensor(const char* name, Role role, size_t size, size_t offset, const char* bytes = nullptr,
+         size_t before = 0)
+      : name_(name), size_(size), before_(before), original_(bytes) {
     room_ = (kAround + offset + size + kAround + 511) / 512 * 512;
     memory_ = static_cast<char*>(std::aligned_alloc(512, room_));
     if (!memory_) fail("no memory for %zu bytes", room_);
@@ -38,7 +40,9 @@ class Tensor {
   Tensor& operator=(const Tensor&) = delete;
   ~Tensor() { std::free(memory_); }
 
-  void* data() const { return data_; }
+  // Where the tensor begins, or would begin.
+  void* address() const { return reinterpret_cast<void*>(uintptr_t(data_) - before_); }
+  const char* data() const { return data_; }
   size_t size() const { return size_; }
 
   // To be called when the kernels are done.
@@ -60,7 +64,7 @@ class Tensor {
   static constexpr char kUntouched = char(0xa5);
 
   std::string name_;
-  size_t size_, room_;
+  size_t size_, before_, room_;
   const char* original_;
   char *memory_, *data_;
 };
