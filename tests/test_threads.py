@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import subprocess
@@ -99,6 +100,23 @@ def test_calls_from_the_inter_op_pool() -> None:
     x = fill((2, 16, 40, 44), "ties", torch.float32)
     futures = [torch.jit.fork(max_blur_pool2d, x, 2) for _ in range(4)]
     assert all(torch.equal(torch.jit.wait(future), want) for future in futures)
+
+
+def test_calls_inside_a_parallel_region() -> None:
+    """Of the OpenMP that torch runs on: a kernel in one must not wait for threads that it has."""
+    library = next((Path(torch.__file__).parent / "lib").glob("libgomp*"), None)
+    if library is None:
+        pytest.skip("this torch brings no libgomp")
+    want, found = compute(0), []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    def region(_: None) -> None:
+        found.append(compute(0))
+
+    ctypes.CDLL(str(library)).GOMP_parallel(region, None, ctypes.c_uint(3), ctypes.c_uint(0))
+    assert len(found) == 3
+    for got in found:
+        assert_same(got, want)
 
 
 def others_run_during(call: Callable[[], object]) -> bool:
