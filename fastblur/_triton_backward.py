@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ._triton_generic import border_source
-from ._triton_walk import SIZES, addresses, chunk_of, lanes, store_columns, vector
+from ._triton_walk import SIZES, chunk_of, lanes, offsets_of, store_columns, vector
 
 
 @triton.jit
@@ -261,10 +261,14 @@ def backward(
             hidden, images, channels + (16 * hidden if HIDE_CHANNELS else 0), x_strips,
             CHANNELS_LAST, STRIPS, CHANNELS,
         )  # fmt: skip
-        x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
-            hidden, dx, dy, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
-            CHANNELS_LAST,
+        (
+            x_from, y_from, code_from, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row,
+        ) = offsets_of(
+            hidden, place, lane, channels, height, width, y_h, y_w, strips, rows, CHANNELS_LAST
         )  # fmt: skip
+        x_at = dx + x_from
+        y_at = dy + y_from
+        code_at = codes + code_from
         at_end = _at_end(strip, end_strip, last_columns, LAST)
         if (step == fast_begin) & (step < fast_end):
             y_at += fast_begin * y_row

@@ -39,7 +39,7 @@ import triton
 import triton.language as tl
 
 from ._triton_generic import border_source
-from ._triton_walk import SIZES, addresses, chunk_of, lanes, store_columns, vector
+from ._triton_walk import SIZES, chunk_of, lanes, offsets_of, store_columns, vector
 from ._triton_words import each, larger, pack, rectify, take, unpack
 
 
@@ -307,10 +307,14 @@ def forward(
         place, lane, strip, exists = lanes(
             hidden, images, channels, strips, CHANNELS_LAST, STRIPS, CHANNELS
         )
-        x_at, y_at, code_at, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row = addresses(
-            hidden, x, y, codes, place, lane, channels, height, width, y_h, y_w, strips, rows,
-            CHANNELS_LAST,
+        (
+            x_from, y_from, code_from, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row,
+        ) = offsets_of(
+            hidden, place, lane, channels, height, width, y_h, y_w, strips, rows, CHANNELS_LAST
         )  # fmt: skip
+        x_at = x + x_from
+        y_at = y + y_from
+        code_at = codes + code_from
         code_lane += strip * pixel
         first = strip == 0
         last = strip == strips - 1

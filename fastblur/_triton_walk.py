@@ -61,14 +61,15 @@ def lanes(
 
 
 @triton.jit
-def addresses(
-    hidden, x, y, codes, place, lane, channels, height, width, y_h, y_w, strips,
-    rows, CHANNELS_LAST: tl.constexpr,
+def offsets_of(
+    hidden, place, lane, channels, height, width, y_h, y_w, strips, rows,
+    CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
     """Where a program's first image or plane begins in x, y and the codes, and from there on.
 
     That is: what a lane adds in each of the three; from a pixel to the next; and from a row to the
-    next in each of the three.
+    next in each of the three. Offsets, not pointers: of a function that is given all three
+    torch.compile thinks that what is stored through one of its results could be stored in any.
     """
     channels += 16 * hidden  # a multiple of 16 stays one, so that accesses stay wide
     height += hidden
@@ -90,10 +91,10 @@ def addresses(
     x_row = (width * pixel).to(tl.int64)
     y_row = (y_w * pixel).to(tl.int64)
     code_row = (strips * pixel).to(tl.int64)
-    x += place * height * x_row
-    y += place * y_h * y_row
-    codes += place * rows * code_row
-    return x, y, codes, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row
+    x_from = place * height * x_row
+    y_from = place * y_h * y_row
+    code_from = place * rows * code_row
+    return x_from, y_from, code_from, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row
 
 
 @triton.jit

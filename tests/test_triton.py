@@ -291,6 +291,40 @@ def test_compiled_graph_of_pairs(fake: FakeTensorMode, monkeypatch: pytest.Monke
         assert {"y"} <= set(kernel.kwargs["tensors_to_clone"]) <= {"y", "codes"}
 
 
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_compiled_operators_copy_no_input(
+    fake: FakeTensorMode, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its kernels' code torch.compile sees what each writes; what it thinks so, it copies."""
+    import triton
+
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    driver = mock.Mock(**{"get_current_target.return_value": target})
+    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    arguments = (*Geometry.resolve(3, 2, 1, filter_size=3).arguments(), False)
+
+    def training(x: torch.Tensor) -> torch.Tensor:  # no graph of autograd's: that takes a device
+        y, codes = torch.ops.fastblur.triton_max_blur_pool_forward(x, *arguments, True)
+        return torch.ops.fastblur.triton_max_blur_pool_backward(y, codes, x.shape, *arguments)
+
+    _backends.choose("triton", torch.device("cuda"))
+    x = in_format(torch.empty(2, 8, 21, 32, device="cuda"), channels_last)
+    torch.compile(training, fullgraph=True, backend=aot_autograd(fw_compiler=keep))(x)
+    written = [
+        set(node.kwargs["tensors_to_clone"])
+        for graph in graphs
+        for node in graph.graph.nodes
+        if "triton_kernel_wrapper" in str(node.target)
+    ]
+    assert written == [{"y", "codes"}, {"dx"}]
+
+
 def test_exported_program_taken_apart() -> None:
     with FakeTensorMode(shape_env=ShapeEnv()):
         x = torch.empty(2, 4, 20, 20, device="cuda")
