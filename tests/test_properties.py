@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 
 from fastblur import _reference
 
@@ -37,12 +37,19 @@ def test_compiled_and_gpu_backends(example: Example) -> None:
         example.judge(str(target), lambda x, target=target: target(x, geometry))  # type: ignore[misc]
 
 
-# It rounds to 16 bits at each step, and sums as torch does; its gradient, once a window.
+# It rounds to 16 bits at each step, and sums as torch does; its gradient, once a window. Without
+# oneDNN, whose convolution of bfloat16 multiplies what a window does not hold by zero: that is NaN
+# where the window's neighbour is NaN or infinite.
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
 @share(0.14)
 @given(example=examples())
 def test_reference(example: Example) -> None:
     geometry = example.case.geometry()
-    example.judge("reference", lambda x: _reference.max_blur_pool(x, geometry), roundings=512)
+    filter = torch.outer(*(torch.tensor(t) for t in (geometry.taps_h, geometry.taps_w)))
+    # Infinity times a tap that 16 bits make zero of is NaN.
+    assume(example.kind == "normal" or not filter[filter.to(example.dtype) == 0].any())
+    with torch.backends.mkldnn.flags(enabled=False):
+        example.judge("reference", lambda x: _reference.max_blur_pool(x, geometry), roundings=512)
 
 
 @pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
