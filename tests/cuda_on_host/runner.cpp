@@ -150,7 +150,7 @@ class Run {
 
   std::string keep(const Buffer& b) {
     outputs_.push_back(
-        b.tensor ? std::string(b.tensor->data(), b.tensor->size()) : "");
+        b.tensor ? std::string(static_cast<const char*>(b.tensor->data()), b.tensor->size()) : "");
     return outputs_.back();
   }
 

@@ -42,7 +42,7 @@ class Tensor {
 
   // Where the tensor begins, or would begin.
   void* address() const { return reinterpret_cast<void*>(uintptr_t(data_) - before_); }
-  const char* data() const { return data_; }
+  void* data() const { return data_; }
   size_t size() const { return size_; }
 
   // To be called when the kernels are done.
