@@ -269,6 +269,7 @@ def forward(
     PAIRS: tl.constexpr = VECTORS and K - 1 - 2 * P < 2  # rows of y are pairs as well
     ROW_SHIFT: tl.constexpr = 4 * (K - 1)
     HAS_CODES: tl.constexpr = CODES and (K > 1 or RELU)
+    HIDE_CHANNELS: tl.constexpr = CHANNELS_LAST and K == 3 and F == 4  # see _triton_backward.py
 
     if WHOLE:
         width = width * 4
@@ -305,8 +306,9 @@ def forward(
         fast_end = tl.minimum(tl.minimum(end, y_h), ((height + P - K - 1 - AHEAD) >> 1) + 1)
         first_code = tl.where(begin == 0, 0, 2 * begin + AHEAD)
         place, lane, strip, exists = lanes(
-            hidden, images, channels, strips, CHANNELS_LAST, STRIPS, CHANNELS
-        )
+            hidden, images, channels + (16 * hidden if HIDE_CHANNELS else 0), strips,
+            CHANNELS_LAST, STRIPS, CHANNELS,
+        )  # fmt: skip
         (
             x_from, y_from, code_from, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row,
         ) = offsets_of(
