@@ -64,17 +64,24 @@ class GradientRows {
   Scratch<S> weights_;
 };
 
-// S_h' S_v': dx[i] = sum over r and c of dm[r][i + (pad - c) * step] where row r's code there names
-// (r, c). won[r * pool_w + c] says so for element i in its bit i.
+// Where n elements of dx find their winners: string c of row r of the windows, at
+// won[r] + c * stride, says in its bit i whether element i won as candidate (r, c).
+struct Won {
+  const uint8_t* row[kMaxPool];
+  int64_t stride;
+};
+
+// S_h' S_v': dx[i] = sum over the (r, c) that it won as of dm[r][i + (pad - c) * step].
 template <class V, int K, bool kStream, class T>
-void route_back(const Params& p, const typename V::Scalar* const* dm, Bits& won, int64_t n, T* dx) {
+void route_back(const Params& p, const typename V::Scalar* const* dm, const Won& won, int64_t n,
+                T* dx) {
   constexpr int L = V::kLanes;
   const int pool_h = K ? K : p.h.pool, pool_w = K ? K : p.w.pool;
-  const int64_t step = p.step(), pad = p.w.pad * step;
+  const int64_t step = p.step(), stride = won.stride;
+  // Pointers to candidates 0 alone: there are too few registers for more.
   const typename V::Scalar* row[K ? K : kMaxPool];
-  const uint8_t* winner[K ? K * K : kMaxPool * kMaxPool];
-  for (int r = 0; r < pool_h; ++r) row[r] = dm[r] + pad;
-  for (int k = 0; k < pool_h * pool_w; ++k) winner[k] = won[k];
+  const uint8_t* winner[K ? K : kMaxPool];
+  for (int r = 0; r < pool_h; ++r) row[r] = dm[r] + p.w.pad * step, winner[r] = won.row[r];
   for (int64_t i = 0; i < n; i += L) {
     V sum = V::splat(0);
 #pragma GCC unroll 3
@@ -82,8 +89,9 @@ void route_back(const Params& p, const typename V::Scalar* const* dm, Bits& won,
       V of_row = V::splat(0);  // of its own: the sums of the rows need not wait for one another
 #pragma GCC unroll 3
       for (int c = 0; c < pool_w; ++c)
-        of_row = V::add_where(V::mask_at(winner[r * pool_w + c] + (i >> 3)), of_row,
-                              V::load(row[r] + i - c * step));
+        of_row = V::add_where(V::mask_at(winner[r] + c * stride), of_row,
+                              V::load(row[r] - c * step));
+      row[r] += L, winner[r] += L / 8;
       sum = V::add(sum, of_row);
     }
     if (i + L > n) sum.store_first(dx + i, int(n - i));
@@ -119,20 +127,27 @@ class Winners {
 
   // Of n elements of dx, the first being `at` of its unit. Where a window does not exist, and dm is
   // zero, they say anything.
-  Bits& of(int64_t at, int64_t n) {
+  Won of(int64_t at, int64_t n) {
     const Params& p = walk_.p;
     const int64_t words = (n + 63) / 64;
+    Won won;
     for (int r = 0; r < p.h.pool; ++r) {
+      const int64_t first = at + (p.h.pad - r - first_) * walk_.pitch + p.w.pad * p.step();
+      if (p.step() % 8 == 0) {  // so are all the others: whole bytes stay where they are
+        won.row[r] = won_[r * p.w.pool] + first / 8;
+        won.stride = won_.stride() - p.step() / 8;
+        continue;
+      }
+      won.row[r] = moved_[r * p.w.pool];
+      won.stride = moved_.stride();
       for (int c = 0; c < p.w.pool; ++c) {
-        const int k = r * p.w.pool + c;
-        const BitReader from(won_[k],
-                             at + (p.h.pad - r - first_) * walk_.pitch + (p.w.pad - c) * p.step());
-        uint8_t* const to = moved_[k];
+        const BitReader from(won_[r * p.w.pool + c], first - c * p.step());
+        uint8_t* const to = moved_[r * p.w.pool + c];
 #pragma GCC ivdep
         for (int64_t w = 0; w < words; ++w) put_word(to, w, from[w]);
       }
     }
-    return moved_;
+    return won;
   }
 
  private:
@@ -173,7 +188,7 @@ void backward_staged(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* 
         const int64_t part = least(kRouteElements, n - at);
         const S* row[kMaxPool];
         for (int r = 0; r < h.pool; ++r) row[r] = dm + (h.pool - 1 - r) * walk.pitch + at;
-        Bits& won = winners.of(x0 * walk.pitch + at, part);
+        const Won won = winners.of(x0 * walk.pitch + at, part);
         if (walk.same_rows)
           route_back<V, K, kStream>(p, row, won, part, out + x0 * walk.x_row + at);
         else route_back<V, K, false>(p, row, won, part, laid[0] + at);

@@ -153,8 +153,34 @@ void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
   };
   if (step > 1) {
     // Ascending, so that what a store spills beyond its column is written over by the next.
-    for (int64_t v = 0; v < columns; ++v)
+    const auto column = [&](int64_t v) {
       for (int64_t i = 0; i < step; i += L) at(before + v, i).store(m + v * step + i);
+    };
+    int64_t v = 0;
+    if (F && stride == 2) {
+      // Two columns of m for each of dv, which have the even and the odd taps.
+      if (before % 2 && columns) column(v++);
+      V own[F ? F : 1];  // as in sum_n_rows
+      for (int b = 0; b < F; ++b) own[b] = V::splat(taps[b]);
+      const S* in = dv + (before + v) / 2 * step;
+      for (; v + 2 <= columns; v += 2) {
+        S* const to = m + v * step;
+        for (int64_t i = 0; i < step; i += L, in += L) {
+          V even = V::splat(0), odd = even;
+#pragma GCC unroll 8
+          for (int b = 0; b < F; b += 2) {
+            const V from = V::load(in - b / 2 * step);
+            even = V::fma(own[b], from, even);
+            if (b + 1 < F) odd = V::fma(own[b + 1], from, odd);
+          }
+          if (i + L <= step) even.store(to + i);
+          else even.store_first(to + i, int(step - i));
+          odd.store(to + step + i);
+        }
+        in += step - (step + L - 1) / L * L;
+      }
+    }
+    for (; v < columns; ++v) column(v);
   } else if (stride == 1) {
     for (int64_t v = 0; v < columns; v += L) at(before + v, 0).store(m + v);
   } else if (stride == 2) {

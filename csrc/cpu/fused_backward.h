@@ -48,12 +48,12 @@ class FusedRowsBack {
     if (!p.linear()) read_winners(unit, first, last);
     for (int64_t x = x0; x < x1; ++x) {
       const S* dm[K];
-      const uint8_t* won[K * K];
+      const uint8_t* won[K];
       for (int r = 0; r < K; ++r) {
         const int64_t u = x + p.h.pad - r;
         const int64_t at = (u >= first && u < last ? u - first : last - first) * pitch_;
         dm[r] = dm_[0] + at;
-        for (int c = 0; c < K; ++c) won[r * K + c] = won_[r * K + c] + at / 8;
+        won[r] = won_[r * K] + at / 8;
       }
       T* const row = dx + (unit * p.h.size + x) * walk_.x_row;
       if (p.linear()) copy_row<V>(dm[0] + kLead, walk_.x_row, row);
@@ -147,33 +147,44 @@ class FusedRowsBack {
     });
   }
 
-  // S_h' S_v': dm[r] and won[r * K + c] are those of the row of m that has this one as its row r.
+  // S_h' S_v': dm[r] is the row of dm that has this one as its row r, won[r] its string of
+  // candidate 0, from where those of the others are in reach without pointers of their own.
   template <bool kStream>
-  void route_row(const S* const* dm, const uint8_t* const* won, T* dx) {
+  void route_row(const S** dm, const uint8_t** won, T* dx) {
     constexpr int L = V::kLanes;
-    // What the candidates c of one vector of windows get.
-    const auto gather = [&](int c, int64_t at) {
-      V sum = V::blend(V::mask_at(won[c] + at / 8), V::load(dm[0] + at), V::splat(0));
+    const int64_t string = won_.stride(), n = walk_.x_row;
+    V given[K];  // by the rows of one vector of windows, to any of their candidates
+    const auto gather = [&](int c) {  // what candidates c get
+      V sum = V::blend(V::mask_at(won[0] + c * string), given[0], V::splat(0));
 #pragma GCC unroll 3
       for (int r = 1; r < K; ++r)
-        sum = V::add_where(V::mask_at(won[r * K + c] + at / 8), sum, V::load(dm[r] + at));
+        sum = V::add_where(V::mask_at(won[r] + c * string), sum, given[r]);
       return sum;
     };
+    const auto go_to = [&](int64_t elements) {
+#pragma GCC unroll 3
+      for (int r = 0; r < K; ++r) {
+        dm[r] += elements, won[r] += elements / 8;
+        given[r] = V::held(V::load(dm[r]));
+      }
+    };
     V before[K];
-    for (int c = 1; c < K; ++c) before[c] = gather(c, kLead - L);
-    for (int64_t i = 0; i < walk_.x_row; i += L) {
-      V sum = gather(0, kLead + i);
+    go_to(kLead - L);
+    for (int c = 1; c < K; ++c) before[c] = gather(c);
+    for (int64_t i = 0; i < n; i += L) {
+      go_to(L);
+      V sum = gather(0);
       if constexpr (K > 1) {
-        const V here = gather(1, kLead + i);
+        const V here = gather(1);
         sum = V::add(sum, V::template join<1>(before[1], here));
         before[1] = here;
       }
       if constexpr (K > 2) {
-        const V here = gather(2, kLead + i);
+        const V here = gather(2);
         sum = V::add(sum, V::template join<2>(before[2], here));
         before[2] = here;
       }
-      if (i + L > walk_.x_row) sum.store_first(dx + i, int(walk_.x_row - i));
+      if (i + L > n) sum.store_first(dx + i, int(n - i));
       else if (kStream) sum.stream(dx + i);
       else sum.store(dx + i);
     }

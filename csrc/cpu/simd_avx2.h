@@ -96,6 +96,10 @@ struct Avx2F32 {
   }
 
   static Mask mask_at(const uint8_t* p) { return to_mask(*p); }
+  static Avx2F32 held(Avx2F32 v) {
+    asm("" : "+x"(v.v));
+    return v;
+  }
 
   template <int k>
   static Avx2F32 join(Avx2F32 before, Avx2F32 here) {

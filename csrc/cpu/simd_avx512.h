@@ -74,7 +74,16 @@ struct Avx512F32 {
   }
   static Word to_bits(Mask m) { return m; }
   static Mask to_mask(unsigned bits) { return Mask(bits); }
-  static Mask mask_at(const uint8_t* p) { return _load_mask16((__mmask16*)p); }
+  // From memory at once: gcc would go through one of the general registers, which are few.
+  static Mask mask_at(const uint8_t* p) {
+    Mask mask;
+    asm("kmovw %1, %0" : "=k"(mask) : "m"(*(const Word*)p));
+    return mask;
+  }
+  static Avx512F32 held(Avx512F32 v) {
+    asm("" : "+v"(v.v));
+    return v;
+  }
 
   template <int k>
   static Avx512F32 join(Avx512F32 before, Avx512F32 here) {
