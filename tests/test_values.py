@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .cases import CASES, UNSUPPORTED, Case, Target, fill, in_format, targets
+from .cases import CASES, UNSUPPORTED, Case, Target, fill, in_format, targets, zhang
 from .judge import judge_with_gradient, scale
 
 TARGETS = targets()
@@ -124,3 +124,26 @@ def test_largest_stride(target: Target, channels_last: bool) -> None:
         for stride in (2**31 - 1, 100)
     )
     assert all(map(torch.equal, far, near))
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")], ids=["nan", "inf"])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("channels", [3, 32], ids=lambda n: f"{n} channels")
+@pytest.mark.parametrize("pool", [2, 3])
+@pytest.mark.parametrize("target", FUSED, ids=str)
+def test_one_odd_value_anywhere(
+    target: Target, pool: int, channels: int, channels_last: bool, odd: float
+) -> None:
+    """Kernels that are faster where all is finite notice what is not, wherever they cut a row.
+
+    Image i has it in column i of one row. Rows are longer than the CPU's tiles in channels_last.
+    """
+    columns = 45
+    case = zhang(pool, 4, pad=(pool // 3,) * 2, shape=(columns, channels, 5, columns))
+    x = fill(case.shape, "normal", torch.float32)
+    each = torch.arange(columns)
+    x[each, each % channels, each % 5, each] = odd
+    dy = gradient_for(case, torch.float32)
+    got = run(target, case, in_format(x, channels_last), dy)
+    for ours, theirs in zip(got, judge_with_gradient(x, dy, *case.chain()), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, equal_nan=True)

@@ -89,8 +89,8 @@ void route_back(const Params& p, const typename V::Scalar* const* dm, const Won&
       V of_row = V::splat(0);  // of its own: the sums of the rows need not wait for one another
 #pragma GCC unroll 3
       for (int c = 0; c < pool_w; ++c)
-        of_row = V::add_where(V::mask_at(winner[r] + c * stride), of_row,
-                              V::load(row[r] - c * step));
+        of_row =
+            V::add_where(V::mask_at(winner[r] + c * stride), of_row, V::load(row[r] - c * step));
       row[r] += L, winner[r] += L / 8;
       sum = V::add(sum, of_row);
     }

@@ -272,14 +272,18 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
       last = most(first, last);
       pay(least(first, u1));
       const int64_t paid = least(last, u1);
+      bool summed = true;  // all of it, or none: a tile can leave what it shares to the next
       for_each_tile(unit, first, last, [&](const Tile& tile) {
-        if (source.sum_rows_of(tile, i0, i, owed, paid, blurred)) return;
-        source.make(tile, owed, paid, m[0]);
-        const int64_t n = least(tile.n, walk.m_row - tile.at);
-        for (int64_t j = i0; j < i; ++j)
-          sum_sources<V>(walk.vertical.sources(j), m[0] - first * cut.tile, cut.tile, n, spare[0],
-                         blurred[j - i0] + tile.at);
+        summed = summed && source.sum_rows_of(tile, i0, i, owed, paid, blurred);
       });
+      if (!summed)
+        for_each_tile(unit, first, last, [&](const Tile& tile) {
+          source.make(tile, owed, paid, m[0]);
+          const int64_t n = least(tile.n, walk.m_row - tile.at);
+          for (int64_t j = i0; j < i; ++j)
+            sum_sources<V>(walk.vertical.sources(j), m[0] - first * cut.tile, cut.tile, n, spare[0],
+                           blurred[j - i0] + tile.at);
+        });
       if (paid > owed) owed = paid;
       walk.blur_rows(blurred, i0, i, out);
     }

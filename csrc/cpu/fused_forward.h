@@ -30,7 +30,8 @@ class Windows {
   }
   bool all() const { return all_; }     // or rows are out of reach
   int pairs() const { return pairs_; }  // of rows of m, after the first row
-  int size() const { return 2 * pairs_ + 1; }
+  static constexpr int size(int pairs) { return 2 * pairs + 1; }
+  int size() const { return size(pairs_); }
   // Of row i of y. Rows -pairs() < i < 0 and as many behind the last have zeros.
   const S* row(int64_t i) const { return weights_.data() + (i + pairs_ - 1) * size(); }
 
@@ -61,7 +62,9 @@ class FusedRows {
   bool serves() const { return windows_.all(); }
 
   // Rows [i0, i1) of B_v m, those columns that are in the tile, to `out`, and the codes of rows
-  // [own_first, own_last). Or false, and nothing of use, if a value is not finite.
+  // [own_first, own_last). Or false if a value is not finite: then those of all tiles are of no
+  // use, for each looks at its windows' first candidates, and the others are in some tile the
+  // first.
   bool make(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
             Scratch<S>& out) {
     const Axis& h = walk_.p.h;
@@ -88,14 +91,17 @@ class FusedRows {
     constexpr int L = V::kLanes;
     V odd = V::splat(0);
     const int64_t step = walk_.p.step(), pad = walk_.p.w.pad * step;
+    // Columns of x that are the first candidate of some window.
+    const int64_t inner_end = least(walk_.x_row, walk_.pitch - pad);
     for (int64_t i = 0; i < tile.n; i += L) {
       const int64_t from = tile.at + i - pad;
-      const bool inner = from >= 0 && from + (K - 1) * step + L <= walk_.x_row;
+      const bool inner = from >= 0 && from + (K - 1) * step + L <= inner_end;
       with_truth(inner, [&](auto inner) {
         if (windows_.pairs() == 2) go_down<kRelu, 2, inner()>(tile, i, i0, i1, out, odd);
         else go_down<kRelu, 3, inner()>(tile, i, i0, i1, out, odd);
       });
     }
+    odd = V::fma(odd, V::splat(0), V::splat(0));
     return V::to_bits(V::beats(odd, odd)) == 0;
   }
 
@@ -106,82 +112,83 @@ class FusedRows {
     const V zero = V::splat(0), least = V::splat(-S(__builtin_inf()));
     const int64_t step = walk_.p.step(), row_bytes = pitch_ / 8;
     const int64_t from = tile.at + column_at - walk_.p.w.pad * step;
-    const int64_t ahead = 2 * (i1 - i0) * walk_.x_row;  // the same columns in the next band
+    // What comes next: the columns beside these, or where tiles are whole rows, those below.
+    const int64_t ahead = tile.n < walk_.pitch ? tile.n : 2 * (i1 - i0) * walk_.x_row;
     const T* const* x_row = x_rows_[0];
     typename V::Word exists[K];
     for (int c = 0; c < K; ++c)
       exists[c] = lanes_between<V>(-from - c * step, walk_.x_row - from - c * step);
-    uint8_t *column[K + 1], *row[K + 1];  // of the strings; what comparisons say goes there
+    // Of the strings; what comparisons say of a row goes `at` bytes further on.
+    uint8_t *column[K + 1], *row[K + 1];
     for (int c = 1; kCodes && c < K; ++c) column[c] = won_columns_[c] + column_at / 8;
     for (int r = 1; kCodes && r < K + kRelu; ++r) row[r] = won_rows_[r] + column_at / 8;
-    V sums = zero;
+    V sum = zero;
 
-    const auto take = [&](uint8_t*& winner, V candidate, V& top) {
-      if (kCodes) put_lanes<V>(winner, 0, V::to_bits(V::greater(candidate, top)));
-      if (kCodes) winner += row_bytes;
+    const auto take = [&](uint8_t* winner, V candidate, V& top) __attribute__((always_inline)) {
+      if (kCodes) V::put_mask(winner, V::greater(candidate, top));
       top = V::max(candidate, top);
     };
     // S_h of the next row of x.
-    const auto max_of_columns = [&] {
+    const auto max_of_columns = [&](int64_t at) __attribute__((always_inline)) {
       const T* const x = *x_row++;
       if (x == nullptr) {
-        for (int c = 1; kCodes && c < K; ++c) {
-          put_lanes<V>(column[c], 0, 0);
-          column[c] += row_bytes;
-        }
+        for (int c = 1; kCodes && c < K; ++c) put_lanes<V>(column[c] + at, 0, 0);
         return least;
       }
       __builtin_prefetch(x + from + ahead);
-      V top, sum;
+      V top;
 #pragma GCC unroll 3
       for (int c = 0; c < K; ++c) {
         const V raw =
             kInner ? V::load(x + from + c * step) : V::load_where(x + from + c * step, exists[c]);
         const V candidate = kInner ? raw : V::blend(V::to_mask(exists[c]), raw, least);
-        sum = c == 0 ? raw : V::add(sum, raw);
+        if (c == 0 || !kInner) sum = V::add(sum, raw);
         if (c == 0) top = candidate;
-        else take(column[c], candidate, top);
+        else take(column[c] + at, candidate, top);
       }
-      sums = V::fma(sum, zero, sums);
       return top;
     };
     V best[K + 1];  // of the last K - 1 rows, and of two more
-    // S_v: the next row of m, from best[at] on.
-    const auto max_of_rows = [&](int at) {
-      V top = best[at];
+    // S_v: the next row of m, from best[i] on.
+    const auto max_of_rows = [&](int i, int64_t at) __attribute__((always_inline)) {
+      V top = best[i];
 #pragma GCC unroll 3
-      for (int r = 1; r < K; ++r) take(row[r], best[at + r], top);
+      for (int r = 1; r < K; ++r) take(row[r] + at, best[i + r], top);
       if (kRelu) {
         V floor = zero;
-        take(row[K], top, floor);
+        take(row[K] + at, top, floor);
         top = floor;
       }
       return top;
     };
 
 #pragma GCC unroll 3
-    for (int r = 0; r < K; ++r) best[r + 1] = max_of_columns();
-    V before = max_of_rows(1);
+    for (int r = 0; r < K; ++r) best[r + 1] = max_of_columns(r * row_bytes);
+    V before = max_of_rows(1, 0);
+    for (int c = 1; c < K; ++c) column[c] += (K - 1) * row_bytes;  // that much ahead of the rows'
     V begun[kPairs];  // begun[j]: row i of y before its pair j + 1
     for (int j = 0; j < kPairs; ++j) begun[j] = zero;
-    for (int64_t i = i0; i < i1 + kPairs - 1; ++i) {
+    constexpr int kWeights = Windows<S>::size(kPairs);
+    const S* weights = windows_.row(i0);
+    int64_t at = row_bytes;
+    for (int64_t i = i0; i < i1 + kPairs - 1; ++i, weights += kWeights, at += 2 * row_bytes) {
 #pragma GCC unroll 3
       for (int r = 0; r < K - 1; ++r) best[r] = best[r + 2];
-      best[K - 1] = max_of_columns();
-      const V low = max_of_rows(0);
-      best[K] = max_of_columns();
-      const V high = max_of_rows(1);
+      best[K - 1] = max_of_columns(at);
+      const V low = max_of_rows(0, at);
+      best[K] = max_of_columns(at + row_bytes);
+      const V high = max_of_rows(1, at + row_bytes);
 #pragma GCC unroll 3
       for (int j = kPairs - 1; j >= 0; --j) {
-        const S* const weight = windows_.row(i - j) + 1 + 2 * j;
-        const V sum = j == 0 ? V::fma(V::splat(weight[-1]), before, zero) : begun[j - 1];
-        begun[j] = V::fma(V::splat(weight[1]), high, V::fma(V::splat(weight[0]), low, sum));
+        const S* const weight = weights - j * kWeights + 1 + 2 * j;
+        const V done = j == 0 ? V::fma(V::splat(weight[-1]), before, zero) : begun[j - 1];
+        begun[j] = V::fma(V::splat(weight[1]), high, V::fma(V::splat(weight[0]), low, done));
       }
       const int64_t done = i - (kPairs - 1);
       if (done >= i0) begun[kPairs - 1].store(out[done - i0] + tile.at + column_at);
       before = high;
     }
-    odd = V::add(odd, sums);
+    odd = V::add(odd, sum);
   }
 
   void put_own_codes(const Tile& tile, int64_t first, int64_t own_first, int64_t own_last) {

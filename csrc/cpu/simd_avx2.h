@@ -96,6 +96,7 @@ struct Avx2F32 {
   }
 
   static Mask mask_at(const uint8_t* p) { return to_mask(*p); }
+  static void put_mask(uint8_t* p, Mask m) { *p = to_bits(m); }
   static Avx2F32 held(Avx2F32 v) {
     asm("" : "+x"(v.v));
     return v;

@@ -80,6 +80,7 @@ struct Avx512F32 {
     asm("kmovw %1, %0" : "=k"(mask) : "m"(*(const Word*)p));
     return mask;
   }
+  static void put_mask(uint8_t* p, Mask m) { asm("kmovw %1, %0" : "=m"(*(Word*)p) : "k"(m)); }
   static Avx512F32 held(Avx512F32 v) {
     asm("" : "+v"(v.v));
     return v;

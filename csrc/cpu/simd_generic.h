@@ -12,7 +12,8 @@
 //   add, fma, blend, add_where, interleave, deinterleave
 //   join<k>                   the last k lanes of one vector before all but those of the next
 //   to_bits, to_mask, mask_at  between Word and Mask; the Mask of the bits at an address
-//   held                      the same vector, in a register for all its uses: a compiler that takes
+//   held                      the same vector, in a register for all its uses: a compiler that
+//   takes
 //                             its operands from memory would load it again for each
 //
 // A level's file (level_*.cpp) defines FASTBLUR_CPU_LEVEL, its namespace, so that code compiled for
@@ -104,6 +105,10 @@ struct Generic {
   }
 
   static Mask mask_at(const uint8_t* p) { return to_mask(*p); }
+  static void put_mask(uint8_t* p, Mask m) {
+    const Word bits = to_bits(m);
+    std::memcpy(p, &bits, sizeof bits);
+  }
   static Generic held(Generic v) { return v; }
 
   template <int k>
