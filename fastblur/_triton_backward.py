@@ -231,8 +231,8 @@ def backward(
     VECTORS: tl.constexpr = WHOLE and not CHANNELS_LAST
     PAIRS: tl.constexpr = VECTORS and K - 1 - 2 * P < 2
     HAS_CODES: tl.constexpr = K > 1 or RELU
-    # Of equal forms, those with which nothing is spilled: on sm_90 at all sizes, elsewhere at those
-    # in the tests. Known from compiling alone.
+    # Of equal forms, those with which least is spilled: on sm_90 nothing at all sizes, elsewhere
+    # nothing at those in docs/triton.md. Known from compiling alone.
     HIDE_CHUNK: tl.constexpr = not (CHANNELS_LAST and (K == 2 or (K == 3 and F == 4 and not RELU)))
     HIDE_CHANNELS: tl.constexpr = CHANNELS_LAST and K == 3 and RELU
     HIDE_STEP: tl.constexpr = CHANNELS_LAST or K == 3

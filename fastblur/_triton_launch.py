@@ -14,11 +14,11 @@ from torch import Tensor
 from torch._library.triton import is_wrap_triton_enabled
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
-from torch.library import wrap_triton
 
 from . import _codes, _triton_backward, _triton_forward, _triton_generic
 from ._codes import Size
 from ._geometry import DTYPES, Geometry
+from ._triton_registers import launcher
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
 _LANES = 128  # of a generic kernel's program
@@ -393,7 +393,7 @@ def _cdiv(a: Any, b: Any) -> Any:
 
 def _launcher(kernel: Any) -> Any:
     # The interpreter's kernels are not Triton's own, and torch wraps no others.
-    return kernel if INTERPRETED else wrap_triton(kernel)
+    return kernel if INTERPRETED else launcher(kernel)
 
 
 def _known(*sizes: Sequence[int]) -> bool:

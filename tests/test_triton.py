@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
+from torch._library.triton import set_wrap_triton_enabled
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -252,23 +253,34 @@ def test_compiled_graph(fake: FakeTensorMode, dynamic: bool) -> None:
     assert not any(word in name for name in called for word in ("pool2d", "conv", "fastblur"))
 
 
-def test_compiled_graph_of_pairs(fake: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU that compares 16-bit channels in pairs, also where x begins within a word."""
+Graphs = tuple[list[torch.fx.GraphModule], Callable[..., object]]
+
+
+@pytest.fixture
+def graphs_of(monkeypatch: pytest.MonkeyPatch) -> Graphs:
+    """The graphs that a compiler has been given, and that compiler; on a machine without a GPU."""
     import triton
 
-    from fastblur import _triton_launch
-
-    monkeypatch.setattr(_triton_launch, "_gpu", lambda device: _triton_launch.Gpu(90, 32))
     target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
     driver = mock.Mock(**{"get_current_target.return_value": target})
     monkeypatch.setattr(triton.runtime.driver, "_active", driver)
-
     graphs: list[torch.fx.GraphModule] = []
 
     def keep(graph: torch.fx.GraphModule, _: object) -> object:
         graphs.append(graph)
         return make_boxed_func(graph.forward)
 
+    return graphs, keep
+
+
+def test_compiled_graph_of_pairs(
+    fake: FakeTensorMode, graphs_of: Graphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU that compares 16-bit channels in pairs, also where x begins within a word."""
+    from fastblur import _triton_launch
+
+    graphs, keep = graphs_of
+    monkeypatch.setattr(_triton_launch, "_gpu", lambda device: _triton_launch.Gpu(90, 32))
     line = torch.empty(2 * 20 * 12 * 4 + 1, dtype=torch.float16, device="cuda")
     for start in (0, 1):
         x = line[start : line.numel() - 1 + start].view(2, 20, 12, 4).permute(0, 3, 1, 2)
@@ -293,20 +305,10 @@ def test_compiled_graph_of_pairs(fake: FakeTensorMode, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 def test_compiled_operators_copy_no_input(
-    fake: FakeTensorMode, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+    fake: FakeTensorMode, channels_last: bool, graphs_of: Graphs
 ) -> None:
     """From its kernels' code torch.compile sees what each writes; what it thinks so, it copies."""
-    import triton
-
-    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
-    driver = mock.Mock(**{"get_current_target.return_value": target})
-    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
-    graphs: list[torch.fx.GraphModule] = []
-
-    def keep(graph: torch.fx.GraphModule, _: object) -> object:
-        graphs.append(graph)
-        return make_boxed_func(graph.forward)
-
+    graphs, keep = graphs_of
     arguments = (*Geometry.resolve(3, 2, 1, filter_size=3).arguments(), False)
 
     def training(x: torch.Tensor) -> torch.Tensor:  # no graph of autograd's: that takes a device
@@ -323,6 +325,33 @@ def test_compiled_operators_copy_no_input(
         if "triton_kernel_wrapper" in str(node.target)
     ]
     assert written == [{"y", "codes"}, {"dx"}]
+
+
+@pytest.mark.parametrize("hip", [None, "7.0"], ids=["nvidia", "amd"])
+def test_more_registers_where_some_spill(hip: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the first call, of the kernel that spills alone; AMD counts what is no spill."""
+    from fastblur._triton_registers import Launcher
+
+    monkeypatch.setattr(torch.version, "hip", hip)
+    made: list[dict[str, object]] = []
+
+    class Kernel:
+        def __getitem__(self, grid: object) -> Callable[..., object]:
+            def launch(*arguments: object, **options: object) -> object:
+                made.append(options)
+                return mock.Mock(n_spills=2 if options["TAPS"] == (1.0, 3.0) else 0)
+
+            return launch
+
+    with set_wrap_triton_enabled(False):  # as in a call that nothing traces
+        launch = Launcher(Kernel())[(1,)]
+    x = mock.Mock(device=torch.device("cuda:0"), dtype=torch.float32)
+    small, large = (1.0, 2.0), (1.0, 3.0)
+    for taps in (small, large) * 2:
+        launch(x, 1, TAPS=taps)
+    first = [{"TAPS": small}, {"TAPS": large}]
+    more = {"TAPS": large, "maxnreg": 255}
+    assert made == (first * 2 if hip else [*first, more, {"TAPS": small}, more])
 
 
 def test_exported_program_taken_apart() -> None:
