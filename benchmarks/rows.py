@@ -128,10 +128,10 @@ def both_layouts(row: Row) -> list[Row]:
 
 
 def chosen(device_type: str, full: bool) -> list[Row]:
-    """The rows of a run: float32 everywhere, and bfloat16 in the first three layers; or all."""
+    """The rows of a run: float32 everywhere, 16 bits in the first three layers; or all."""
     layers = GPU if device_type == "cuda" else HEADLINE
     if full:
         rows = [replace(row, dtype=dtype) for row in [*layers, *MORE] for dtype in DTYPES]
     else:
-        rows = [*layers, *(replace(row, dtype=torch.bfloat16) for row in layers[:3])]
+        rows = layers + [replace(row, dtype=dtype) for dtype in DTYPES[1:] for row in layers[:3]]
     return [either for row in rows for either in both_layouts(row)]

@@ -11,7 +11,16 @@ from fastblur import _extension
 
 from .conftest import Recorder, chosen_device
 from .contest import Contest
-from .rivals import ADOBE, COMPILED_OURS, COMPILED_UNFUSED, MODES, OURS, UNFUSED, field
+from .rivals import (
+    ADOBE,
+    COMPILED_OURS,
+    COMPILED_UNFUSED,
+    MODES,
+    ONE_OPERATOR,
+    OURS,
+    UNFUSED,
+    field,
+)
 from .rows import LEVELS, OVERHEAD, Row, both_layouts, chosen
 from .timing import LIMIT, Clock, Race
 
@@ -80,7 +89,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = tuple(f"{OURS} {level}" for level in levels) if device == "cpu" else ()
         fields = [Field(row, names) for row in both_layouts(LEVELS)]
     else:
-        names = (OURS, UNFUSED, ADOBE, COMPILED_OURS, COMPILED_UNFUSED)
+        names = (OURS, UNFUSED, ADOBE, ONE_OPERATOR, COMPILED_OURS, COMPILED_UNFUSED)
         fields = [Field(OVERHEAD, names, cold=False, repeats=100), Field(OVERHEAD, names)]
         modes = ("forward", "training forward", "full")
     metafunc.parametrize(("entry", "mode", "name"), list(cases(fields, modes)))

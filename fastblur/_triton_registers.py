@@ -44,7 +44,7 @@ class Launcher:
         nvidia = beside.device.type == "cuda" and not torch.version.hip
         spills = nvidia and getattr(compiled, "n_spills", 0)
         self._options[key] = options = {"maxnreg": MOST} if spills else {}
-        if spills:  # once more at once, so that no later call has to compile; a CUDA graph could not
+        if spills:  # at once, so that no later call has to compile: a CUDA graph cannot
             self._kernel[grid](*arguments, **constants, **options)
 
 

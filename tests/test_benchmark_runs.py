@@ -211,8 +211,8 @@ def test_options_choose() -> None:
     full = run("--collect-only", "-q", "--full", "--simd=generic").stdout
     assert set(short.splitlines()[:-2]) < set(full.splitlines())
     assert "training_forward-fastblur" in full
-    assert "_float16" in full
-    assert "_float16" not in short
+    assert "64x64x10x10" in full
+    assert "64x64x10x10" not in short
     assert short.count("test_training_step") == 6
 
 

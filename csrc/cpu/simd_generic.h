@@ -11,10 +11,9 @@
 //   greater, beats, max       the tie rule for numbers; for anything; the value that goes with it
 //   add, fma, blend, add_where, interleave, deinterleave
 //   join<k>                   the last k lanes of one vector before all but those of the next
-//   to_bits, to_mask, mask_at  between Word and Mask; the Mask of the bits at an address
-//   held                      the same vector, in a register for all its uses: a compiler that
-//   takes
-//                             its operands from memory would load it again for each
+//   to_bits, to_mask          between Word and Mask
+//   mask_at, put_mask         the Mask of the bits at an address, and the other way round
+//   held                      the same vector, which a compiler must not load again for each use
 //
 // A level's file (level_*.cpp) defines FASTBLUR_CPU_LEVEL, its namespace, so that code compiled for
 // one instruction set can never be linked into another's.
