@@ -76,7 +76,7 @@ class Contest:
                 if self.device.type == "cuda":
                     torch.cuda.synchronize()
                 self._first_calls[name, mode == "forward"] += time.perf_counter() - start
-            if not rival.another:
+            if not rival.yardstick:
                 judge.check(name, rival, mode, got)
 
     def _call(self, rival: Rival, mode: str) -> Call:

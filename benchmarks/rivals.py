@@ -46,7 +46,7 @@ class Rival:
     shares_ties: bool = False  # the gradient of equal candidates goes to all of them
     compiled: bool = False
     level: str | None = None  # of fastblur's CPU kernels, set before each call
-    another: bool = False  # function, that is: its results are not compared
+    yardstick: bool = False  # another function, whose results are not compared
 
 
 class Eager(nn.Module):
@@ -200,7 +200,7 @@ MAKERS: dict[str, Callable[[Row], Rival]] = {
     TIMM: _timm,
     KORNIA: _kornia,
     COMPILED_UNFUSED: lambda row: Rival(Eager(row), compiled=True),
-    ONE_OPERATOR: lambda row: Rival(nn.MaxPool2d(2), another=True),
+    ONE_OPERATOR: lambda row: Rival(nn.MaxPool2d(2), yardstick=True),
     COMPILED_SLICES: _slices,
     COMPILED_POOL: _pool_and_slices,
     COMPILED_OURS: lambda row: Rival(ours(row), compiled=True),

@@ -167,8 +167,13 @@ def machine_code(
     return kernel, Fraction(2 * 4 * lanes, 32 * launch.warps)
 
 
+def on_stack(kernel: sass.Kernel) -> int:
+    """Bytes there, and instructions that read or write them."""
+    return kernel.stack + kernel.local + kernel.local_accesses
+
+
 def registers_and_spills(spec: Spec, arch: str, registers: int | None = None) -> tuple[int, int]:
-    """Registers, and bytes on the stack and instructions that go there."""
+    """Registers, and what of them is on the stack; 0 if nothing."""
     if arch in AMD:
         text = compiled(launch_of(spec, arch), arch).asm["amdgcn"]
 
@@ -179,7 +184,7 @@ def registers_and_spills(spec: Spec, arch: str, registers: int | None = None) ->
         # Scalar registers may spill into lanes of vector registers, which is not memory.
         return of("vgpr_count"), of("vgpr_spill_count") + of("private_segment_fixed_size")
     kernel, _ = machine_code(spec, arch, registers)
-    return kernel.registers, kernel.stack + kernel.local + kernel.local_accesses
+    return kernel.registers, on_stack(kernel)
 
 
 def specs() -> Iterator[Spec]:
@@ -232,7 +237,7 @@ def numbers(spec: Spec) -> dict[str, Any]:
     widths = kernel.loop.widths("store" if spec.backward else "load")
     return {
         "registers": kernel.registers,
-        "spilled": kernel.stack + kernel.local + kernel.local_accesses,
+        "spilled": on_stack(kernel),
         "instructions": round(float(len(kernel.loop.path) / elements), 2),
         "bytes": max(widths),
     }
@@ -283,7 +288,7 @@ def test_compiles_without_spills(spec: Spec, arch: str) -> None:
 
 @pytest.mark.parametrize("spec", EVERY if ALL else SOME[::3], ids=str)
 @pytest.mark.parametrize("arch", AMD)
-def test_amd(spec: Spec, arch: str) -> None:
+def test_amd_accesses_are_wide(spec: Spec, arch: str) -> None:
     asm = compiled(launch_of(spec, arch), arch).asm
     assert "inline_asm" not in asm["ttgir"]  # which would be NVIDIA's
     wide = {16: "dwordx4|b128", 8: "dwordx2|b64", 4: "dword|b32"}[vector_bytes(spec, arch)]
@@ -409,7 +414,11 @@ def main() -> None:
     parser.add_argument("--update", action="store_true", help=f"write {BASELINE.name}")
     parser.add_argument("--table", action="store_true", help="print a Markdown table")
     parser.add_argument(
-        "--spills", nargs="*", metavar="TARGET", help="print which of all sizes spill at first"
+        "--spills",
+        nargs="*",
+        choices=NVIDIA + AMD,
+        metavar="TARGET",
+        help=f"print which of all sizes spill at first; of {', '.join(NVIDIA + AMD)}",
     )
     wanted = parser.parse_args()
     if wanted.spills is not None:
