@@ -13,23 +13,32 @@ from typing import Any
 
 from . import pictures
 from .results import Row, by_rival, grouped, load, of_kind, save
-from .rivals import OURS
+from .rivals import OURS, TRITON
 from .tables import markdown_table
 
 BEGIN, END = "<!-- benchmarks.report: begin -->", "<!-- benchmarks.report: end -->"
-BESIDE_PAGE = "figures/performance"  # pictures and results of a page, from its folder
 CPU_ONLY = "**Measured on a CPU. Nothing in this part is a GPU measurement.**"
 NOTES = """\
 Times are medians of the rounds, in milliseconds, with the quartiles in brackets; in every round
 each rival ran once, after the caches had been emptied. *Limit* is the time, in the same race, of a
 copy of as many bytes as a fused kernel must move; *of limit* is the share of that speed that was
 reached. *Peer* is the fastest layer of another package or of plain PyTorch, *compiled* the fastest
-of three formulations given to torch.compile, and beside each is how many times as long it took.
+of three formulations given to torch.compile, and beside each is how many times as long it took."""
+FAULT_NOTES = """
 *Faults*: new pages of memory that the system had to find for fastblur's results during the call (in
 the median round), which the copy has not to wait for."""
+GPU_NOTES = """
+*fastblur* is the CUDA backend, *Triton* the other one. The device waits until a call has been
+queued, so Python's own time is not in these figures; where kernels take less than a few
+microseconds, what is left is the device's time to start them."""
 MEMORY_NOTES = """\
 In bytes per byte of the input: at most allocated beyond the input during forward and backward, and
 kept in between. Counted by torch's allocator, so it is the same on every run."""
+
+
+def beside(page: Path) -> str:
+    """Where a page has its pictures and results, from its folder."""
+    return f"figures/{page.stem}"
 
 
 def markdown(results: dict[str, Any], pictures_at: str) -> str:
@@ -37,7 +46,8 @@ def markdown(results: dict[str, Any], pictures_at: str) -> str:
     parts = [_provenance(results["run"], results["rows"])]
     layers = of_kind(results, "layer")
     if layers:
-        parts += ["### One layer", NOTES, _layers(layers)]
+        more = GPU_NOTES if layers[0]["device"] == "cuda" else FAULT_NOTES
+        parts += ["### One layer", NOTES + more, _layers(layers)]
         if any(row["mode"] == "full" for row in layers):
             parts += [_picture("limit", "share of the limit by layer", pictures_at)]
             parts += ["### Memory of one layer", MEMORY_NOTES, _memory(layers)]
@@ -112,15 +122,18 @@ def _against(peer: Row | None, ours: Row) -> list[str]:
 
 
 def _layers(rows: list[Row]) -> str:
-    columns = ["layer", "", "", "call", "fastblur", "faults", "GB/s", "limit", "of limit"]
-    columns += ["peer", "", "compiled", ""]
+    on_gpu = rows[0]["device"] == "cuda"
+    columns = ["layer", "", "", "call", "fastblur", "Triton" if on_gpu else "faults"]
+    columns += ["GB/s", "limit", "of limit", "peer", "", "compiled", ""]
     lines = []
     for found in grouped(rows, "label", "mode").values():
-        ours = by_rival(found).get(OURS)
-        if ours is None:
+        named = by_rival(found)
+        if OURS not in named:
             continue
+        ours = named[OURS]
         cells = [ours[key] for key in ("layer", "dtype", "layout", "mode")]
-        cells += [_time(ours), f"{ours['page_faults']:.0f}", f"{ours['gb_per_s']:.1f}"]
+        other = _time(named.get(TRITON)) if on_gpu else f"{ours['page_faults']:.0f}"
+        cells += [_time(ours), other, f"{ours['gb_per_s']:.1f}"]
         cells += [f"{ours['limit_ms']:.3g}"]
         cells += [f"{ours['fraction_of_limit']:.0%}"]
         for compiled in (False, True):
@@ -194,9 +207,10 @@ def _models(rows: list[Row]) -> str:
             lines.append([row["layer"], row["layout"], name, _time(row), ratio, *sizes])
     columns = ("network", "", "", "step, ms", "of unfused", "kept, MiB", "peak, MiB")
     one = rows[0]
+    by = "" if one["dtype"] == "float32" else " by autocast"
     words = (
         f"A training step (forward, backward, SGD) at batch {one['batch']} and {one['pixels']} x "
-        f"{one['pixels']} pixels, float32. *Kept* is what autograd keeps for backward without "
+        f"{one['pixels']} pixels, {one['dtype']}{by}. *Kept* is what autograd keeps for backward without "
         "parameters and buffers, *peak* the most that torch allocates in a step; steps follow one "
         "another as in training, with warm caches."
     )
@@ -232,7 +246,7 @@ def fill(page: str, part: str) -> str:
 
 def write(results: dict[str, Any], out: Path, page: Path | None) -> None:
     """Writes everything to a folder; to a page its part, with pictures and results beside it."""
-    folders = [out] if page is None else [out, page.parent / BESIDE_PAGE]
+    folders = [out] if page is None else [out, page.parent / beside(page)]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         pictures.draw(results, folder)
@@ -240,7 +254,7 @@ def write(results: dict[str, Any], out: Path, page: Path | None) -> None:
     report = f"# Benchmarks\n\n{markdown(results, '.')}\n\n### Every row\n\n{everything(results)}\n"
     (out / "results.md").write_text(report)
     if page is not None:
-        page.write_text(fill(page.read_text(), markdown(results, BESIDE_PAGE)))
+        page.write_text(fill(page.read_text(), markdown(results, beside(page))))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -123,6 +123,13 @@ LEVELS = Row((2, 64, 56, 56), 2, 0, 4)  # shows the levels of the CPU kernels
 OVERHEAD = Row((1, 4, 8, 8), 3, 1, 3)  # next to nothing to compute
 
 
+def compiled_too(device_type: str) -> list[Row]:
+    """The rows of a short run in which torch.compile takes part: it needs half a minute for each."""
+    first = chosen(device_type, full=False)[0]
+    most_used = replace(first, dtype=torch.bfloat16, channels_last=True)
+    return [first, most_used] if device_type == "cuda" else [first]
+
+
 def both_layouts(row: Row) -> list[Row]:
     return [row, replace(row, channels_last=True)]
 

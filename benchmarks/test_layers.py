@@ -21,7 +21,7 @@ from .rivals import (
     UNFUSED,
     field,
 )
-from .rows import LEVELS, OVERHEAD, Row, both_layouts, chosen
+from .rows import LEVELS, OVERHEAD, Row, both_layouts, chosen, compiled_too
 from .timing import LIMIT, Clock, Race
 
 
@@ -80,10 +80,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     modes = tuple(MODES) if full else ("forward", "backward", "full")
     if metafunc.function is test_layer:
         rows = chosen(device, full)
-        # To compile takes half a minute a row and rival.
-        fields = [
-            Field(row, tuple(field(row, device, compiled=full or row == rows[0]))) for row in rows
-        ]
+        compiled = rows if full else compiled_too(device)
+        fields = [Field(row, tuple(field(row, device, row in compiled))) for row in rows]
     elif metafunc.function is test_levels:
         levels = [] if _extension.C is None else _extension.C.build_info()["cpu_levels"]
         names = tuple(f"{OURS} {level}" for level in levels) if device == "cpu" else ()

@@ -35,7 +35,7 @@ def judge(
     top, bottom, left, right = blur_pad
     m = F.pad(m, (left, right, top, bottom), "constant" if mode == "zeros" else mode)
     weight = torch.tensor([[a * b for b in taps_w] for a in taps_h], dtype=torch.float64)
-    weight = weight.to(x.dtype).expand(x.shape[1], 1, -1, -1)
+    weight = weight.to(x).expand(x.shape[1], 1, -1, -1)
     return F.conv2d(m, weight, stride=tuple(stride), groups=x.shape[1])
 
 

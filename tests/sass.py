@@ -76,6 +76,7 @@ CLASSES = {
     "local": r"(LDL|STL)\b",
     "load": r"(LDG|LD)\b",
     "store": r"(STG|ST|RED|REDG|ATOM|ATOMG)\b",
+    "prefetch": r"CCTL\b",
     "shared": r"(LDS|LDSM|STS|STSM|ATOMS)\b",
     "constant": r"(LDC|LDCU|ULDC)\b",
     "shuffle": r"(SHFL|VOTE|VOTEU|MATCH|REDUX)\b",

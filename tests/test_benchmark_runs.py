@@ -93,11 +93,11 @@ def test_report(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
     assert "Nothing in this part is a GPU measurement" in text
     assert f"torch {torch.__version__.split('+')[0]}" in text
     for name in ("limit.png", "memory.png"):
-        for folder in (out, page.parent / "figures" / "performance"):
+        for folder in (out, page.parent / "figures" / "page"):
             assert (folder / name).read_bytes().startswith(b"\x89PNG")
-        assert f"(figures/performance/{name})" in text
+        assert f"(figures/page/{name})" in text
     loaded = results.load(out / "results.json")  # the short file says the same
-    part = report.markdown(loaded, report.BESIDE_PAGE)
+    part = report.markdown(loaded, report.beside(page))
     assert report.fill(text, part) == text
 
     ours = next(
@@ -121,7 +121,8 @@ def test_report(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
 
     # What the short run leaves out: networks, the calls with nothing to compute, torch.compile.
     monkeypatch.setattr(test_models, "networks", tiny_networks)
-    monkeypatch.setattr(test_models, "SIZE", 8)
+    load = test_models.Load(8, 8, torch.float32)
+    monkeypatch.setattr(test_models, "LOADS", {"cpu": load})
     cpu = torch.device("cpu")
     steps = test_models.Steps("tiny", True, cpu)
     assert steps.missing == {}
@@ -175,14 +176,15 @@ def test_report_refuses_other_files(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "holds no results of these benchmarks" in capsys.readouterr().err
 
 
-def test_page_says_what_was_measured() -> None:
+@pytest.mark.parametrize("name", ["performance.md", "performance_gpu.md"])
+def test_page_says_what_was_measured(name: str) -> None:
     """No figure of the generated part was typed by hand or is left over from another run."""
-    page = ROOT / "docs" / "performance.md"
-    file = page.parent / report.BESIDE_PAGE / "results.json"
+    page = ROOT / "docs" / name
+    file = page.parent / report.beside(page) / "results.json"
     text = page.read_text()
     assert report.fill(text, "") != text  # the marks are there
     if file.exists():
-        part = report.markdown(results.load(file), report.BESIDE_PAGE)
+        part = report.markdown(results.load(file), report.beside(page))
         assert report.fill(text, part) == text
 
 

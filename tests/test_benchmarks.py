@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastblur import _extension, explain
 
 from .conftest import needs_extension
+from .judge import judge
 
 ROOT = Path(__file__).parent.parent
 if not (ROOT / "benchmarks").exists():
@@ -117,6 +119,25 @@ def test_field() -> None:
     assert set(rivals.COMPILED) <= set(rivals.field(even, "cpu", compiled=True))
     with pytest.raises(rivals.Unavailable, match="another output size"):
         rivals.make(rivals.TIMM, even, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("row", SMALL, ids=str)
+def test_everything_is_on_the_device_of_the_input(row: Row) -> None:
+    """A fake GPU computes nothing, but refuses tensors that are elsewhere."""
+    device, taps, blur_padding = torch.device("cuda"), row.taps, row.blur_padding * 2
+    with FakeTensorMode(), torch.no_grad():
+        x = row.input(device)
+        pool, pad = (row.pool,) * 2, (row.pad,) * 2
+        want = judge(x.double(), pool, (2, 2), pad, taps, taps, blur_padding, "reflect")
+        assert want.device == x.device
+        for name in rivals.field(row, "cuda", compiled=False):
+            if name in (rivals.OURS, rivals.TRITON):
+                continue  # their tests are in test_cuda_without_gpu.py and test_triton.py
+            try:
+                rival = rivals.make(name, row, device)
+            except rivals.Unavailable:
+                continue
+            assert rival.layer(x).device == x.device
 
 
 class WrongGradient(nn.Module):

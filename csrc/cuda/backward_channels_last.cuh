@@ -17,7 +17,7 @@ class BackwardChannelsLast {
   static constexpr int kPerWord = Word::kPerWord;
   // At most four channels, for the sums of more do not fit in the registers; half of them where the
   // sums are many.
-  static constexpr bool kMany = K == 3 || (K == 2 && F == 5);
+  static constexpr bool kMany = K == 3 || (K == 2 && (F == 5 || S::kRelu));
   static constexpr bool kVeryMany =
       (K == 3 && (F >= 4 || (F == 3 && (S::kRelu || P == 0)))) || (K == 2 && F == 5 && S::kRelu);
   static constexpr int kWords = kPerWord == 1 ? (kMany ? 2 : 4) : (kVeryMany ? 1 : 2);
@@ -46,6 +46,8 @@ class BackwardChannelsLast {
 
  public:
   static constexpr int kChannels = kWords * kPerWord;
+  // That fit on a multiprocessor.
+  static constexpr int kBlocks = K > 1 && kMany == (kPerWord == 2) && !kVeryMany ? 3 : 4;
 
  private:
   static constexpr int kCodeWords = kChannels * int(sizeof(Code)) / 4;
@@ -78,20 +80,21 @@ class BackwardChannelsLast {
         for (int g = 0; g < kWindow; ++g) owed_[z][i][g] = 0;
   }
 
+  static constexpr int kWarmUp = K > 1 ? 1 : 0;
   static constexpr int kFirstStep = (P - kFirst) >> 1;
   static int steps(int h) { return ((h - 1 + P - kFirst) >> 1) - kFirstStep + 1; }
 
   FASTBLUR_DEVICE void run() {
-    const int begin = kFirstStep + int(blockIdx.y) * c_.chunk;
+    const int begin = kFirstStep + chunk_of_steps(c_) * c_.chunk, first = begin - kWarmUp;
     const int end = min(begin + c_.chunk, kFirstStep + c_.steps);
-    const int fast_begin = max(begin, (B + 2 - kFirst) >> 1);
+    const int fast_begin = max(first, (B + 2 - kFirst) >> 1);
     const int fast_end =
         min(min(end, c_.y_h - S::kSums + 1), ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
-    int step = begin - (K > 1 ? 1 : 0);
+    int step = first;
     before_ = load_codes(step - 1, c_.wide_x);
     while (step < end) {
       if (c_.usual && step == fast_begin && step < fast_end) {
-        fast_steps(step, fast_end);
+        fast_steps(step, fast_end, begin);
         step = fast_end;
       } else {
         edge_step(step, begin);
@@ -102,14 +105,18 @@ class BackwardChannelsLast {
 
  private:
   // Of a tile that does not exist the nearest one's are as good: its elements receive nothing.
-  FASTBLUR_DEVICE Codes load_codes(int step, bool wide) const {
+  // With `ahead`, the strip's own tile so many steps on is prefetched.
+  template <bool kPrefetches = false>
+  FASTBLUR_DEVICE Codes load_codes(int step, bool wide, int ahead = 0) const {
     Codes codes = {};
     if constexpr (kCodes) {
       const int row = min(max(step + S::kRows.tile_shift(), 0), c_.tile_rows - 1);
       const auto load_tile = [&](int beside) {
         const int tile = min(max(pixel_.strip + beside, 0), c_.tile_columns - 1);
-        return load_vector<kCodeWords>(
-            codes_ + (int64_t(row) * c_.tile_columns + tile) * c_.channels, left_, wide);
+        const Code* const at = codes_ + (int64_t(row) * c_.tile_columns + tile) * c_.channels;
+        if (kPrefetches && beside == 0)
+          prefetch(at + int64_t(ahead) * c_.tile_columns * c_.channels);
+        return load_vector<kCodeWords>(at, left_, wide);
       };
       codes.own = load_tile(0);
       if constexpr (R > 0) codes.beside = load_tile(-1);
@@ -123,13 +130,17 @@ class BackwardChannelsLast {
     return codes;
   }
 
-  // A row of dy. What is not there is zero.
-  FASTBLUR_DEVICE void load_dy(const T* row, Row& dy, bool wide) const {
+  // A row of dy. What is not there is zero. With `ahead`, the strip's own columns so many elements
+  // on are prefetched.
+  template <bool kPrefetches = false>
+  FASTBLUR_DEVICE void load_dy(const T* row, Row& dy, bool wide, int64_t ahead = 0) const {
 #pragma unroll
     for (int j = 0; j < kColumnsY; ++j) {
       const int column = 2 * pixel_.strip + j + kFirstY;
       const int nearest = min(max(column, 0), c_.y_w - 1);
-      const auto cell = load_vector<kWords>(row + int64_t(nearest) * c_.channels, left_, wide);
+      const T* const at = row + int64_t(nearest) * c_.channels;
+      if (kPrefetches && (j + kFirstY == 0 || j + kFirstY == 1)) prefetch(at + ahead);
+      const auto cell = load_vector<kWords>(at, left_, wide);
 #pragma unroll
       for (int q = 0; q < kWords; ++q) dy[j].at[q] = column == nearest ? cell.at[q] : 0;
     }
@@ -288,7 +299,7 @@ class BackwardChannelsLast {
     }
   }
 
-  FASTBLUR_DEVICE void fast_steps(int step, int end) {
+  FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
     constexpr int D = S::kSums;
     const int64_t x_row = int64_t(c_.w) * c_.channels, y_row = int64_t(c_.y_w) * c_.channels;
     float e[D][kChannels][kWindow];
@@ -304,19 +315,23 @@ class BackwardChannelsLast {
     T* dx = dx_ + (2 * step + kFirst - P) * x_row;
 #pragma unroll 1
     for (; step < end; ++step) {
-      load_dy(dy, row, true);
-      const Codes codes = load_codes(step, true);
+      const int ahead = step + kAhead < end ? kAhead : 0;
+      load_dy<true>(dy, row, true, ahead * y_row);
+      const Codes codes = load_codes<true>(step, true, ahead);
       dy += y_row;
-      Cell<kWords> out[2][kStrip];
 #pragma unroll
-      for (int q = 0; q < kWords; ++q) {
-        float own[2][kPerWord][kStrip];
+      for (int r = 0; r < 2; ++r) {
+        if (r == F % 2) {  // the first row of dm that the newest row of dy is part of
 #pragma unroll
-        for (int n = 0; n < kPerWord; ++n) {
-          const int i = q * kPerWord + n;
-          spread_columns<true>(row, i, e[D - 1][i]);
+          for (int i = 0; i < kChannels; ++i) spread_columns<true>(row, i, e[D - 1][i]);
+        }
+        Cell<kWords> out[kStrip];
 #pragma unroll
-          for (int r = 0; r < 2; ++r) {
+        for (int q = 0; q < kWords; ++q) {
+          float own[kPerWord][kStrip];
+#pragma unroll
+          for (int n = 0; n < kPerWord; ++n) {
+            const int i = q * kPerWord + n;
             float dm[kWindow];
 #pragma unroll
             for (int g = 0; g < kWindow; ++g) {
@@ -327,18 +342,18 @@ class BackwardChannelsLast {
                 if (tap >= 0) dm[g] = fmaf(c_.taps_h[tap], e[d][i][g], dm[g]);
               }
             }
-            route(dm, i, codes, r, own[r][n]);
+            route(dm, i, codes, r, own[n]);
           }
-#pragma unroll
-          for (int d = 0; d + 1 < D; ++d)
-#pragma unroll
-            for (int g = 0; g < kWindow; ++g) e[d][i][g] = e[d + 1][i][g];
+          collect(own, q, out);
         }
-        collect(own[0], q, out[0]);
-        collect(own[1], q, out[1]);
+        if (step >= begin) store_dx(dx + r * x_row, out, true);
       }
-      store_dx(dx, out[0], true);
-      store_dx(dx + x_row, out[1], true);
+#pragma unroll
+      for (int d = 0; d + 1 < D; ++d)
+#pragma unroll
+        for (int i = 0; i < kChannels; ++i)
+#pragma unroll
+          for (int g = 0; g < kWindow; ++g) e[d][i][g] = e[d + 1][i][g];
       dx += 2 * x_row;
       before_ = codes;
     }
@@ -398,9 +413,9 @@ class BackwardChannelsLast {
 };
 
 template <class T, class S, int kChannels = BackwardChannelsLast<T, S>::kChannels>
-__global__ void __launch_bounds__(kPixelThreads, 3)
+__global__ void __launch_bounds__(kPixelThreads, BackwardChannelsLast<T, S>::kBlocks)
     backward_channels_last(const __grid_constant__ Call call) {
-  const int64_t unit = int64_t(blockIdx.x) * kPixelThreads + threadIdx.x;
+  const int64_t unit = part_of_units(call) * kPixelThreads + threadIdx.x;
   if (unit < call.units) BackwardChannelsLast<T, S>(call, unit).run();
 }
 

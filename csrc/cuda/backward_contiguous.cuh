@@ -40,23 +40,24 @@ class BackwardContiguous {
       for (int j = 0; j < L; ++j) owed_[z][j] = 0;
   }
 
+  static constexpr int kWarmUp = K > 1 ? 1 : 0;  // steps before the first row of x is whole
   // The step that ends row 0 of x, and the number of steps to the last.
   static constexpr int kFirstStep = (P - kFirst) >> 1;
   static int steps(int h) { return ((h - 1 + P - kFirst) >> 1) - kFirstStep + 1; }
 
   FASTBLUR_DEVICE void run() {
-    const int begin = kFirstStep + int(blockIdx.y) * c_.chunk;
+    const int begin = kFirstStep + chunk_of_steps(c_) * c_.chunk, first = begin - kWarmUp;
     const int end = min(begin + c_.chunk, kFirstStep + c_.steps);
     // The fast steps: their rows of m are no padding's source, and all rows of dy exist.
-    const int fast_begin = max(begin, (S::kBefore + 2 - kFirst) >> 1);
+    const int fast_begin = max(first, (S::kBefore + 2 - kFirst) >> 1);
     const int fast_end =
         min(min(end, c_.y_h - S::kSums + 1), ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
-    int step = begin - (K > 1 ? 1 : 0);
+    int step = first;
     before_ = load_codes(step - 1);
     while (step < end) {
       if (step == fast_begin && step < fast_end) {
-        if (c_.usual) fast_steps<true>(step, fast_end);
-        else fast_steps<false>(step, fast_end);
+        if (c_.usual) fast_steps<true>(step, fast_end, begin);
+        else fast_steps<false>(step, fast_end, begin);
         step = fast_end;
       } else {
         edge_step(step, begin);
@@ -70,15 +71,16 @@ class BackwardContiguous {
     unsigned at[kTiles];
   };
 
+  // Of a tile that does not exist the nearest one's are as good: its elements receive nothing.
   FASTBLUR_DEVICE TileCodes load_codes(int step) const {
-    const int row = step + S::kRows.tile_shift();
-    TileCodes code;
+    TileCodes code = {};
+    if constexpr (kCodes) {
+      const int row = min(max(step + S::kRows.tile_shift(), 0), c_.tile_rows - 1);
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-      code.at[t] = 0;
-      if constexpr (kCodes)
-        if (row >= 0 && row < c_.tile_rows && lane_.group * kTiles + t < c_.tile_columns)
-          code.at[t] = load(codes_ + int64_t(row) * c_.tile_columns + t);
+      for (int t = 0; t < kTiles; ++t) {
+        const int beyond = max(lane_.group * kTiles + t - (c_.tile_columns - 1), 0);
+        code.at[t] = load(codes_ + int64_t(row) * c_.tile_columns + t - beyond);
+      }
     }
     return code;
   }
@@ -173,12 +175,12 @@ class BackwardContiguous {
 #pragma unroll
     for (int j = 0; j < kRight; ++j) {
       const float left = from_left(all[P + L + j]);
-      if (!lane_.first) out[j] += left;
+      add_if(!lane_.first, out[j], left);
     }
 #pragma unroll
     for (int j = 0; j < P; ++j) {
       const float right = from_right(all[j]);
-      if (!lane_.last) out[L - P + j] += right;
+      add_if(!lane_.last, out[L - P + j], right);
     }
   }
 
@@ -191,8 +193,11 @@ class BackwardContiguous {
     if constexpr (K > 1) {
       // Row r - P of x has its winners of columns K - 1 rows of tiles ago.
       const bool previous = K == 3 || e == 0;
+      TileCodes winners;
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) winners.at[t] = previous ? before_.at[t] : code.at[t];
       float out[L];
-      route_columns(whole, previous ? before_ : code, K == 3 ? e : 1 - e, out);
+      route_columns(whole, winners, K == 3 ? e : 1 - e, out);
       if (stores) store_columns(dx, lane_.group * L, c_.w, kUsual || c_.wide_x, out);
     } else if (stores) {
       store_columns(dx, lane_.group * L, c_.w, kUsual || c_.wide_x, whole);
@@ -200,7 +205,7 @@ class BackwardContiguous {
   }
 
   template <bool kUsual>
-  FASTBLUR_DEVICE void fast_steps(int step, int end) {
+  FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
     constexpr int D = S::kSums;
     float e[D][L];
     const T* dy = dy_ + int64_t(step) * c_.y_w;
@@ -221,6 +226,12 @@ class BackwardContiguous {
       dy += step + 1 < end ? c_.y_w : 0;
       coming = load_dy<kUsual>(dy);
       coming_code = load_codes(next);
+      if constexpr (kUsual)
+        if (step + 1 + kAhead < end) {
+          prefetch(dy + int64_t(kAhead) * c_.y_w);
+          if constexpr (kCodes)
+            prefetch(codes_ + int64_t(next + kAhead + S::kRows.tile_shift()) * c_.tile_columns);
+        }
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float dm[L];
@@ -233,7 +244,7 @@ class BackwardContiguous {
             if (tap >= 0) dm[j] = fmaf(c_.taps_h[tap], e[d][j], dm[j]);
           }
         }
-        route<kUsual>(dm, code, r, dx, lane_.owns);
+        route<kUsual>(dm, code, r, dx, lane_.owns && step >= begin);
         dx += c_.w;
       }
       before_ = code;
@@ -247,7 +258,7 @@ class BackwardContiguous {
   FASTBLUR_DEVICE void edge_step(int step, int begin) {
     rarely();
     const TileCodes code = load_codes(step);
-#pragma unroll
+#pragma unroll 1
     for (int e = 0; e < 2; ++e) {
       const int r = 2 * step + kFirst + e;
       float dm[L];

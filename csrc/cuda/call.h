@@ -25,12 +25,20 @@ struct Call {
   int last_group;      // the group that holds the last column of m,
   int last_columns;    // and how many columns of m it has
   int steps, chunk;    // steps of the march in all, and for each block
+  int chunks;          // blocks that share the march
   Border border;
   float floor;          // 0 for ReLU, else -inf: for kernels that keep no codes
   bool wide_x, wide_y;  // whether whole vectors of x and dx, of y and dy, are aligned,
   bool usual;           // and both, and padding is by reflection
   float taps_h[kMaxSpecialTaps], taps_w[kMaxSpecialTaps];
 };
+
+constexpr int kAhead = 2;  // steps by which rows are prefetched before they are loaded
+
+// A block takes one part of the units down one chunk of the steps. The blocks of a part are
+// neighbours, so that rows that two of them read are still in L2 for the second.
+FASTBLUR_DEVICE int64_t part_of_units(const Call& c) { return blockIdx.x / unsigned(c.chunks); }
+FASTBLUR_DEVICE int chunk_of_steps(const Call& c) { return int(blockIdx.x % unsigned(c.chunks)); }
 
 // taps[i] for an index that is only known at run time, or 0 where there is none: an indexed array
 // would be kept in memory.

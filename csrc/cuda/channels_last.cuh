@@ -31,7 +31,7 @@ cudaError_t forward_channels_last_as(const Params& p, Call c, const Queue& queue
     const auto launch_as = [&](auto kernel_of, auto kernel) {
       using Kernel = std::remove_pointer_t<decltype(kernel_of)>;
       const Call call = in_pixels<T>(p, c, c.in, c.out, c.tile_columns, Kernel::kChannels);
-      return march(kernel, call, kPixelThreads, kPixelThreads, queue);
+      return march(kernel, call, kPixelThreads, kPixelThreads, Kernel::kBlocks, S::kWarmUp, queue);
     };
     if constexpr (!S::kLinear)
       if (c.codes)
@@ -49,7 +49,8 @@ cudaError_t backward_channels_last_as(const Params& p, Call c, const Queue& queu
     using Kernel = BackwardChannelsLast<T, S>;
     Call call = in_pixels<T>(p, c, c.out, c.in, int(ceil_div(c.w, kStrip)), Kernel::kChannels);
     call.steps = Kernel::steps(c.h);
-    return march(backward_channels_last<T, S>, call, kPixelThreads, kPixelThreads, queue);
+    return march(backward_channels_last<T, S>, call, kPixelThreads, kPixelThreads, Kernel::kBlocks,
+                 Kernel::kWarmUp, queue);
   });
 }
 

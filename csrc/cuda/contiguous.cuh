@@ -29,8 +29,11 @@ cudaError_t forward_contiguous_as(const Params& p, Call call, const Queue& queue
     // Without codes ReLU is no matter of specialisation.
     using Plain = Sizes<S::kPool, S::kPad, S::kTaps, false>;
     if constexpr (!S::kLinear)
-      if (c.codes) return march(forward_contiguous<T, S, true>, c, kUnitsPerBlock, kThreads, queue);
-    return march(forward_contiguous<T, Plain, false>, c, kUnitsPerBlock, kThreads, queue);
+      if (c.codes)
+        return march(forward_contiguous<T, S, true>, c, kUnitsPerBlock, kThreads, kBlocks<T, S>,
+                     S::kWarmUp, queue);
+    return march(forward_contiguous<T, Plain, false>, c, kUnitsPerBlock, kThreads,
+                 kBlocks<T, Plain>, S::kWarmUp, queue);
   });
 }
 
@@ -39,8 +42,10 @@ cudaError_t backward_contiguous_as(const Params& p, Call call, const Queue& queu
   Call c = in_groups<T>(p, call, call.out, call.in);
   return with_sizes(p, [&](auto sizes) {
     using S = decltype(sizes);
-    c.steps = BackwardContiguous<T, S>::steps(c.h);
-    return march(backward_contiguous<T, S>, c, kUnitsPerBlock, kThreads, queue);
+    using Kernel = BackwardContiguous<T, S>;
+    c.steps = Kernel::steps(c.h);
+    return march(backward_contiguous<T, S>, c, kUnitsPerBlock, kThreads, kBlocks<T, S>,
+                 Kernel::kWarmUp, queue);
   });
 }
 

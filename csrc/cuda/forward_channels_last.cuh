@@ -14,9 +14,9 @@ template <class T, class S, bool kCodes>
 class ForwardChannelsLast {
   using Word = Packed<T>;
   static constexpr int K = S::kPool, P = S::kPad, F = S::kTaps, B = S::kBefore;
-  // Vectors of 16 bytes, where the registers allow.
-  static constexpr bool kMany =
-      K > 1 && (F == 5 || (K == 3 && (F == 4 || Word::kPerWord == 1 || S::kRelu)));
+  // Vectors of 16 bytes for a max of float32 and for a blur; of 8 where that leaves registers for
+  // more blocks, or where they would not do.
+  static constexpr bool kMany = K > 1 && (F == 5 || K == 3 || Word::kPerWord == 2);
   static constexpr int kWords = !kMany ? 4 : K == 3 && F == 5 && S::kRelu ? 1 : 2;
   static constexpr int kPerWord = Word::kPerWord;
   static constexpr int kWindow = F + 2;             // columns of m, from B before the strip
@@ -33,9 +33,15 @@ class ForwardChannelsLast {
     Cell<kWords> at[kColumns];
   };
   using Window = uint32_t[kWindow];  // one word of each of its columns
+  // The others wait for nothing but memory, and prefetches would be in its way.
+  static constexpr bool kPrefetches = kCodes && K == 3;
 
  public:
   static constexpr int kChannels = kWords * kPerWord;
+  // That fit on a multiprocessor.
+  static constexpr int kBlocks = K == 1 || kPerWord == 1 || (K == 3 && F == 5) ? 3
+                                 : F < 5 && K == 2                             ? 5
+                                                                               : 4;
 
   FASTBLUR_DEVICE ForwardChannelsLast(const Call& c, int64_t unit)
       : c_(c), pixel_(c, unit, kChannels), left_(int(c.channels) - pixel_.channel) {
@@ -56,14 +62,14 @@ class ForwardChannelsLast {
   }
 
   FASTBLUR_DEVICE void run() {
-    const int begin = blockIdx.y * c_.chunk;
+    const int begin = chunk_of_steps(c_) * c_.chunk, first = begin - S::kWarmUp;
     const int end = min(begin + c_.chunk, c_.steps);
-    const int fast_begin = max(begin, kStepOfRow0 + 1);
+    const int fast_begin = max(first, kStepOfRow0 + 1);
     const int fast_end = min(min(end, c_.y_h), ((c_.m_h - P - 2 - kFirst) >> 1) + 1);
-    int step = begin - S::kWarmUp;
+    int step = first;
     while (step < end) {
       if (c_.usual && step == fast_begin && step < fast_end) {
-        fast_steps(step, fast_end);
+        fast_steps(step, fast_end, begin);
         step = fast_end;
       } else {
         edge_step(step, begin);
@@ -320,7 +326,7 @@ class ForwardChannelsLast {
       }
     }
     if constexpr (kCodes && K > 1 && kStepOfRow0 + S::kRows.tile_shift() > 0) {
-      if (keeps && blockIdx.y == 0) {
+      if (keeps && chunk_of_steps(c_) == 0) {
         if (Word::has_nan(all)) choose_again(kTop - 2, before);
         store_codes<false>(kStepOfRow0 - 1, before, Codes());
       }
@@ -328,7 +334,7 @@ class ForwardChannelsLast {
     next_ = r;
   }
 
-  FASTBLUR_DEVICE void fast_steps(int step, int end) {
+  FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
     const int row = 2 * step + kFirst;
     if (next_ != row) {
       Codes unused;
@@ -345,6 +351,12 @@ class ForwardChannelsLast {
       for (int e = 0; e < 2; ++e) {
         const Columns now = load_usual(x);
         x += x_row;
+        if constexpr (kPrefetches)
+          if (step + kAhead < end) {
+#pragma unroll
+            for (int k = 0; k < kStrip; ++k)
+              prefetch(x + (2 * kAhead - 1) * x_row + k * c_.channels);
+          }
 #pragma unroll
         for (int q = 0; q < kWords; ++q) {
           Window newest, m;
@@ -355,11 +367,13 @@ class ForwardChannelsLast {
           if (e == 1) take_row(q, out);
         }
       }
-      store_y<true>(y, out);
-      if constexpr (kCodes) {
-        if constexpr (K > 1)
-          if (has_nan(out)) choose_again(2 * step + kFirst, code);
-        store_codes<true>(step, code, nobody);
+      if (step >= begin) {
+        store_y<true>(y, out);
+        if constexpr (kCodes) {
+          if constexpr (K > 1)
+            if (has_nan(out)) choose_again(2 * step + kFirst, code);
+          store_codes<true>(step, code, nobody);
+        }
       }
       y += y_row;
     }
@@ -448,9 +462,9 @@ class ForwardChannelsLast {
 
 template <class T, class S, bool kCodes,
           int kChannels = ForwardChannelsLast<T, S, kCodes>::kChannels>
-__global__ void __launch_bounds__(kPixelThreads, 3)
+__global__ void __launch_bounds__(kPixelThreads, ForwardChannelsLast<T, S, kCodes>::kBlocks)
     forward_channels_last(const __grid_constant__ Call call) {
-  const int64_t unit = int64_t(blockIdx.x) * kPixelThreads + threadIdx.x;
+  const int64_t unit = part_of_units(call) * kPixelThreads + threadIdx.x;
   if (unit < call.units) ForwardChannelsLast<T, S, kCodes>(call, unit).run();
 }
 

@@ -5,8 +5,8 @@
 // of m and ends one row of y. The blur's padding above and below is made by going through the rows
 // of the padded m and taking each from its source.
 //
-// A step has two forms: a fast one for the rows between, and one for the rows at the borders and
-// the ends of a chunk, which decides everything at run time.
+// A step has two forms: a fast one for the rows between, and one for the rows at the borders, which
+// decides everything at run time. A chunk begins with steps that fill the sums and store nothing.
 #pragma once
 
 #include "column_border.cuh"
@@ -24,6 +24,8 @@ class ForwardContiguous {
   static constexpr int kHeld = K > 1 ? K - 1 : 1;
   static constexpr int kFirst = int(S::kRows.first_row(0));
   static constexpr int kStepOfRow0 = -kFirst;  // the step that has row 0 of m
+  // Where there is time for it: float32 without codes waits for nothing but memory.
+  static constexpr bool kPrefetches = kCodes || sizeof(T) == 2;
   using Bits = typename S::Bits;
   using Code = typename S::Code;
   using Row = Vector<T, L>;
@@ -45,16 +47,16 @@ class ForwardContiguous {
   }
 
   FASTBLUR_DEVICE void run() {
-    const int begin = blockIdx.y * c_.chunk;
+    const int begin = chunk_of_steps(c_) * c_.chunk, first = begin - S::kWarmUp;
     const int end = min(begin + c_.chunk, c_.steps);
     // The fast steps: past row 0, and every row of x that their two rows of m need exists.
-    const int fast_begin = max(begin, kStepOfRow0 + 1);
+    const int fast_begin = max(first, kStepOfRow0 + 1);
     const int fast_end = min(min(end, c_.y_h), ((c_.m_h - P - 2 - kFirst) >> 1) + 1);
-    int step = begin - S::kWarmUp;
+    int step = first;
     while (step < end) {
       if (step == fast_begin && step < fast_end) {
-        if (c_.usual) fast_steps<true>(step, fast_end);
-        else fast_steps<false>(step, fast_end);
+        if (c_.usual) fast_steps<true>(step, fast_end, begin);
+        else fast_steps<false>(step, fast_end, begin);
         step = fast_end;
       } else {
         edge_step(step, begin);
@@ -179,8 +181,8 @@ class ForwardContiguous {
     if constexpr (kCodes && K > 1) {
       if (r == 0) {
         ahead_ = ahead;
-        if (blockIdx.y == 0 && kStepOfRow0 + S::kRows.tile_shift() > 0)
-          store_codes(kStepOfRow0 - 1, before);
+        if (chunk_of_steps(c_) == 0 && kStepOfRow0 + S::kRows.tile_shift() > 0)
+          store_codes(kStepOfRow0 - 1, before, lane_.owns);
       }
     }
     next_ = r;
@@ -200,7 +202,7 @@ class ForwardContiguous {
 
   // B_h of the row of y that is whole. Tells whether there may be a NaN in what it was made of.
   template <bool kUsual>
-  FASTBLUR_DEVICE bool blur_columns(T* y) const {
+  FASTBLUR_DEVICE bool blur_columns(T* y, bool stores) const {
     using Border = ColumnBorder<S, L, kUsual>;
     float v[Border::kWindow], out[L / 2], all = 0;
 #pragma unroll
@@ -215,7 +217,7 @@ class ForwardContiguous {
       all += out[j];
     }
     const int begin = lane_.group * (L / 2);
-    if (lane_.owns && begin < c_.y_w) store_columns(y, begin, c_.y_w, kUsual || c_.wide_y, out);
+    if (stores && begin < c_.y_w) store_columns(y, begin, c_.y_w, kUsual || c_.wide_y, out);
     return all != all;
   }
 
@@ -227,19 +229,19 @@ class ForwardContiguous {
         sum_[d][j] = d + 1 < S::kSums ? sum_[d + 1 < S::kSums ? d + 1 : 0][j] : 0;
   }
 
-  FASTBLUR_DEVICE void store_codes(int step, const TileCodes& code) const {
+  FASTBLUR_DEVICE void store_codes(int step, const TileCodes& code, bool stores) const {
     Code* const row = codes_ + int64_t(step + S::kRows.tile_shift()) * c_.tile_columns;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       unsigned bits = code.at[t];
       if constexpr (K == 3) bits &= ~(bits >> 1 & 0x55555555u);  // the last to take over won
       bits |= code.nobody[t];
-      if (lane_.owns && lane_.group * kTiles + t < c_.tile_columns) store(row + t, Code(bits));
+      if (stores && lane_.group * kTiles + t < c_.tile_columns) store(row + t, Code(bits));
     }
   }
 
   template <bool kUsual>
-  FASTBLUR_DEVICE void fast_steps(int step, int end) {
+  FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
     const int row = 2 * step + kFirst;
     if (next_ != row) hold(row);
     const T* x = x_ + int64_t(row - P + K - 1) * c_.w;
@@ -255,14 +257,17 @@ class ForwardContiguous {
         float newest[L], m[L];
         select_columns<true>(coming[e], newest, e, code);
         coming[e] = load_x<kUsual>(next + e * c_.w);
+        if constexpr (kUsual && kPrefetches)
+          if (step + 1 + kAhead < end) prefetch(next + (2 * kAhead + e) * c_.w);
         select_rows<true>(newest, m, e, code);
         add_row(m, e);
       }
-      const bool nan = blur_columns<kUsual>(y);
+      const bool stores = lane_.owns && step >= begin;
+      const bool nan = blur_columns<kUsual>(y, stores);
       if constexpr (kCodes) {
         if constexpr (K > 1)
           if (__any_sync(~0u, nan)) choose_again(2 * step + kFirst, code);
-        store_codes(step, code);
+        store_codes(step, code, stores);
       }
       x = next;
       y += c_.y_w;
@@ -315,12 +320,13 @@ class ForwardContiguous {
       }
       add_row(m, e);
     }
-    if (step >= begin && step < c_.y_h) blur_columns<false>(y_ + int64_t(step) * c_.y_w);
+    if (step >= begin && step < c_.y_h)
+      blur_columns<false>(y_ + int64_t(step) * c_.y_w, lane_.owns);
     next_sums();
     if constexpr (kCodes) {
       const int row = step + S::kRows.tile_shift();
       if ((step >= begin || begin == 0) && step >= kStepOfRow0 && row < c_.tile_rows)
-        store_codes(step, code);
+        store_codes(step, code, lane_.owns);
     }
   }
 

@@ -15,8 +15,9 @@ constexpr int kOwners = 30;  // lanes of a warp that own a group
 
 // Blocks that fit on a multiprocessor by their registers: as many as need no spilling.
 template <class T, class S>
-constexpr int kBlocks = sizeof(T) == 4 ? (S::kPool == 3 || S::kTaps == 5 ? 5 : 7)
-                                       : (S::kPool == 3 && S::kTaps == 5 ? 3 : 4);
+constexpr int kBlocks = S::kPool == 1    ? (sizeof(T) == 4 ? 8 : 5)
+                        : sizeof(T) == 4 ? (S::kPool == 3 || S::kTaps == 5 ? 5 : 7)
+                                         : (S::kPool == 3 && S::kTaps == 5 ? 3 : 4);
 
 template <class T>
 constexpr int kColumns = 16 / sizeof(T);  // of a group
@@ -30,7 +31,7 @@ struct Lane {
 
   FASTBLUR_DEVICE explicit Lane(const Call& c) {
     const int lane = threadIdx.x % kWarp;
-    const int64_t warp = int64_t(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
+    const int64_t warp = part_of_units(c) * (kThreads / kWarp) + threadIdx.x / kWarp;
     int64_t unit = warp * kOwners + lane - 1;
     owns = lane != 0 && lane != kWarp - 1 && unit < c.units;
     unit = unit < 0 ? 0 : unit < c.units ? unit : c.units - 1;

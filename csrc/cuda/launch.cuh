@@ -10,7 +10,7 @@
 
 namespace fastblur::cuda {
 
-constexpr int64_t kMostBlocks = 0x7fffffff;  // along x; 65535 along y
+constexpr int64_t kMostBlocks = 0x7fffffff;
 
 inline bool is_aligned(const void* to, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(to) % uintptr_t(bytes) == 0;
@@ -46,33 +46,38 @@ inline void group_columns(Call& c, int columns) {
   c.last_columns = c.m_w - c.last_group * columns;
 }
 
-// Steps of a block's march. Whole columns are best, since neighbouring chunks of rows read the rows
-// between them twice; but the device must be full. `blocks` march side by side.
-inline int choose_chunk(int steps, int64_t blocks, int multiprocessors) {
-  constexpr int kLong = 16;  // rereads at most a tenth
-  constexpr int kShort = 2;  // and no more than half, where processors would idle
-  const int64_t full = int64_t(multiprocessors) * 8;
-  const auto split = [&](int64_t wanted, int shortest) {
-    const int64_t chunks = ceil_div(wanted, blocks);
-    const int64_t chunk = ceil_div(steps, chunks);
-    return int(chunk < shortest ? (steps < shortest ? steps : shortest) : chunk);
-  };
-  int chunk = blocks >= full ? steps : split(full, kLong);
-  if (blocks * ceil_div(steps, chunk) < multiprocessors * 2)
-    chunk = split(multiprocessors * 2, kShort);
-  const int64_t most = ceil_div(steps, 65535);
-  return chunk < most ? int(most) : chunk;
+// Steps of a block's march. A block repeats `warm_up` steps of its neighbour's and needs the time
+// of a few more to begin; so a launch takes as long as its waves of blocks times all of that. Of
+// `parts` blocks that march side by side, `at_once` are on the device at a time. Both constants
+// were found on an H200.
+inline int choose_chunk(int steps, int64_t parts, int64_t at_once, int warm_up) {
+  constexpr int kStart = 3;     // steps that a block could do in the time of its first loads
+  constexpr int kLongest = 20;  // beyond, blocks of a wave read from ever more places at once
+  int best = steps;
+  int64_t least = INT64_MAX;
+  const int64_t fewest = ceil_div(parts * ceil_div(steps, kLongest), at_once);
+  for (int64_t waves = fewest; waves < fewest + 32; ++waves) {
+    const int64_t room = waves * at_once / parts;
+    const int chunk = int(ceil_div(steps, room < steps ? room : steps));
+    const int64_t cost =
+        ceil_div(parts * ceil_div(steps, chunk), at_once) * (chunk + warm_up + kStart);
+    if (cost < least) least = cost, best = chunk;
+  }
+  return best;
 }
 
-// Launches `kernel` on blocks that take `units_per_block` of c.units each, and c.steps in chunks.
-inline cudaError_t march(void (*kernel)(Call), Call c, int64_t units_per_block, int threads,
-                         const Queue& queue) {
-  const int64_t blocks = ceil_div(c.units, units_per_block);
-  if (blocks > kMostBlocks) return cudaErrorInvalidConfiguration;
-  if (blocks == 0) return cudaSuccess;
-  c.chunk = choose_chunk(c.steps, blocks, queue.multiprocessors);
-  const dim3 grid(unsigned(blocks), unsigned(ceil_div(c.steps, c.chunk)));
-  return launch(kernel, grid, dim3(unsigned(threads)), queue.stream, c);
+// Launches `kernel` on blocks that take `units_per_part` of c.units each, and c.steps in chunks.
+// `blocks` of them fit on a multiprocessor.
+inline cudaError_t march(void (*kernel)(Call), Call c, int64_t units_per_part, int threads,
+                         int blocks, int warm_up, const Queue& queue) {
+  const int64_t parts = ceil_div(c.units, units_per_part);
+  if (parts > kMostBlocks) return cudaErrorInvalidConfiguration;
+  if (parts == 0) return cudaSuccess;
+  const int64_t at_once = int64_t(blocks) * queue.multiprocessors;
+  c.chunk = choose_chunk(c.steps, parts, at_once, warm_up);
+  c.chunks = int(ceil_div(c.steps, c.chunk));
+  if (parts * c.chunks > kMostBlocks) c.chunk = c.steps, c.chunks = 1;
+  return launch(kernel, dim3(unsigned(parts * c.chunks)), dim3(unsigned(threads)), queue.stream, c);
 }
 
 // The steps in which forward visits all rows of y, and all tile rows.

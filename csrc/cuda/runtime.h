@@ -50,6 +50,17 @@ FASTBLUR_DEVICE V load(const V* from) {
 #endif
 }
 
+// Asks for the line at `from` to be brought to L2, so that a load of it soon will not have to wait
+// for DRAM. Costs no register.
+template <class V>
+FASTBLUR_DEVICE void prefetch(const V* from) {
+#if defined(FASTBLUR_CUDA_ON_HOST)
+  cuda_on_host::on_prefetch(from);
+#else
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+#endif
+}
+
 template <class V>
 FASTBLUR_DEVICE void store(V* to, V value) {
 #if defined(FASTBLUR_CUDA_ON_HOST)

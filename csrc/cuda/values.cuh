@@ -74,6 +74,19 @@ FASTBLUR_DEVICE void add_if(bool here, float& sum, float a, float b) {
 #endif
 }
 
+// sum += a, if `here`; a branch around it would be one that the lanes of a warp disagree about.
+FASTBLUR_DEVICE void add_if(bool here, float& sum, float a) {
+#if defined(FASTBLUR_CUDA_ON_HOST)
+  if (here) sum += a;
+#else
+  asm("{\n\t.reg .pred here;\n\t"
+      "setp.ne.u32 here, %2, 0;\n\t"
+      "@here add.rn.f32 %0, %0, %1;\n\t}"
+      : "+f"(sum)
+      : "f"(a), "r"(unsigned(here)));
+#endif
+}
+
 // Tells the reader of the machine code that what follows is not on the usual path (see
 // tests/sass.py); does nothing.
 FASTBLUR_DEVICE void rarely() {

@@ -69,6 +69,8 @@ inline void on_access(const void* address, size_t bytes, size_t align, bool writ
 inline void on_load(const void* from, size_t bytes, size_t align) {
   on_access(from, bytes, align, false);
 }
+// A prefetch moves nothing that a kernel sees, but what it names must be there.
+inline void on_prefetch(const void* from) { (void)*static_cast<const volatile char*>(from); }
 inline void on_store(const void* to, size_t bytes, size_t align) {
   on_access(to, bytes, align, true);
 }
