@@ -210,9 +210,9 @@ def _models(rows: list[Row]) -> str:
     by = "" if one["dtype"] == "float32" else " by autocast"
     words = (
         f"A training step (forward, backward, SGD) at batch {one['batch']} and {one['pixels']} x "
-        f"{one['pixels']} pixels, {one['dtype']}{by}. *Kept* is what autograd keeps for backward without "
-        "parameters and buffers, *peak* the most that torch allocates in a step; steps follow one "
-        "another as in training, with warm caches."
+        f"{one['pixels']} pixels, {one['dtype']}{by}. *Kept* is what autograd keeps for backward "
+        "without parameters and buffers, *peak* the most that torch allocates in a step; steps "
+        "follow one another as in training, with warm caches."
     )
     return f"{words}\n\n{markdown_table(columns, lines, numbers=4)}"
 

@@ -124,7 +124,7 @@ OVERHEAD = Row((1, 4, 8, 8), 3, 1, 3)  # next to nothing to compute
 
 
 def compiled_too(device_type: str) -> list[Row]:
-    """The rows of a short run in which torch.compile takes part: it needs half a minute for each."""
+    """The rows of a short run with torch.compile, which takes half a minute for each."""
     first = chosen(device_type, full=False)[0]
     most_used = replace(first, dtype=torch.bfloat16, channels_last=True)
     return [first, most_used] if device_type == "cuda" else [first]

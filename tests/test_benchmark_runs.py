@@ -129,6 +129,7 @@ def test_report(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
     assert steps.facts["fused"]["peak_bytes"] > steps.facts["fused"]["parameter_bytes"] > 0
     timed = {"ms": 2.0, "low_ms": 1.0, "high_ms": 4.0, "min_ms": 1.0, "rounds": 3}
     common = {"kind": "model", "label": "tiny NHWC", "layer": "tiny", "layout": "NHWC"}
+    common |= {"dtype": "float32"}
     common |= {"mode": "training step", "batch": 8, "pixels": 8} | timed
     more = [common | facts | {"rival": name} for name, facts in steps.facts.items()]
     more[0]["ms"] = 1.0

@@ -22,7 +22,12 @@ CASES = [
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_byte_is_moved_once(case: Case, channels_last: bool, dtype: torch.dtype) -> None:
-    """One multiprocessor: whole columns are marched, as with a batch that fills the device."""
+    """One multiprocessor: chunks are as long as with a batch that fills the device, or longer.
+
+    The rows between two chunks are read by both, the second time from L2, for they run side by
+    side. If every block read from DRAM what it needs, the larger map would cost a seventh more.
+    """
+    without_l2 = 1.15 if case.shape[2] > 100 else 1.3
     rows = {
         row.name.split()[0]: row
         for row in measure(HostCuda("plain"), case, dtype, channels_last, multiprocessors=1)
@@ -32,4 +37,4 @@ def test_each_byte_is_moved_once(case: Case, channels_last: bool, dtype: torch.d
         assert row.kernel == "specialised"
         # Of the ideal, if what blocks share is fetched once; and if it is fetched by each.
         assert row.once <= 1.05, str(row)
-        assert row.each_block <= 1.15, str(row)
+        assert row.each_block <= without_l2, str(row)
