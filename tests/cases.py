@@ -73,6 +73,13 @@ def zhang(pool: int, f: int, **rest: object) -> Case:
     return Case(pool=(pool, pool), taps_h=taps, taps_w=taps, blur_pad=b, **rest)  # type: ignore[arg-type]
 
 
+def short(pool: int, pad: int, f: int, after: int) -> Case:
+    """As zhang, with less padding after the map, whose rows are whole vectors in both formats."""
+    taps, before = tuple(binomial(f)), (f - 1) // 2
+    b = (before, after) * 2
+    return Case((pool,) * 2, (2, 2), (pad,) * 2, taps, taps, b, shape=(2, 16, 24, 16))
+
+
 MODES = ("reflect", "replicate", "zeros", "circular")
 SKEW_H, SKEW_W = (0.7, -0.2, 1.5), (-0.4, 0.0, 0.3, 2.0, 0.1)
 
@@ -90,6 +97,10 @@ CASES: list[Case] = [
     Case(mode="replicate", blur_pad=(40, 30, 50, 20), note="wider than the map"),
     Case(mode="zeros", blur_pad=(40, 30, 50, 20), note="wider than the map"),
     Case(mode="circular", blur_pad=(12, 12, 17, 17), note="as wide as the map"),
+    # So much less padding after the map that its last output is missing; and not quite.
+    *(short(1, 0, f, 0) for f in (2, 4, 5)),
+    *(short(2, 0, f, after) for f, after in ((2, 0), (3, 0), (4, 0), (4, 1), (5, 1))),
+    *(short(3, pad, f, 0) for pad, f in ((0, 4), (1, 3), (1, 4), (1, 5))),
     # Nothing square, filters that are not symmetric, sum to no round number, and have zero taps.
     Case((1, 3), (2, 1), (0, 1), SKEW_H, SKEW_W, (1, 0, 2, 2), "zeros"),
     Case((3, 1), (1, 2), (1, 0), SKEW_W, SKEW_H, (0, 3, 1, 1), "circular", True),

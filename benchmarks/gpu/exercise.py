@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from fastblur import _ops
 from fastblur._geometry import DTYPES, Geometry
 
-SHAPES = [(2, 5, 13, 19), (1, 16, 8, 30), (3, 1, 7, 65)]
+SHAPES = [(2, 5, 13, 19), (1, 16, 8, 30), (3, 1, 7, 65), (2, 16, 48, 32)]
 
 
 def geometries() -> list[Geometry]:

@@ -67,7 +67,7 @@ inline int choose_chunk(int steps, int64_t parts, int64_t at_once, int warm_up) 
 }
 
 // Launches `kernel` on blocks that take `units_per_part` of c.units each, and c.steps in chunks.
-// `blocks` of them fit on a multiprocessor.
+// At least `blocks` of them fit on a multiprocessor.
 inline cudaError_t march(void (*kernel)(Call), Call c, int64_t units_per_part, int threads,
                          int blocks, int warm_up, const Queue& queue) {
   const int64_t parts = ceil_div(c.units, units_per_part);

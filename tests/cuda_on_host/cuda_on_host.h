@@ -70,7 +70,11 @@ inline void on_load(const void* from, size_t bytes, size_t align) {
   on_access(from, bytes, align, false);
 }
 // A prefetch moves nothing that a kernel sees, but what it names must be there.
-inline void on_prefetch(const void* from) { (void)*static_cast<const volatile char*>(from); }
+void check_in_tensor(const void* address);
+inline void on_prefetch(const void* from) {
+  if (tracing) check_in_tensor(from);
+  (void)*static_cast<const volatile char*>(from);
+}
 inline void on_store(const void* to, size_t bytes, size_t align) {
   on_access(to, bytes, align, true);
 }

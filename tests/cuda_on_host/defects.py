@@ -110,8 +110,32 @@ DEFECTS = [
     Defect(
         "contiguous: a chunk starts with unfinished sums",
         "cuda/forward_contiguous.cuh",
-        "int step = begin - S::kWarmUp;",
-        "int step = begin;",
+        "first = begin - S::kWarmUp;",
+        "first = begin;",
+    ),
+    Defect(
+        "contiguous: the steps before a chunk are stored too",
+        "cuda/forward_contiguous.cuh",
+        "const bool stores = lane_.owns && step >= begin;",
+        "const bool stores = lane_.owns;",
+    ),
+    Defect(
+        "contiguous: a chunk of backward starts without what is owed",
+        "cuda/backward_contiguous.cuh",
+        "static constexpr int kWarmUp = K > 1 ? 1 : 0;",
+        "static constexpr int kWarmUp = 0;",
+    ),
+    Defect(
+        "contiguous: rows are prefetched beyond the chunk's",
+        "cuda/forward_contiguous.cuh",
+        "if (step + 1 + kAhead < end) prefetch",
+        "prefetch",
+    ),
+    Defect(
+        "channels_last: an output is stored that a row has not",
+        "cuda/channels_last.cuh",
+        "c.w % kStrip == 0 && all_outputs &&",
+        "c.w % kStrip == 0 &&",
     ),
     Defect(
         "contiguous: NaNs are not looked at again",

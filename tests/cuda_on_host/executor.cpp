@@ -320,6 +320,7 @@ cudaError_t run(dim3 grid, dim3 block, size_t shared_bytes, void (*call)(void*),
   dynamic = static_cast<char*>(std::malloc(shared_bytes));
   in_kernel = true;
   const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
+  // Two blocks to spare are two parts of the units, as long as images are too low for chunks.
   const uint64_t last = options.last_of ? grid.x / options.last_of + 2 : grid.x;
   for (uint64_t i = 0; i < blocks; ++i) {
     blocks_done = options.order == Order::reverse ? blocks - 1 - i : i;

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from .. import test_values
-from ..cases import Case, fill, zhang
+from ..cases import Case, fill, short, zhang
 from ..judge import judge_with_gradient, scale
 from ..test_values import gradient_for
 from . import HostCuda, HostCudaError, Job, Options
@@ -42,6 +42,8 @@ CASES = [
     zhang(3, 3, pad=(1, 1), relu=True, shape=(1, 16, 7, 8)),
     zhang(3, 3, pad=(1, 1), shape=(2, 8, 24, 12), mode="zeros"),
     zhang(1, 3, shape=(2, 8, 13, 35)),
+    short(2, 0, 4, 1),
+    zhang(2, 4, shape=(1, 3, 64, 16)),
     *(Case((3, 2), mode=mode, blur_pad=(3, 0, 5, 1)) for mode in ("reflect", "circular")),
     Case((2, 3), (1, 2), (1, 1), mode="replicate", relu=True, shape=(2, 3, 9, 11)),
 ]
@@ -115,7 +117,9 @@ def run_all(variant: str, csrc: Path, defect: Defect, way: Options) -> None:
 CHECKS: dict[str, Callable[[Path, Defect], None]] = {
     "values": check_values,
     "far": check_offsets,
-    "trace": lambda csrc, defect: run_all("plain", csrc, defect, Options(trace=True)),
+    "trace": lambda csrc, defect: run_all(
+        "plain", csrc, defect, Options(trace=True, multiprocessors=1)
+    ),
     "asan": lambda csrc, defect: run_all("asan", csrc, defect, Options()),
     "tsan": lambda csrc, defect: run_all("tsan", csrc, defect, Options()),
 }

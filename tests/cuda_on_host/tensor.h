@@ -17,8 +17,8 @@ namespace cuda_on_host {
 class Tensor {
  public:
   // Starts `offset` bytes behind a multiple of 512. An output begins as NaNs; an input is copied
-  // from `bytes`, and must be the same at the end. `before`: bytes of the tensor that are not there,
-  // and that nobody may touch either.
+  // from `bytes`, and must be the same at the end. `before`: bytes of the tensor that are not
+  // there, and that nobody may touch either.
   Tensor(const char* name, Role role, size_t size, size_t offset, const char* bytes = nullptr,
          size_t before = 0)
       : name_(name), size_(size), before_(before), original_(bytes) {
