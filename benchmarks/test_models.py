@@ -131,11 +131,8 @@ def races(clock: Clock, limits: Callable[[], dict[str, Any]]) -> Races:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    full, on_gpu = (
-        metafunc.config.getoption("--full"),
-        chosen_device(metafunc.config).type == "cuda",
-    )
-    names = NETWORKS if full else NETWORKS[: 2 if on_gpu else 1]
+    networks = 2 if chosen_device(metafunc.config).type == "cuda" else 1
+    names = NETWORKS if metafunc.config.getoption("--full") else NETWORKS[:networks]
     cases = list(itertools.product(names, (False, True), VARIANTS))
     layouts = {False: "NCHW", True: "NHWC"}
     ids = [f"{name}-{layouts[last]}-{variant}" for name, last, variant in cases]

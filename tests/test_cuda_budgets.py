@@ -35,8 +35,8 @@ SLACK = 1.02
 # element of float32, 24 for one of a 16-bit type. These are about half of that: memory stays the
 # limit. Backward of channels_last takes more: gradients are summed in float32, whatever their type,
 # so nothing there can be done two at a time. Fewer are not always better: threads of half as many
-# channels, and prefetches, cost two instructions an element in channels_last, and were up to a
-# third faster on an H200. The ceilings hold whichever compiler built the extension.
+# channels, and prefetches, cost two instructions an element in channels_last, and were faster on an
+# H200 all the same. The ceilings hold whichever compiler built the extension.
 CEILINGS: dict[tuple[str, int, int, int], float] = {
     ("forward_contiguous", 2, 0, 4): 20.0,
     ("forward_contiguous", 3, 1, 3): 28.0,

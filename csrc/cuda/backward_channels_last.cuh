@@ -80,12 +80,12 @@ class BackwardChannelsLast {
         for (int g = 0; g < kWindow; ++g) owed_[z][i][g] = 0;
   }
 
-  static constexpr int kWarmUp = K > 1 ? 1 : 0;
   static constexpr int kFirstStep = (P - kFirst) >> 1;
   static int steps(int h) { return ((h - 1 + P - kFirst) >> 1) - kFirstStep + 1; }
 
   FASTBLUR_DEVICE void run() {
-    const int begin = kFirstStep + chunk_of_steps(c_) * c_.chunk, first = begin - kWarmUp;
+    const int begin = kFirstStep + chunk_of_steps(c_) * c_.chunk;
+    const int first = begin - S::kBackwardWarmUp;
     const int end = min(begin + c_.chunk, kFirstStep + c_.steps);
     const int fast_begin = max(first, (B + 2 - kFirst) >> 1);
     const int fast_end =

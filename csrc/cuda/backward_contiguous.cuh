@@ -40,13 +40,13 @@ class BackwardContiguous {
       for (int j = 0; j < L; ++j) owed_[z][j] = 0;
   }
 
-  static constexpr int kWarmUp = K > 1 ? 1 : 0;  // steps before the first row of x is whole
   // The step that ends row 0 of x, and the number of steps to the last.
   static constexpr int kFirstStep = (P - kFirst) >> 1;
   static int steps(int h) { return ((h - 1 + P - kFirst) >> 1) - kFirstStep + 1; }
 
   FASTBLUR_DEVICE void run() {
-    const int begin = kFirstStep + chunk_of_steps(c_) * c_.chunk, first = begin - kWarmUp;
+    const int begin = kFirstStep + chunk_of_steps(c_) * c_.chunk;
+    const int first = begin - S::kBackwardWarmUp;
     const int end = min(begin + c_.chunk, kFirstStep + c_.steps);
     // The fast steps: their rows of m are no padding's source, and all rows of dy exist.
     const int fast_begin = max(first, (S::kBefore + 2 - kFirst) >> 1);

@@ -52,7 +52,7 @@ cudaError_t backward_channels_last_as(const Params& p, Call c, const Queue& queu
     Call call = in_pixels<T>(p, c, c.out, c.in, int(ceil_div(c.w, kStrip)), Kernel::kChannels);
     call.steps = Kernel::steps(c.h);
     return march(backward_channels_last<T, S>, call, kPixelThreads, kPixelThreads, Kernel::kBlocks,
-                 Kernel::kWarmUp, queue);
+                 S::kBackwardWarmUp, queue);
   });
 }
 

@@ -15,7 +15,7 @@ namespace fastblur::cuda {
 
 // A value of the lane to the left, or to the right; at the warp's ends, the lane's own. Not by
 // __shfl_up_sync: the compiler moves it into branches that only some lanes take, and must then
-// bring the warp together again around each shuffle: a third of the time of forward without codes.
+// bring the warp together again around each shuffle, which cuts the loop to pieces.
 FASTBLUR_DEVICE float from_left(float value) {
 #if defined(FASTBLUR_CUDA_ON_HOST)
   return __shfl_up_sync(~0u, value, 1);

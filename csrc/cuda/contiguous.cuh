@@ -45,7 +45,7 @@ cudaError_t backward_contiguous_as(const Params& p, Call call, const Queue& queu
     using Kernel = BackwardContiguous<T, S>;
     c.steps = Kernel::steps(c.h);
     return march(backward_contiguous<T, S>, c, kUnitsPerBlock, kThreads, kBlocks<T, S>,
-                 Kernel::kWarmUp, queue);
+                 S::kBackwardWarmUp, queue);
   });
 }
 

@@ -15,7 +15,8 @@ struct Sizes {
   static constexpr TileRows kRows{K, P, F};
   static constexpr int kBefore = kRows.before();  // blur padding
   static constexpr int kSums = (F + 1) / 2;       // rows of y that a row of m takes part in
-  static constexpr int kWarmUp = (F - 1) / 2;     // steps before the first row of y is whole
+  // Steps before the first row of y, and before the first of dx, is whole.
+  static constexpr int kWarmUp = (F - 1) / 2, kBackwardWarmUp = K > 1 ? 1 : 0;
   using Bits = TileBits<K, kRelu>;
   using Code = TileCode<K, kRelu>;
 

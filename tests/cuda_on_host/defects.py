@@ -122,14 +122,26 @@ DEFECTS = [
     Defect(
         "contiguous: a chunk of backward starts without what is owed",
         "cuda/backward_contiguous.cuh",
-        "static constexpr int kWarmUp = K > 1 ? 1 : 0;",
-        "static constexpr int kWarmUp = 0;",
+        "first = begin - S::kBackwardWarmUp;",
+        "first = begin;",
     ),
     Defect(
         "contiguous: rows are prefetched beyond the chunk's",
         "cuda/forward_contiguous.cuh",
         "if (step + 1 + kAhead < end) prefetch",
         "prefetch",
+    ),
+    Defect(
+        "channels_last: rows of dy are prefetched beyond the last",
+        "cuda/backward_channels_last.cuh",
+        "const int ahead = step + kAhead < end ? kAhead : 0;",
+        "const int ahead = kAhead;",
+    ),
+    Defect(
+        "channels_last: rows of x are prefetched beyond the last",
+        "cuda/forward_channels_last.cuh",
+        "if (step + kAhead < end) {",
+        "{",
     ),
     Defect(
         "channels_last: an output is stored that a row has not",

@@ -43,7 +43,8 @@ CASES = [
     zhang(3, 3, pad=(1, 1), shape=(2, 8, 24, 12), mode="zeros"),
     zhang(1, 3, shape=(2, 8, 13, 35)),
     short(2, 0, 4, 1),
-    zhang(2, 4, shape=(1, 3, 64, 16)),
+    zhang(2, 4, shape=(1, 16, 64, 16)),
+    zhang(3, 3, pad=(1, 1), shape=(1, 16, 64, 16)),
     *(Case((3, 2), mode=mode, blur_pad=(3, 0, 5, 1)) for mode in ("reflect", "circular")),
     Case((2, 3), (1, 2), (1, 1), mode="replicate", relu=True, shape=(2, 3, 9, 11)),
 ]
