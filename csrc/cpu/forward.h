@@ -14,10 +14,13 @@ struct ForwardCut {
   int64_t rows;  // of m, at most, for these
   int64_t tile;  // columns at a time, and the pitch of the rows of m in scratch
 
-  explicit ForwardCut(const Params& p) {
+  // fused: as FusedRows, whose bands are not dearer for being low.
+  ForwardCut(const Params& p, bool fused) {
     const int64_t row = code_row_length(p);
     const bool cut = row > kLongRow;
-    band = cut ? kRowsOfTiles : rows_of_band(kBandOfX, row * p.h.stride);
+    band = !cut    ? rows_of_band(kBandOfX, row * p.h.stride)
+           : fused ? kRowsOfFusedTiles
+                   : kRowsOfTiles;
     band = most(1, least(band, p.h.out()));
     rows = least(p.h.stride * (band - 1) + p.h.n_taps + p.h.before + p.h.after, p.h.pooled());
     if (p.border == Border::circular) rows = p.h.pooled();  // a band at the top needs the last
@@ -31,14 +34,19 @@ class ChosenRows {
  public:
   using S = typename V::Scalar;
 
-  ChosenRows(const Walk<V>& walk, const T* x, uint8_t* codes, const ForwardCut& cut)
-      : ChosenRows(walk, x, codes, cut, cut.rows, cut.tile) {}
+  ChosenRows(const Walk<V>& walk, const Windows<S>& windows, const T* x, uint8_t* codes,
+             const ForwardCut& cut)
+      : ChosenRows(walk, windows, x, codes, cut, cut.rows, cut.tile) {}
 
-  // At once, where that can be done; see FusedRows.
+  // Whether B_v m can be made at once; see FusedRows.
+  static bool fuses(const Windows<S>& windows) {
+    return K > 0 && FASTBLUR_CPU_FUSES && windows.all();
+  }
+  int64_t end_of_rows(int64_t i) const { return fuses_ ? fused_.end_of_rows(i) : 0; }
   bool sum_rows_of(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
                    Scratch<S>& out) {
     if constexpr (K == 0 || !FASTBLUR_CPU_FUSES) return false;
-    else return fused_.serves() && fused_.make(tile, i0, i1, own_first, own_last, out);
+    else return fuses_ && fused_.make(tile, i0, i1, own_first, own_last, out);
   }
 
   // Rows [tile.first, tile.last) of m; see select.h.
@@ -65,12 +73,13 @@ class ChosenRows {
   }
 
  private:
-  ChosenRows(const Walk<V>& walk, const T* x, uint8_t* codes, const ForwardCut& cut, int64_t rows,
-             int64_t pitch)
+  ChosenRows(const Walk<V>& walk, const Windows<S>& windows, const T* x, uint8_t* codes,
+             const ForwardCut& cut, int64_t rows, int64_t pitch)
       : walk_(walk),
         x_(x),
         codes_(codes),
-        fused_(walk, x, codes, cut.band, cut.tile),
+        fuses_(fuses(windows)),
+        fused_(walk, windows, x, codes, cut.band, cut.tile),
         edges_(walk.p, pitch == walk.pitch ? rows + walk.p.h.pool : 1),
         laid_(1, walk.same_rows ? 0 : (rows + walk.p.h.pool) * walk.pitch, 0),
         best_(1, (rows + walk.p.h.pool) * pitch, 0),
@@ -145,6 +154,7 @@ class ChosenRows {
   const Walk<V>& walk_;
   const T* x_;
   uint8_t* codes_;
+  bool fuses_;
   FusedRows<V, T, K ? K : 1, kCodes> fused_;
   int64_t first_row_ = 0;
   Edges<V> edges_;
@@ -167,6 +177,7 @@ class GivenRows {
         won_(walk.p.h.pool * walk.p.w.pool, cut.tile) {}
 
   bool sum_rows_of(const Tile&, int64_t, int64_t, int64_t, int64_t, Scratch<S>&) { return false; }
+  int64_t end_of_rows(int64_t) const { return 0; }
 
   void make(const Tile& tile, int64_t, int64_t, S* m) {
     with_truth(walk_.p.relu, [&](auto relu) {
@@ -271,12 +282,13 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
       }
       last = most(first, last);
       pay(least(first, u1));
-      const int64_t paid = least(last, u1);
+      int64_t paid = least(most(last, source.end_of_rows(i)), u1);
       bool summed = true;  // all of it, or none: a tile can leave what it shares to the next
       for_each_tile(unit, first, last, [&](const Tile& tile) {
         summed = summed && source.sum_rows_of(tile, i0, i, owed, paid, blurred);
       });
-      if (!summed)
+      if (!summed) {
+        paid = least(last, u1);
         for_each_tile(unit, first, last, [&](const Tile& tile) {
           source.make(tile, owed, paid, m[0]);
           const int64_t n = least(tile.n, walk.m_row - tile.at);
@@ -284,6 +296,7 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
             sum_sources<V>(walk.vertical.sources(j), m[0] - first * cut.tile, cut.tile, n, spare[0],
                            blurred[j - i0] + tile.at);
         });
+      }
       if (paid > owed) owed = paid;
       walk.blur_rows(blurred, i0, i, out);
     }
@@ -293,8 +306,10 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
 
 template <class V, class T, int K, bool kCodes>
 void forward_as(const Walk<V>& walk, const T* x, T* y, uint8_t* codes, int64_t begin, int64_t end) {
-  const ForwardCut cut(walk.p);
-  ChosenRows<V, T, K, kCodes> source(walk, x, codes, cut);
+  using Rows = ChosenRows<V, T, K, kCodes>;
+  const Windows<typename V::Scalar> windows(walk.p, walk.vertical);
+  const ForwardCut cut(walk.p, Rows::fuses(windows));
+  Rows source(walk, windows, x, codes, cut);
   blur_made_rows(walk, cut, source, kCodes, y, begin, end);
   const int64_t rows = code_rows_per_image(walk.p);
   for (int64_t image = begin / rows; kCodes && (image + 1) * rows <= end; ++image)
@@ -304,7 +319,7 @@ void forward_as(const Walk<V>& walk, const T* x, T* y, uint8_t* codes, int64_t b
 template <class V, class T>
 void apply_as(const Walk<V>& walk, const T* x, const uint8_t* codes, T* y, int64_t begin,
               int64_t end) {
-  const ForwardCut cut(walk.p);
+  const ForwardCut cut(walk.p, false);
   GivenRows<V, T> source(walk, x, codes, cut);
   blur_made_rows(walk, cut, source, false, y, begin, end);
 }

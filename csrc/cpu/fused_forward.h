@@ -1,8 +1,10 @@
 // B_v S_v S_h in one go, for values that are finite: rows of x in, rows of B_v m out.
 //
 // One vector of columns at a time goes down the rows of a band. The maxima along the last rows of x
-// and the rows of y that are begun stay in registers: m itself is never stored. NaN and infinities
-// have rules of their own, and are noticed at the end of a band; then the stages of select.h do it.
+// and the rows of y that are begun stay in registers: m itself is never stored. At the end of a
+// band they are kept, and the next one goes on from there, so nothing is made twice. NaN and
+// infinities have rules of their own, and are noticed at the end of a band; then the stages of
+// select.h do it.
 #pragma once
 
 #include "walk.h"
@@ -47,19 +49,23 @@ class FusedRows {
   using S = typename V::Scalar;
 
   // For bands of `band` rows of y, and tiles of `tile` columns.
-  FusedRows(const Walk<V>& walk, const T* x, uint8_t* codes, int64_t band, int64_t tile)
+  FusedRows(const Walk<V>& walk, const Windows<S>& windows, const T* x, uint8_t* codes,
+            int64_t band, int64_t tile)
       : walk_(walk),
+        windows_(windows),
         x_(x),
         codes_(codes),
-        windows_(walk.p, walk.vertical),
         pitch_((tile + 15) / 16 * 16),
         x_rows_(1, rows_of_m(band) + K, 0),
         zeros_(1, walk.x_row, 0),
         won_columns_(kCodes ? K : 0, (rows_of_m(band) + K) * pitch_),
         won_rows_(kCodes ? K + 1 : 0, rows_of_m(band) * pitch_),
-        planes_(kCodes ? walk.code_bits : 0, rows_of_m(band) * pitch_) {}
+        planes_(kCodes ? walk.code_bits : 0, rows_of_m(band) * pitch_),
+        kept_(K + windows.pairs() - 1, walk.pitch, 0),
+        kept_columns_(kCodes ? K * (K - 1) : 0, walk.pitch) {}
 
-  bool serves() const { return windows_.all(); }
+  // The row of m behind those that are made when row i of y is the next.
+  int64_t end_of_rows(int64_t i) const { return 2 * (i + windows_.pairs() - 1) - walk_.p.h.before; }
 
   // Rows [i0, i1) of B_v m, those columns that are in the tile, to `out`, and the codes of rows
   // [own_first, own_last). Or false if a value is not finite: then those of all tiles are of no
@@ -68,17 +74,31 @@ class FusedRows {
   bool make(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
             Scratch<S>& out) {
     const Axis& h = walk_.p.h;
-    const int64_t first = 2 * i0 - h.before - 1, n_rows = rows_of_m(i1 - i0);
+    if (tile.at == 0) resumes_ = tile.unit == unit_ && i0 == reached_;
+    const int64_t first = resumes_ ? end_of_rows(i0) : 2 * i0 - h.before - 1;
+    const int64_t n_rows = end_of_rows(i1) - first, known = resumes_ ? K - 1 : 0;
     const T* const unit = x_ + tile.unit * h.size * walk_.x_row;
-    for (int64_t r = 0; r < n_rows + K - 1; ++r) {
+    for (int64_t r = known; r < n_rows + K - 1; ++r) {
       // A row that only m's padding would see can be anything finite.
       const int64_t row = first - h.pad + r;
-      x_rows_[0][r] = row >= 0 && row < h.size                ? unit + row * walk_.x_row
-                      : row >= -h.pad && row < h.size + h.pad ? nullptr
-                                                              : zeros_[0];
+      x_rows_[0][r - known] = row >= 0 && row < h.size                ? unit + row * walk_.x_row
+                              : row >= -h.pad && row < h.size + h.pad ? nullptr
+                                                                      : zeros_[0];
     }
+    const auto for_each_kept = [&](int64_t row, auto f) {  // string of a row of x, from `row` on
+      for (int c = 1; kCodes && c < K; ++c)
+        for (int r = 0; r < K - 1; ++r)
+          f(won_columns_[c] + (row + r) * pitch_ / 8, kept_columns_[c * (K - 1) + r] + tile.at / 8,
+            size_t(tile.n + 7) / 8);
+    };
+    if (resumes_)
+      for_each_kept(0, [](uint8_t* here, uint8_t* kept, size_t n) { std::memcpy(here, kept, n); });
     const bool finite = walk_.p.relu ? make_columns<true>(tile, i0, i1, out)
                                      : make_columns<false>(tile, i0, i1, out);
+    for_each_kept(n_rows,
+                  [](uint8_t* here, uint8_t* kept, size_t n) { std::memcpy(kept, here, n); });
+    unit_ = tile.unit;
+    reached_ = !finite ? -1 : tile.at + tile.n == walk_.pitch ? i1 : reached_;
     if (finite && kCodes && own_first < own_last) put_own_codes(tile, first, own_first, own_last);
     return finite;
   }
@@ -121,6 +141,8 @@ class FusedRows {
     // Of the strings; what comparisons say of a row goes `at` bytes further on.
     uint8_t *column[K + 1], *row[K + 1];
     for (int c = 1; kCodes && c < K; ++c) column[c] = won_columns_[c] + column_at / 8;
+    S* const kept = kept_[0] + tile.at + column_at;
+    const int64_t kept_row = kept_.stride();
     for (int r = 1; kCodes && r < K + kRelu; ++r) row[r] = won_rows_[r] + column_at / 8;
     V sum = zero;
 
@@ -162,16 +184,25 @@ class FusedRows {
       return top;
     };
 
-#pragma GCC unroll 3
-    for (int r = 0; r < K; ++r) best[r + 1] = max_of_columns(r * row_bytes);
-    V before = max_of_rows(1, 0);
-    for (int c = 1; c < K; ++c) column[c] += (K - 1) * row_bytes;  // that much ahead of the rows'
+    V before;         // the last row of m
     V begun[kPairs];  // begun[j]: row i of y before its pair j + 1
-    for (int j = 0; j < kPairs; ++j) begun[j] = zero;
+    int64_t i = i0, at = 0;
+    if (resumes_) {
+      for (int r = 0; r < K - 1; ++r) best[2 + r] = V::load(kept + r * kept_row);
+      before = V::load(kept + (K - 1) * kept_row);
+      for (int j = 0; j < kPairs - 1; ++j) begun[j] = V::load(kept + (K + j) * kept_row);
+      i += kPairs - 1;
+    } else {
+#pragma GCC unroll 3
+      for (int r = 0; r < K; ++r) best[r + 1] = max_of_columns(r * row_bytes);
+      before = max_of_rows(1, 0);
+      for (int j = 0; j < kPairs; ++j) begun[j] = zero;
+      at = row_bytes;
+    }
+    for (int c = 1; c < K; ++c) column[c] += (K - 1) * row_bytes;  // that much ahead of the rows'
     constexpr int kWeights = Windows<S>::size(kPairs);
-    const S* weights = windows_.row(i0);
-    int64_t at = row_bytes;
-    for (int64_t i = i0; i < i1 + kPairs - 1; ++i, weights += kWeights, at += 2 * row_bytes) {
+    const S* weights = windows_.row(i);
+    for (; i < i1 + kPairs - 1; ++i, weights += kWeights, at += 2 * row_bytes) {
 #pragma GCC unroll 3
       for (int r = 0; r < K - 1; ++r) best[r] = best[r + 2];
       best[K - 1] = max_of_columns(at);
@@ -188,6 +219,9 @@ class FusedRows {
       if (done >= i0) begun[kPairs - 1].store(out[done - i0] + tile.at + column_at);
       before = high;
     }
+    for (int r = 0; r < K - 1; ++r) best[2 + r].store(kept + r * kept_row);
+    before.store(kept + (K - 1) * kept_row);
+    for (int j = 0; j < kPairs - 1; ++j) begun[j].store(kept + (K + j) * kept_row);
     odd = V::add(odd, sum);
   }
 
@@ -205,13 +239,19 @@ class FusedRows {
   }
 
   const Walk<V>& walk_;
+  const Windows<S>& windows_;
   const T* x_;
   uint8_t* codes_;
-  Windows<S> windows_;
   int64_t pitch_;  // of the strings
   Scratch<const T*> x_rows_;
   Scratch<T> zeros_;
   Bits won_columns_, won_rows_, planes_;
+  // Of the last band, of this unit and up to this row of y: the maxima of K - 1 rows of x, a row of
+  // m, the rows of y that are begun; and the strings of those rows of x.
+  int64_t unit_ = -1, reached_ = -1;
+  bool resumes_ = false;  // whether this band goes on from there
+  Scratch<S> kept_;
+  Bits kept_columns_;
 };
 
 }  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL
