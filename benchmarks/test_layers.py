@@ -43,17 +43,18 @@ class Contests:
     def __init__(self, clock: Clock, limits: Callable[[], dict[str, Any]]) -> None:
         self.clock, self.limits = clock, limits
         self.field: Field | None = None
+        self._contest: Contest | None = None
         self._races: dict[str, Race] = {}
 
     def contest(self, field: Field) -> Contest:
-        if field != self.field:
-            self._contest = Contest(field.row, self.clock, field.names)
-            self.field, self._races = field, {}
+        if self._contest is None or field != self.field:
+            self._contest, self._races = None, {}  # first: there may be no room for two
+            self._contest, self.field = Contest(field.row, self.clock, field.names), field
         return self._contest
 
     def race(self, mode: str) -> Race:
         if mode not in self._races:
-            assert self.field is not None
+            assert self.field is not None and self._contest is not None
             self._races[mode] = self._contest.race(
                 mode, **self.limits(), cold=self.field.cold, repeats=self.field.repeats
             )

@@ -113,10 +113,12 @@ class Races:
     def __init__(self, clock: Clock, limits: Callable[[], dict[str, Any]]) -> None:
         self.clock, self.limits = clock, limits
         self.key: tuple[str, bool] | None = None
+        self.steps: Steps | None = None
+        self.race: Race | None = None
 
     def of(self, name: str, channels_last: bool) -> tuple[Steps, Race]:
-        if self.key != (name, channels_last):
-            self.key = None
+        if self.steps is None or self.race is None or self.key != (name, channels_last):
+            self.steps = self.race = None  # first: there may be no room for two
             self.steps = Steps(name, channels_last, self.clock.device)
             # One step after the other leaves in the caches what the next one finds in training too.
             self.race = Race(self.clock, self.steps.calls, cold=False)

@@ -23,8 +23,10 @@ def saved_bytes(call: Callable[[], object], without: Collection[int] = ()) -> in
     kept: list[Tensor] = []
 
     def keep(t: Tensor) -> Tensor:
-        kept.append(t)
-        return t
+        # Detached, for a node holds what it keeps, and this function: a tensor that in turn holds
+        # the node would never be freed.
+        kept.append(t.detach())
+        return kept[-1]
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         call()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ if not (ROOT / "benchmarks").exists():
 for name in ("matplotlib", "pytest_benchmark", "rich"):
     pytest.importorskip(name, reason="the benchmarks need it")
 
-from benchmarks import contest, rivals, rows, timing  # noqa: E402
+from benchmarks import contest, rivals, rows, test_layers, timing  # noqa: E402
 from benchmarks.conftest import Tape  # noqa: E402
 from benchmarks.contest import Contest  # noqa: E402
 from benchmarks.rows import Row  # noqa: E402
@@ -320,3 +322,35 @@ def test_weighs_the_call_that_is_timed(clock: timing.Clock) -> None:
         assert ours["ran"].startswith("cpu: ")
         assert 0 < ours["saved_bytes"] <= ours["input_bytes"] / 16
         assert ours["peak_bytes"] < 1.4 * ours["input_bytes"]
+
+
+def test_what_was_weighed_is_freed(clock: timing.Clock) -> None:
+    """Else a run of all rows needs the memory of all rows."""
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(isinstance(thing, Tensor) for thing in gc.get_objects())
+
+    before = tensors()
+    found = entered(SMALL[1], clock, rivals.UNFUSED, rivals.ADOBE)
+    for mode in rivals.MODES:
+        found.race(mode, rounds=1, deadline=float("inf"))
+        for name in found.rivals:
+            found.facts(name, mode)
+    del found
+    assert tensors() == before
+
+
+def test_one_contest_at_a_time(clock: timing.Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: weakref.WeakSet[object] = weakref.WeakSet()
+
+    class Heavy:
+        def __init__(self, *_: object) -> None:
+            assert not alive
+            alive.add(self)
+
+    monkeypatch.setattr(test_layers, "Contest", Heavy)
+    contests = test_layers.Contests(clock, dict)
+    for row in SMALL[:2]:
+        contests.contest(test_layers.Field(row, (rivals.OURS,)))
+    assert len(alive) == 1
