@@ -54,7 +54,8 @@ class Contests:
 
     def race(self, mode: str) -> Race:
         if mode not in self._races:
-            assert self.field is not None and self._contest is not None
+            assert self.field is not None
+            assert self._contest is not None
             self._races[mode] = self._contest.race(
                 mode, **self.limits(), cold=self.field.cold, repeats=self.field.repeats
             )

@@ -94,14 +94,30 @@ void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typen
     } else if (step > 1) {
       for (int64_t j = 0; j < columns; ++j) run(m + stride * j * step, y + j * step, step);
     } else if (stride == 2) {
+      // The elements that the last two taps take; those of the others are the same, some lanes on.
+      V even, odd, even_before, odd_before;
+      const auto load_pair = [&](int64_t j, int b, V& even, V& odd) {
+        V::deinterleave(V::load(m + 2 * j + b), V::load(m + 2 * j + b + L), even, odd);
+      };
+      if (F) load_pair(-L, F - 2, even_before, odd_before);
       for (int64_t j = 0; j < columns; j += L) {
         V sum = V::splat(0);
-#pragma GCC unroll 8
-        for (int b = 0; b < n_taps; b += 2) {
-          V even, odd;
-          V::deinterleave(V::load(m + 2 * j + b), V::load(m + 2 * j + b + L), even, odd);
-          sum = V::fma(tap(b), even, sum);
-          if (b + 1 < n_taps) sum = V::fma(tap(b + 1), odd, sum);
+        if constexpr (F > 0) {
+          load_pair(j, F - 2, even, odd);
+          for_each_constant<F>([&](auto b) {
+            constexpr int from_end = F - 1 - b();
+            V from = from_end % 2 ? even : odd;
+            if constexpr (from_end >= 2)
+              from = V::template join<from_end / 2>(from_end % 2 ? even_before : odd_before, from);
+            sum = V::fma(tap(b()), from, sum);
+          });
+          even_before = even, odd_before = odd;
+        } else {
+          for (int b = 0; b < n_taps; b += 2) {
+            load_pair(j, b, even, odd);
+            sum = V::fma(tap(b), even, sum);
+            if (b + 1 < n_taps) sum = V::fma(tap(b + 1), odd, sum);
+          }
         }
         if (j + L <= columns) sum.store(y + j);
         else sum.store_first(y + j, int(columns - j));

@@ -77,6 +77,14 @@ void with_constant(Sizes<kSizes...>, int n, F f) {
   if (!known) f(std::integral_constant<int, 0>{});
 }
 
+// Calls f with 0, 1 ... N - 1 as compile-time constants.
+template <int N, class F>
+inline void for_each_constant(F f) {
+  [&]<int... kAll>(std::integer_sequence<int, kAll...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, kAll>{}), ...);
+  }(std::make_integer_sequence<int, N>{});
+}
+
 template <class F>
 void with_truth(bool truth, F f) {
   if (truth) f(std::true_type{});
