@@ -10,13 +10,13 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
-constexpr int64_t kBandOfX = 4096;   // elements of a band of forward
-constexpr int64_t kBandOfDm = 2048;  // and of backward, which keeps more for each
-constexpr int64_t kLongRow = 1024;   // one that is cut
-constexpr int64_t kTile = 512;       // columns of a row that is cut: a multiple of 64
-constexpr int64_t kRowsOfTiles = 7;  // rows of y for which a row is cut in tiles
-constexpr int64_t kRowsOfFusedTiles = 4;
-constexpr int64_t kRowsOfDm = 6;  // rows of dx at least for which rows of dm are made
+constexpr int64_t kBandOfX = 4096;        // elements of a band of forward
+constexpr int64_t kBandOfDm = 2048;       // and of backward, which keeps more for each
+constexpr int64_t kLongRow = 1024;        // one that is cut
+constexpr int64_t kTile = 512;            // columns of a row that is cut: a multiple of 64
+constexpr int64_t kRowsOfTiles = 7;       // rows of y for which a row is cut in tiles
+constexpr int64_t kRowsOfFusedTiles = 4;  // as many for FusedRows: low, for x to be read in order
+constexpr int64_t kRowsOfDm = 6;          // rows of dx at least for which rows of dm are made
 
 // One unit's sizes (see Params::units), in elements, with what a walk needs at hand.
 template <class V>
