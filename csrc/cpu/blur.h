@@ -55,13 +55,17 @@ inline std::vector<Border1d> borders_of(const Axis& w, Border border) {
   return borders;
 }
 
-// Fills the margins of a row with its padding.
+// Fills the margins of rows with their padding. Row r begins at m + r * m_row.
 template <class S>
-void pad_columns(const std::vector<Border1d>& borders, int64_t step, S* m) {
+void pad_columns(const std::vector<Border1d>& borders, int64_t step, S* m, int64_t m_row,
+                 int64_t n_rows) {
   for (const auto& [to, from] : borders) {
-    if (step == 1) m[to] = from < 0 ? S(0) : m[from];
-    else if (from < 0) std::memset((void*)(m + to * step), 0, sizeof(S) * size_t(step));
-    else std::memcpy(m + to * step, m + from * step, sizeof(S) * size_t(step));
+    for (int64_t r = 0; r < n_rows; ++r) {
+      S* const row = m + r * m_row;
+      if (step == 1) row[to] = from < 0 ? S(0) : row[from];
+      else if (from < 0) std::memset((void*)(row + to * step), 0, sizeof(S) * size_t(step));
+      else std::memcpy(row + to * step, row + from * step, sizeof(S) * size_t(step));
+    }
   }
 }
 

@@ -28,29 +28,17 @@ struct ForwardCut {
   }
 };
 
-// Winners chosen here: max, and ReLU. The codes of rows [own_first, own_last) are written.
+// Rows of m, one stage after the other; see select.h.
 template <class V, class T, int K, bool kCodes>
-class ChosenRows {
+class StagedRows {
  public:
   using S = typename V::Scalar;
 
-  ChosenRows(const Walk<V>& walk, const Windows<S>& windows, const T* x, uint8_t* codes,
-             const ForwardCut& cut)
-      : ChosenRows(walk, windows, x, codes, cut, cut.rows, cut.tile) {}
+  StagedRows(const Walk<V>& walk, const T* x, uint8_t* codes, const ForwardCut& cut)
+      : StagedRows(walk, x, codes, cut.rows, cut.tile) {}
 
-  // Whether B_v m can be made at once; see FusedRows.
-  static bool fuses(const Windows<S>& windows) {
-    return K > 0 && FASTBLUR_CPU_FUSES && windows.all();
-  }
-  int64_t end_of_rows(int64_t i) const { return fuses_ ? fused_.end_of_rows(i) : 0; }
-  bool sum_rows_of(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
-                   Scratch<S>& out) {
-    if constexpr (K == 0 || !FASTBLUR_CPU_FUSES) return false;
-    else return fuses_ && fused_.make(tile, i0, i1, own_first, own_last, out);
-  }
-
-  // Rows [tile.first, tile.last) of m; see select.h.
-  void make(const Tile& tile, int64_t own_first, int64_t own_last, S* m) {
+  // Rows [tile.first, tile.last) of m, and the codes of rows [own_first, own_last).
+  const S* make(const Tile& tile, int64_t own_first, int64_t own_last) {
     const Axis& h = walk_.p.h;
     first_row_ = most(0, tile.first - h.pad);
     const int64_t last_row = least(h.size, tile.last - h.pad + h.pool - 1);
@@ -65,21 +53,20 @@ class ChosenRows {
         while (next < tile.last && all_rows(next)) ++next;
       with_truth(walk_.p.relu, [&](auto relu) {
         with_truth(careful, [&](auto careful) {
-          max_of_rows<relu(), careful()>(tile, u, next, own_first, own_last, m);
+          max_of_rows<relu(), careful()>(tile, u, next, own_first, own_last);
         });
       });
       u = next;
     }
+    return m_[0];
   }
 
  private:
-  ChosenRows(const Walk<V>& walk, const Windows<S>& windows, const T* x, uint8_t* codes,
-             const ForwardCut& cut, int64_t rows, int64_t pitch)
+  StagedRows(const Walk<V>& walk, const T* x, uint8_t* codes, int64_t rows, int64_t pitch)
       : walk_(walk),
         x_(x),
         codes_(codes),
-        fuses_(fuses(windows)),
-        fused_(walk, windows, x, codes, cut.band, cut.tile),
+        m_(1, rows * pitch, 0),
         edges_(walk.p, pitch == walk.pitch ? rows + walk.p.h.pool : 1),
         laid_(1, walk.same_rows ? 0 : (rows + walk.p.h.pool) * walk.pitch, 0),
         best_(1, (rows + walk.p.h.pool) * pitch, 0),
@@ -126,14 +113,15 @@ class ChosenRows {
   // Rows [first, last) of m, whose winners are in rows [begin, begin + n_rows) of their windows.
   template <bool kRelu, bool kCareful>
   void max_of_rows(const Tile& tile, int64_t first, int64_t last, int64_t own_first,
-                   int64_t own_last, S* m) {
+                   int64_t own_last) {
     const Axis& h = walk_.p.h;
     const int begin = h.first_candidate(first), n_rows = h.end_candidate(first) - begin;
     const int64_t pitch = tile.pitch, top = first - h.pad + begin - first_row_;
     const auto select = [&](auto known) {
       select_rows<V, known(), kCodes, kRelu, kCareful>(best_[0] + top * pitch, pitch, n_rows,
                                                        (last - first) * pitch,
-                                                       m + (first - tile.first) * pitch, won_rows_);
+                                                       m_[0] + (first - tile.first) * pitch,
+                                                       won_rows_);
     };
     // All rows of the window, or at a border all but one, or as many as there are.
     with_constant(Sizes<K, (K > 1 ? K - 1 : K)>{}, n_rows, select);
@@ -154,12 +142,48 @@ class ChosenRows {
   const Walk<V>& walk_;
   const T* x_;
   uint8_t* codes_;
-  bool fuses_;
-  FusedRows<V, T, K ? K : 1, kCodes> fused_;
+  Scratch<S> m_;
   int64_t first_row_ = 0;
   Edges<V> edges_;
   Scratch<S> laid_, best_;
   Bits won_columns_, won_rows_, planes_;
+};
+
+// Winners chosen here: max, and ReLU. Both ways to do it have their scratch made when first needed.
+template <class V, class T, int K, bool kCodes>
+class ChosenRows {
+ public:
+  using S = typename V::Scalar;
+
+  ChosenRows(const Walk<V>& walk, const Windows<S>& windows, const T* x, uint8_t* codes,
+             const ForwardCut& cut)
+      : walk_(walk), x_(x), codes_(codes), cut_(cut) {
+    if (fuses(windows)) fused_.emplace(walk, windows, x, codes, cut.band, cut.tile);
+  }
+
+  // Whether B_v m can be made at once; see FusedRows.
+  static bool fuses(const Windows<S>& windows) {
+    return K > 0 && FASTBLUR_CPU_FUSES && windows.all();
+  }
+  int64_t end_of_rows(int64_t i) const { return fused_ ? fused_->end_of_rows(i) : 0; }
+  bool sum_rows_of(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
+                   Scratch<S>& out) {
+    if constexpr (K == 0 || !FASTBLUR_CPU_FUSES) return false;
+    else return fused_ && fused_->make(tile, i0, i1, own_first, own_last, out);
+  }
+
+  const S* make(const Tile& tile, int64_t own_first, int64_t own_last) {
+    if (!staged_) staged_.emplace(walk_, x_, codes_, cut_);
+    return staged_->make(tile, own_first, own_last);
+  }
+
+ private:
+  const Walk<V>& walk_;
+  const T* x_;
+  uint8_t* codes_;
+  const ForwardCut& cut_;
+  std::optional<FusedRows<V, T, K ? K : 1, kCodes>> fused_;
+  std::optional<StagedRows<V, T, K, kCodes>> staged_;
 };
 
 // Winners given by codes.
@@ -172,6 +196,7 @@ class GivenRows {
       : walk_(walk),
         x_(x),
         codes_(codes),
+        m_(1, cut.rows * cut.tile, 0),
         edges_(walk.p, 1),
         planes_(walk.code_bits, cut.tile),
         won_(walk.p.h.pool * walk.p.w.pool, cut.tile) {}
@@ -179,11 +204,12 @@ class GivenRows {
   bool sum_rows_of(const Tile&, int64_t, int64_t, int64_t, int64_t, Scratch<S>&) { return false; }
   int64_t end_of_rows(int64_t) const { return 0; }
 
-  void make(const Tile& tile, int64_t, int64_t, S* m) {
+  const S* make(const Tile& tile, int64_t, int64_t) {
     with_truth(walk_.p.relu, [&](auto relu) {
       for (int64_t u = tile.first; u < tile.last; ++u)
-        make_row<relu()>(tile, u, m + (u - tile.first) * tile.pitch);
+        make_row<relu()>(tile, u, m_[0] + (u - tile.first) * tile.pitch);
     });
+    return m_[0];
   }
 
  private:
@@ -219,6 +245,7 @@ class GivenRows {
   const Walk<V>& walk_;
   const T* x_;
   const uint8_t* codes_;
+  Scratch<S> m_;
   Edges<V> edges_;
   Bits planes_, won_;
 };
@@ -255,8 +282,23 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
   using S = typename V::Scalar;
   const Params& p = walk.p;
   const Axis& h = p.h;
-  Scratch<S> m(1, cut.rows * cut.tile, 0), spare(1, cut.tile, 0);
+  Scratch<S> spare(1, cut.tile, 0);
   auto blurred = walk.padded_rows(cut.band);
+  // The rows of m that rows [i0, i1) of y are made of. Small maps ask for all, again and again.
+  struct {
+    int64_t i0, i1 = -1, first, last;
+  } reach;
+  const auto find_reach = [&](int64_t i0, int64_t i1) {
+    if (reach.i0 == i0 && reach.i1 == i1) return;
+    reach = {i0, i1, h.pooled(), 0};
+    for (int64_t i = i0; i < i1; ++i) {
+      const auto sources = walk.vertical.sources(i);
+      if (sources.size() == 0) continue;
+      reach.first = least(reach.first, sources.begin()->row);
+      reach.last = most(reach.last, sources.end()[-1].row + 1);
+    }
+    reach.last = most(reach.first, reach.last);
+  };
   const auto for_each_tile = [&](int64_t unit, int64_t first, int64_t last, auto f) {
     for (int64_t at = 0; at < walk.pitch; at += cut.tile)
       f(Tile{unit, first, last, at, least(cut.tile, walk.pitch - at), cut.tile});
@@ -268,19 +310,14 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
     const auto pay = [&](int64_t until) {
       for (int64_t next; owed < until; owed = next) {
         next = least(until, owed + cut.rows);
-        for_each_tile(unit, owed, next, [&](const Tile& t) { source.make(t, owed, next, m[0]); });
+        for_each_tile(unit, owed, next, [&](const Tile& t) { source.make(t, owed, next); });
       }
     };
     const int64_t i1 = share_of_y(p, u1);
     for (int64_t i0 = share_of_y(p, u0), i; i0 < i1; i0 = i) {
       i = least(i1, i0 + cut.band);
-      int64_t first = h.pooled(), last = 0;  // rows of m that these are made of
-      for (int64_t j = i0; j < i; ++j) {
-        const auto sources = walk.vertical.sources(j);
-        if (sources.size() == 0) continue;
-        first = least(first, sources.begin()->row), last = most(last, sources.end()[-1].row + 1);
-      }
-      last = most(first, last);
+      find_reach(i0, i);
+      const int64_t first = reach.first, last = reach.last;
       pay(least(first, u1));
       int64_t paid = least(most(last, source.end_of_rows(i)), u1);
       bool summed = true;  // all of it, or none: a tile can leave what it shares to the next
@@ -290,10 +327,10 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
       if (!summed) {
         paid = least(last, u1);
         for_each_tile(unit, first, last, [&](const Tile& tile) {
-          source.make(tile, owed, paid, m[0]);
+          const S* const m = source.make(tile, owed, paid) - first * cut.tile;
           const int64_t n = least(tile.n, walk.m_row - tile.at);
           for (int64_t j = i0; j < i; ++j)
-            sum_sources<V>(walk.vertical.sources(j), m[0] - first * cut.tile, cut.tile, n, spare[0],
+            sum_sources<V>(walk.vertical.sources(j), m, cut.tile, n, spare[0],
                            blurred[j - i0] + tile.at);
         });
       }

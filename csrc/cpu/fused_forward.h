@@ -157,7 +157,7 @@ class FusedRows {
         for (int c = 1; kCodes && c < K; ++c) put_lanes<V>(column[c] + at, 0, 0);
         return least;
       }
-      __builtin_prefetch(x + from + ahead);
+      __builtin_prefetch(x + from + ahead, 0, 2);
       V top;
 #pragma GCC unroll 3
       for (int c = 0; c < K; ++c) {

@@ -51,7 +51,7 @@ struct Walk {
   // Rows [i0, i1) of y of a unit from as many rows of B_v m.
   template <class T>
   void blur_rows(Scratch<S>& m, int64_t i0, int64_t i1, T* unit) const {
-    for (int64_t i = i0; i < i1; ++i) pad_columns(borders, p.step(), m[i - i0]);
+    pad_columns(borders, p.step(), m[0], m.stride(), i1 - i0);
     blur_columns<V>(p, taps_w, m[0], m.stride(), i1 - i0, unit + i0 * y_row);
   }
 
