@@ -84,6 +84,7 @@ void route_back(const Params& p, const typename V::Scalar* const* dm, const Won&
   for (int r = 0; r < pool_h; ++r) row[r] = dm[r] + p.w.pad * step, winner[r] = won.row[r];
   for (int64_t i = 0; i < n; i += L) {
     V sum = V::splat(0);
+    if (!kStream) prefetch(dx + i + kAhead);
 #pragma GCC unroll 3
     for (int r = 0; r < pool_h; ++r) {
       V of_row = V::splat(0);  // of its own: the sums of the rows need not wait for one another
@@ -179,7 +180,7 @@ void backward_staged(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* 
       const S* const dm = gradient.make(unit, first, last);
       if (p.linear()) {
         for (int64_t x = x0; x < x1; ++x)
-          copy_row<V>(dm + (x - x0) * walk.pitch, walk.x_row, out + x * walk.x_row);
+          copy_row<V, kStream>(dm + (x - x0) * walk.pitch, walk.x_row, out + x * walk.x_row);
         continue;
       }
       winners.read(unit, most(first, 0), least(last, h.pooled()));

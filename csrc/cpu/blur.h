@@ -9,10 +9,11 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
-// B_v and B_v': out[i] = sum_a weight[a] * row[a][i] for i in [0, n); N = number of rows, or 0.
+// B_v and B_v': out[i] = sum_a weight[a] * row[a][i] for i in [0, n); N = number of rows, or 0. So
+// many elements ahead the last two rows are prefetched, the others having been last ones before.
 template <class V, int N, class E>
 void sum_n_rows(const E* const* row, const typename V::Scalar* weight, int n_rows, int64_t n,
-                typename V::Scalar* out) {
+                typename V::Scalar* out, int64_t ahead) {
   constexpr int L = V::kLanes;
   if (N) n_rows = N;
   // Copies, if they are few, because a store to out might change weight for all the compiler knows.
@@ -21,6 +22,9 @@ void sum_n_rows(const E* const* row, const typename V::Scalar* weight, int n_row
   for (int a = 0; a < N; ++a) own_weight[a] = V::splat(weight[a]), own_row[a] = row[a];
   const auto at = [&](int64_t i, auto load) {
     V sum = V::splat(0);
+    if constexpr (N > 1) {
+      if (ahead) prefetch(own_row[N - 2] + i + ahead), prefetch(own_row[N - 1] + i + ahead);
+    }
 #pragma GCC unroll 8
     for (int a = 0; a < n_rows; ++a)
       sum = N ? V::fma(own_weight[a], load(own_row[a] + i), sum)
@@ -37,9 +41,9 @@ void sum_n_rows(const E* const* row, const typename V::Scalar* weight, int n_row
 
 template <class V, class E>
 void sum_rows(const E* const* row, const typename V::Scalar* weight, int n_rows, int64_t n,
-              typename V::Scalar* out) {
+              typename V::Scalar* out, int64_t ahead = 0) {
   with_constant(RowCounts{}, n_rows,
-                [&](auto known) { sum_n_rows<V, known()>(row, weight, n_rows, n, out); });
+                [&](auto known) { sum_n_rows<V, known()>(row, weight, n_rows, n, out, ahead); });
 }
 
 // A column of the padding, and the column that it is a copy of, or < 0: zeros.

@@ -381,7 +381,7 @@ void blur_only(const Walk<V>& walk, const T* x, T* y, int64_t begin, int64_t end
           const int64_t u = border_source(h.stride * j + a - h.before, h.size, p.border);
           row[a] = u < 0 ? zeros[0] : in + u * walk.x_row;
         }
-        sum_rows<V>(row, walk.taps_h, h.n_taps, walk.m_row, blurred[j - i0]);
+        sum_rows<V>(row, walk.taps_h, h.n_taps, walk.m_row, blurred[j - i0], kAhead);
       }
       walk.blur_rows(blurred, i0, i, out);
     }

@@ -56,7 +56,7 @@ class FusedRowsBack {
         won[r] = won_[r * K] + at / 8;
       }
       T* const row = dx + (unit * p.h.size + x) * walk_.x_row;
-      if (p.linear()) copy_row<V>(dm[0] + kLead, walk_.x_row, row);
+      if (p.linear()) copy_row<V, kStream>(dm[0] + kLead, walk_.x_row, row);
       else route_row<kStream>(dm, won, row);
     }
   }
@@ -173,6 +173,7 @@ class FusedRowsBack {
     for (int c = 1; c < K; ++c) before[c] = gather(c);
     for (int64_t i = 0; i < n; i += L) {
       go_to(L);
+      if (!kStream) prefetch(dx + i + kAhead);
       V sum = gather(0);
       if constexpr (K > 1) {
         const V here = gather(1);

@@ -132,8 +132,10 @@ class FusedRows {
     const V zero = V::splat(0), least = V::splat(-S(__builtin_inf()));
     const int64_t step = walk_.p.step(), row_bytes = pitch_ / 8;
     const int64_t from = tile.at + column_at - walk_.p.w.pad * step;
-    // What comes next: the columns beside these, or where tiles are whole rows, those below.
-    const int64_t ahead = tile.n < walk_.pitch ? tile.n : 2 * (i1 - i0) * walk_.x_row;
+    // What comes next: the columns beside those of the tile, or behind the last, the next band's.
+    const bool beside = tile.at + tile.n < walk_.pitch;
+    const int64_t ahead = from + (beside ? tile.n + (K - 1) * step
+                                         : 2 * (i1 - i0) * walk_.x_row - tile.at);
     const T* const* x_row = x_rows_[0];
     typename V::Word exists[K];
     for (int c = 0; c < K; ++c)
@@ -157,7 +159,7 @@ class FusedRows {
         for (int c = 1; kCodes && c < K; ++c) put_lanes<V>(column[c] + at, 0, 0);
         return least;
       }
-      __builtin_prefetch(x + from + ahead, 0, 2);
+      prefetch(x + ahead);
       V top;
 #pragma GCC unroll 3
       for (int c = 0; c < K; ++c) {

@@ -43,12 +43,12 @@ struct Entry {
     with_constant(SquarePools{}, specialised_pool(p.h.pool, p.w.pool), f);
   }
 
-  // Whether dx goes past the caches: if it is far larger than they are, so that nobody finds it
-  // there, and every vector of it is whole.
+  // Whether dx goes past the caches: if it is larger than what a core has for itself, and every
+  // vector of it is whole.
   static bool streams(const Walk<V>& walk, const T* dx) {
-    constexpr int64_t kFarLarger = 16 << 20, kVector = V::kLanes * sizeof(T);
+    constexpr int64_t kLarge = 2 << 20, kVector = V::kLanes * sizeof(T);
     const int64_t bytes = walk.p.units() * walk.p.h.size * walk.x_row * int64_t(sizeof(T));
-    return bytes >= kFarLarger && walk.x_row * int64_t(sizeof(T)) % kVector == 0 &&
+    return bytes >= kLarge && walk.x_row * int64_t(sizeof(T)) % kVector == 0 &&
            reinterpret_cast<uintptr_t>(dx) % kVector == 0;
   }
 };

@@ -106,11 +106,14 @@ void put_codes(const Walk<V>& walk, const Tile& tile, int64_t pitch, int64_t fir
 }
 
 // A row, from any type to any other.
-template <class V, class From, class To>
+template <class V, bool kStream = false, class From, class To>
 void copy_row(const From* row, int64_t n, To* out) {
   constexpr int L = V::kLanes;
   int64_t i = 0;
-  for (; i + L <= n; i += L) V::load(row + i).store(out + i);
+  for (; i + L <= n; i += L) {
+    if (kStream) V::load(row + i).stream(out + i);
+    else V::load(row + i).store(out + i);
+  }
   if (i < n) V::load_where(row + i, lanes_between<V>(0, n - i)).store_first(out + i, int(n - i));
 }
 
