@@ -66,6 +66,25 @@ Axis make_axis(const char* side, int64_t size, int64_t pool, int64_t stride, int
 
 }  // namespace
 
+OwnedArguments::OwnedArguments(const Arguments& a) : padding_mode(a.padding_mode) {
+  for (const auto& list : {a.kernel_size, a.stride, a.padding, a.blur_padding})
+    ints.insert(ints.end(), list.begin(), list.end());
+  ints.push_back(a.relu);
+  ints.push_back(a.channels_last);
+  ints.push_back(int64_t(a.taps_h.size()));
+  taps.assign(a.taps_h.begin(), a.taps_h.end());
+  taps.insert(taps.end(), a.taps_w.begin(), a.taps_w.end());
+}
+
+Arguments OwnedArguments::arguments() const {
+  const at::IntArrayRef all(ints);
+  const at::ArrayRef<double> both(taps);
+  const auto n_taps_h = size_t(all.back());
+  return {all.slice(0, 2),      all.slice(2, 2), all.slice(4, 2), both.slice(0, n_taps_h),
+          both.slice(n_taps_h), all.slice(6, 4), padding_mode,    all[10] != 0,
+          all[11] != 0};
+}
+
 Params make_params(at::IntArrayRef input_size, const Arguments& args) {
   check_length(input_size, 4, "input_size");
   check_length(args.kernel_size, 2, "kernel_size");

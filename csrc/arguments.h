@@ -4,8 +4,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <string>
 #include <string_view>
 #include <tuple>
+#include <vector>
 
 #include "max_blur_pool.h"
 
@@ -26,6 +28,18 @@ struct Arguments {
   std::string_view padding_mode;
   bool relu;
   bool channels_last;  // memory format of x, y and their gradients, and the layout of the codes
+};
+
+// Arguments that outlive a call.
+struct OwnedArguments {
+  // kernel_size, stride, padding, blur_padding, relu, channels_last, number of taps_h
+  std::vector<int64_t> ints;
+  std::vector<double> taps;  // h, then w
+  std::string padding_mode;
+
+  OwnedArguments() = default;
+  explicit OwnedArguments(const Arguments& args);
+  Arguments arguments() const;  // pointing here
 };
 
 // Checks the geometry and the four sizes of x. Throws ValueError naming argument, value and rule.

@@ -19,43 +19,20 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// The geometry of a call, owned, to outlive the call in its node of the graph.
-struct Saved {
-  // kernel_size, stride, padding, blur_padding, relu, channels_last, number of taps_h
-  std::vector<int64_t> ints;
-  std::vector<double> taps;  // h, then w
-  std::string padding_mode;
+void save(AutogradContext& ctx, const Arguments& a) {
+  OwnedArguments owned(a);
+  ctx.saved_data["ints"] = std::move(owned.ints);
+  ctx.saved_data["taps"] = std::move(owned.taps);
+  ctx.saved_data["padding_mode"] = std::move(owned.padding_mode);
+}
 
-  explicit Saved(const Arguments& a) : padding_mode(a.padding_mode) {
-    for (const auto& list : {a.kernel_size, a.stride, a.padding, a.blur_padding})
-      ints.insert(ints.end(), list.begin(), list.end());
-    ints.push_back(a.relu);
-    ints.push_back(a.channels_last);
-    ints.push_back(int64_t(a.taps_h.size()));
-    taps.assign(a.taps_h.begin(), a.taps_h.end());
-    taps.insert(taps.end(), a.taps_w.begin(), a.taps_w.end());
-  }
-
-  explicit Saved(const AutogradContext& ctx)
-      : ints(ctx.saved_data.at("ints").toIntVector()),
-        taps(ctx.saved_data.at("taps").toDoubleVector()),
-        padding_mode(ctx.saved_data.at("padding_mode").toStringRef()) {}
-
-  void save(AutogradContext& ctx) const {
-    ctx.saved_data["ints"] = ints;
-    ctx.saved_data["taps"] = taps;
-    ctx.saved_data["padding_mode"] = padding_mode;
-  }
-
-  Arguments arguments() const {
-    const at::IntArrayRef all(ints);
-    const at::ArrayRef<double> both(taps);
-    const auto n_taps_h = size_t(all.back());
-    return {all.slice(0, 2),      all.slice(2, 2), all.slice(4, 2), both.slice(0, n_taps_h),
-            both.slice(n_taps_h), all.slice(6, 4), padding_mode,    all[10] != 0,
-            all[11] != 0};
-  }
-};
+OwnedArguments saved_arguments(const AutogradContext& ctx) {
+  OwnedArguments owned;
+  owned.ints = ctx.saved_data.at("ints").toIntVector();
+  owned.taps = ctx.saved_data.at("taps").toDoubleVector();
+  owned.padding_mode = ctx.saved_data.at("padding_mode").toStringRef();
+  return owned;
+}
 
 // What forward and apply share: dx = S' B' dy.
 variable_list backward_to_input(AutogradContext* ctx, const at::Tensor& dy, size_t n_arguments) {
@@ -63,7 +40,7 @@ variable_list backward_to_input(AutogradContext* ctx, const at::Tensor& dy, size
   if (!dy.defined()) return grads;
   const auto saved = ctx->get_saved_variables();
   grads[0] = call_backward(dy, saved[0], ctx->saved_data["input_size"].toSymIntVector(),
-                           Saved(*ctx).arguments());
+                           saved_arguments(*ctx).arguments());
   return grads;
 }
 
@@ -75,7 +52,7 @@ struct MaxBlurPoolForward : Function<MaxBlurPoolForward> {
     ctx->mark_non_differentiable({codes});
     ctx->save_for_backward({codes});
     ctx->saved_data["input_size"] = x.sym_sizes();
-    Saved(a).save(*ctx);
+    save(*ctx, a);
     return {y, codes};
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -89,13 +66,14 @@ struct MaxBlurPoolBackward : Function<MaxBlurPoolBackward> {
     at::AutoDispatchBelowADInplaceOrView guard;
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({codes});
-    Saved(a).save(*ctx);
+    save(*ctx, a);
     return call_backward(dy, codes, input_size, a);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     variable_list result(4);
     if (grads[0].defined())
-      result[0] = call_apply(grads[0], ctx->get_saved_variables()[0], Saved(*ctx).arguments());
+      result[0] =
+          call_apply(grads[0], ctx->get_saved_variables()[0], saved_arguments(*ctx).arguments());
     return result;
   }
 };
@@ -107,7 +85,7 @@ struct MaxBlurPoolApply : Function<MaxBlurPoolApply> {
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({codes});
     ctx->saved_data["input_size"] = x.sym_sizes();
-    Saved(a).save(*ctx);
+    save(*ctx, a);
     return call_apply(x, codes, a);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {

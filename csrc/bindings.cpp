@@ -2,6 +2,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
@@ -9,6 +10,7 @@
 #include "cpu/codes.h"
 #include "cpu/level_choice.h"
 #include "cpu/specialisation.h"
+#include "plain_call.h"
 
 #if defined(FASTBLUR_CUDA_ARCHS)  // what setup.py built for
 #include "cuda/build.h"
@@ -54,6 +56,22 @@ at::Tensor apply(const at::Tensor& x, const at::Tensor& codes, FASTBLUR_RAW_PARA
 
 Params params_of(const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last) {
   return make_params(input_size, {FASTBLUR_RAW_ARGUMENTS});
+}
+
+PlainCall plain_call(FASTBLUR_RAW_PARAMETERS, const at::Device& device) {
+  constexpr bool channels_last = false;  // the input will tell
+  return PlainCall({FASTBLUR_RAW_ARGUMENTS}, device);
+}
+
+// y, or None; see plain_call.h.
+py::object call_plainly(const PlainCall& call, py::handle x) {
+  if (!THPVariable_CheckExact(x.ptr())) return py::none();
+  std::optional<at::Tensor> y;
+  {
+    py::gil_scoped_release no_gil;
+    y = call(THPVariable_Unpack(x.ptr()));
+  }
+  return y ? py::cast(*std::move(y)) : py::none();
 }
 
 py::dict build_info() {
@@ -130,6 +148,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       py::arg("input_size"), FASTBLUR_RAW_NAMES, py::arg("dtype") = at::kFloat,
       "Which kernels of the CUDA backend run a call, in words.");
 #endif
+  py::class_<PlainCall>(m, "PlainCall",
+                        "(x) -> y on a plain tensor of a device, differentiable; or None, where "
+                        "anything but autograd is at work, or the input does not fit.")
+      .def(py::init(&plain_call), py::arg("kernel_size"), py::arg("stride"), py::arg("padding"),
+           py::arg("taps_h"), py::arg("taps_w"), py::arg("blur_padding"), py::arg("padding_mode"),
+           py::arg("relu"), py::arg("device"))
+      .def("__call__", &call_plainly, py::arg("x"));
   m.def("build_info", &build_info, "What this extension was built with, and for.");
   m.def("cpu_level", [] { return cpu::level().name; }, "The instruction-set level in use.");
   m.def("set_cpu_level", &cpu::set_level, py::arg("name"),

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Backend:
         device_type: where it is at home; tests and the doctor run it there.
         run: ``(x [N, C, H, W], geometry) -> y``, for checked input.
         why_not: the reason why it cannot run on a device, or None if it can.
+        plain_call: a short cut of ``run`` for plain tensors, if there is one; see ``_ops``.
         keeps_codes: whether it keeps codes for backward (else whatever autograd keeps).
     """
 
@@ -35,6 +36,7 @@ class Backend:
     run: Callable[[Tensor, Geometry], Tensor]
     why_not: Callable[[torch.device], str | None]
     keeps_codes: bool
+    plain_call: Callable[[Geometry, torch.device], Any] | None = None
 
 
 def _why_not_cpu(device: torch.device) -> str | None:
@@ -126,9 +128,9 @@ def _run_triton(x: Tensor, geometry: Geometry) -> Tensor:
 # In the order in which "auto" tries them. Nothing measured says that Triton's kernels are faster
 # than the compiled ones, so they come after those for the same devices.
 BACKENDS = (
-    Backend("cuda", "cuda", _autograd.max_blur_pool, _why_not_cuda, keeps_codes=True),
+    Backend("cuda", "cuda", _autograd.max_blur_pool, _why_not_cuda, True, _ops.plain_call),
     Backend("triton", "cuda", _run_triton, _why_not_triton, keeps_codes=True),
-    Backend("cpu", "cpu", _autograd.max_blur_pool, _why_not_cpu, keeps_codes=True),
+    Backend("cpu", "cpu", _autograd.max_blur_pool, _why_not_cpu, True, _ops.plain_call),
     Backend("reference", "cpu", _reference.max_blur_pool, lambda device: None, keeps_codes=False),
 )
 *_, REFERENCE = BACKENDS

@@ -74,6 +74,15 @@ def apply(x: Tensor, codes: Tensor, arguments: Arguments) -> Tensor:
     return y
 
 
+def plain_call(geometry: Geometry, device: torch.device) -> Any:
+    """``(x) -> y`` for plain tensors of a device: y, or None where the call is not that plain.
+
+    What plain means is written down in ``csrc/plain_call.h``.
+    """
+    assert _extension.C is not None  # else no backend would have chosen this
+    return _extension.C.PlainCall(*geometry.arguments(), device)
+
+
 def _empty(like: Tensor, size: tuple[int, ...], channels_last: bool) -> Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
+import torch
 from torch import Tensor, nn
 
 from . import _backends
@@ -23,12 +24,22 @@ from .functional import resolve_1d, run, run_1d
 __all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlurPool1d"]
 
 
+class _Known(NamedTuple):
+    """What a layer found out about a device, and the short cut there, if there is one."""
+
+    geometry: Geometry
+    backend: BackendName
+    device: torch.device
+    call: Any
+
+
 class Pool(nn.Module):
     """What the four layers share: a checked geometry, a backend, the arguments to print back."""
 
     geometry: Geometry
     backend: BackendName
     only_pools = True  # whether a call is that of the geometry and nothing else
+    _known: _Known | None = None
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
         super().__init__()
@@ -79,7 +90,25 @@ class Pool(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        return run(input, self.geometry, self.backend)
+        if torch.compiler.is_compiling():
+            return run(input, self.geometry, self.backend)
+        known = self._known
+        if known and (known.geometry is not self.geometry or known.backend != self.backend):
+            known = None
+        y: Tensor | None = known.call(input) if known and known.call else None
+        if y is None:
+            y = run(input, self.geometry, self.backend)
+            if known is None or known.device != input.device:
+                self._remember(input.device)
+        return y
+
+    def _remember(self, device: torch.device) -> None:
+        chosen = _backends.choose(self.backend, device)
+        call = chosen.plain_call and chosen.plain_call(self.geometry, device)
+        self._known = _Known(self.geometry, self.backend, device, call)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_known"}
 
     def __prepare_scriptable__(self) -> NoReturn:
         """What ``torch.jit.script`` asks first: it cannot compile the layers."""

@@ -118,10 +118,9 @@ class StagedRows {
     const int begin = h.first_candidate(first), n_rows = h.end_candidate(first) - begin;
     const int64_t pitch = tile.pitch, top = first - h.pad + begin - first_row_;
     const auto select = [&](auto known) {
-      select_rows<V, known(), kCodes, kRelu, kCareful>(best_[0] + top * pitch, pitch, n_rows,
-                                                       (last - first) * pitch,
-                                                       m_[0] + (first - tile.first) * pitch,
-                                                       won_rows_);
+      select_rows<V, known(), kCodes, kRelu, kCareful>(
+          best_[0] + top * pitch, pitch, n_rows, (last - first) * pitch,
+          m_[0] + (first - tile.first) * pitch, won_rows_);
     };
     // All rows of the window, or at a border all but one, or as many as there are.
     with_constant(Sizes<K, (K > 1 ? K - 1 : K)>{}, n_rows, select);

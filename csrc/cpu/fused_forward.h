@@ -134,8 +134,8 @@ class FusedRows {
     const int64_t from = tile.at + column_at - walk_.p.w.pad * step;
     // What comes next: the columns beside those of the tile, or behind the last, the next band's.
     const bool beside = tile.at + tile.n < walk_.pitch;
-    const int64_t ahead = from + (beside ? tile.n + (K - 1) * step
-                                         : 2 * (i1 - i0) * walk_.x_row - tile.at);
+    const int64_t ahead =
+        from + (beside ? tile.n + (K - 1) * step : 2 * (i1 - i0) * walk_.x_row - tile.at);
     const T* const* x_row = x_rows_[0];
     typename V::Word exists[K];
     for (int c = 0; c < K; ++c)

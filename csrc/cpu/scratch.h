@@ -8,8 +8,9 @@ namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Asks for memory that is used soon. To the second cache: far more can be on its way there at a time
-// than to the first. Always inline: gcc leaves out calls of functions without effects it knows of.
+// Asks for memory that is used soon. To the second cache: far more can be on its way there at a
+// time than to the first. Always inline: gcc leaves out calls of functions without effects it knows
+// of.
 __attribute__((always_inline)) inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 constexpr int64_t kAhead = 1024;  // elements, where memory is gone through in its order
