@@ -3,6 +3,7 @@
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include "call_operators.h"
@@ -10,11 +11,16 @@
 namespace fastblur {
 namespace {
 
-// Whether none of these is at work: autocast, a transform of torch.func, a trace, inference mode, a
-// mode of Python's.
+// Whether none of these is at work: autocast, a transform of torch.func, a trace, a mode of
+// Python's. Inference mode may be: it switches autograd off, and that is all.
 bool nothing_around() {
+  auto included = c10::default_included_set, excluded = c10::default_excluded_set;
+  if (c10::InferenceMode::is_enabled()) {
+    included = included.remove(c10::DispatchKey::ADInplaceOrView);
+    excluded = excluded | c10::autograd_dispatch_keyset;
+  }
   const auto tls = c10::impl::tls_local_dispatch_key_set();
-  return tls.included_ == c10::default_included_set && tls.excluded_ == c10::default_excluded_set &&
+  return tls.included_ == included && tls.excluded_ == excluded &&
          !at::impl::torch_function_mode_enabled();
 }
 

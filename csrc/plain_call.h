@@ -1,5 +1,5 @@
-// The op on a plain tensor: nothing is at work but autograd. What Python would have to find out, one
-// question at a time, is asked here at once.
+// The op on a plain tensor: nothing is at work but autograd. What Python would have to find out,
+// one question at a time, is asked here at once.
 #pragma once
 
 #include <ATen/core/Tensor.h>

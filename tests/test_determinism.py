@@ -44,3 +44,30 @@ def test_bit_equal(shape: tuple[int, ...], channels_last: bool, dtype: torch.dty
             results = [y, codes, dx, again]
             first = first or results
             assert all(map(torch.equal, results, first)), (g, threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("width", [64, 45])  # rows of whole vectors, and not
+@pytest.mark.parametrize(
+    "geometry",
+    [Geometry.resolve(3, 2, 1), Geometry.resolve(2), Geometry.resolve(1), Geometry.resolve(1, 3)],
+    ids=["max 3", "max 2", "blur", "blur by 3"],
+)
+def test_large_gradients_are_those_of_their_parts(
+    geometry: Geometry, width: int, channels_last: bool, dtype: torch.dtype
+) -> None:
+    """From 2 MiB on a gradient can go past the caches, in stores of their own."""
+    assert _extension.C is not None
+    shape, part = (12, 32, 64, width), 2
+    arguments = (*geometry.arguments(), channels_last)
+    x = in_format(fill(shape, "normal", dtype), channels_last)
+    assert x.nbytes >= 2 << 20 > part * x[0].nbytes
+    for level in _extension.C.build_info()["cpu_levels"]:
+        _extension.C.set_cpu_level(level)
+        y, codes = _extension.C.forward(x, *arguments)
+        dx = _extension.C.backward(y, codes, list(shape), *arguments)
+        for n in range(0, shape[0], part):
+            few = slice(n, n + part)
+            alone = _extension.C.backward(y[few], codes[few], [part, *shape[1:]], *arguments)
+            assert torch.equal(dx[few], alone)

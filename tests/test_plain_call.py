@@ -20,6 +20,7 @@ from fastblur.functional import run
 from fastblur.modules import Pool
 
 from .conftest import needs_extension
+from .measure import peak_bytes
 
 pytestmark = needs_extension
 
@@ -52,7 +53,8 @@ def test_equals_the_long_road(
     x = torch.randn(2, 3, 9, 12, dtype=dtype).to(memory_format=memory_format).requires_grad_(grad)
     assert is_short(layer, x)
     got, want = layer(x), run(x, layer.geometry, "auto")
-    assert got.dtype == want.dtype and got.stride() == want.stride()
+    assert got.dtype == want.dtype
+    assert got.stride() == want.stride()
     assert got.requires_grad == want.requires_grad == grad
     torch.testing.assert_close(got, want, rtol=0, atol=0)
     if grad:
@@ -67,8 +69,21 @@ def test_parameters_and_views_are_plain() -> None:
     assert is_short(layer, torch.nn.Parameter(torch.randn(1, 2, 8, 8)))
     assert is_short(layer, torch.randn(4, 2, 8, 8)[1:3])
     assert is_short(layer, torch.empty(0, 2, 8, 8))
-    with torch.no_grad():
-        assert not layer(torch.randn(1, 2, 8, 8, requires_grad=True)).requires_grad
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_keeps_codes_only_for_a_backward(mode: Callable[[], AbstractContextManager[Any]]) -> None:
+    layer = known(FusedMaxBlurPool(2, filter_size=3))
+    x = torch.randn(1, 4, 32, 32, requires_grad=True)
+    with mode():
+        assert is_short(layer, x)
+        assert is_short(layer, torch.randn(1, 4, 32, 32))
+        y = layer(x)
+        assert not y.requires_grad
+        assert y.is_inference() == (mode is torch.inference_mode)
+        assert peak_bytes(lambda: layer(x)) == y.nbytes
+    torch.testing.assert_close(layer(x), y, rtol=0, atol=0)
+    assert peak_bytes(lambda: layer(x)) > y.nbytes
 
 
 class _Watch(TorchFunctionMode):
@@ -87,13 +102,13 @@ class _Sub(Tensor):
 
 AROUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-    "inference mode": torch.inference_mode,
     "a function mode": _Watch,
     "a dispatch mode": _WatchDispatch,
 }
 INPUTS: dict[str, Callable[[], Any]] = {
     "three axes": lambda: torch.randn(2, 8, 8),
     "no format's strides": lambda: torch.randn(2, 8, 8, 3).permute(0, 3, 2, 1),
+    "a negated view": lambda: torch._neg_view(torch.randn(1, 2, 8, 8)),
     "a subclass": lambda: torch.randn(1, 2, 8, 8).as_subclass(_Sub),
     "meta": lambda: torch.empty(1, 2, 8, 8, device="meta"),
 }
@@ -117,6 +132,7 @@ def test_is_not_taken_where_something_is_at_work(
         assert not is_short(layer, x)
         got, want = layer(x), run(x, layer.geometry, "auto")
     assert got.dtype == want.dtype
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
     assert is_short(layer, x)
 
 
@@ -125,7 +141,11 @@ def test_is_not_taken_for_what_is_not_plain(make: Callable[[], Any]) -> None:
     layer, x = known(FusedMaxBlurPool()), make()
     assert not is_short(layer, x)
     got, want = layer(x), run(x, layer.geometry, "auto")
-    assert type(got) is type(want) and got.shape == want.shape and got.stride() == want.stride()
+    assert type(got) is type(want)
+    assert got.shape == want.shape
+    assert got.stride() == want.stride()
+    if got.device.type != "meta":
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("make", WRONG.values(), ids=WRONG)
@@ -161,7 +181,8 @@ def test_follows_a_changed_layer() -> None:
     layer, x = known(FusedMaxBlurPool(2)), torch.randn(1, 2, 8, 8)
     layer.geometry = FusedMaxBlurPool(3, 2, 1).geometry
     assert layer(x).shape == FusedMaxBlurPool(3, 2, 1)(x).shape
-    assert is_short(layer, x) and layer(x).shape == FusedMaxBlurPool(3, 2, 1)(x).shape
+    assert is_short(layer, x)
+    assert layer(x).shape == FusedMaxBlurPool(3, 2, 1)(x).shape
     layer.backend = "cuda"
     with pytest.raises(RuntimeError, match="'cuda' cannot run"):
         layer(x)
@@ -179,5 +200,14 @@ def test_only_compiled_backends_have_it(backend: Any) -> None:
 def test_is_not_saved_with_the_layer(again: Callable[[Pool], Pool]) -> None:
     layer, x = known(FusedMaxBlurPool()), torch.randn(1, 2, 8, 8)
     other = again(layer)
-    assert other._known is None and layer._known is not None
+    assert other._known is None
+    assert layer._known is not None
     torch.testing.assert_close(other(x), layer(x), rtol=0, atol=0)
+
+
+def test_copies_of_a_compiled_layer_are_their_own() -> None:
+    layer, x = known(FusedMaxBlurPool(2)), torch.randn(1, 2, 8, 8)
+    layer.compile(backend="eager")
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        other.geometry = FusedMaxBlurPool(3, 2, 1).geometry
+        assert not torch.equal(other(x), layer(x))

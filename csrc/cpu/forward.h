@@ -285,7 +285,7 @@ void blur_made_rows(const Walk<V>& walk, const ForwardCut& cut, Source& source, 
   auto blurred = walk.padded_rows(cut.band);
   // The rows of m that rows [i0, i1) of y are made of. Small maps ask for all, again and again.
   struct {
-    int64_t i0, i1 = -1, first, last;
+    int64_t i0 = -1, i1 = -1, first = 0, last = 0;
   } reach;
   const auto find_reach = [&](int64_t i0, int64_t i1) {
     if (reach.i0 == i0 && reach.i1 == i1) return;
