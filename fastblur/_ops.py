@@ -77,7 +77,7 @@ def apply(x: Tensor, codes: Tensor, arguments: Arguments) -> Tensor:
 def plain_call(geometry: Geometry, device: torch.device) -> Any:
     """``(x) -> y`` for plain tensors of a device: y, or None where the call is not that plain.
 
-    What plain means is written down in ``csrc/plain_call.h``.
+    What plain means is written down in ``csrc/plain_call.cpp``.
     """
     assert _extension.C is not None  # else no backend would have chosen this
     return _extension.C.PlainCall(*geometry.arguments(), device)
