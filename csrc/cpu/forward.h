@@ -35,7 +35,16 @@ class StagedRows {
   using S = typename V::Scalar;
 
   StagedRows(const Walk<V>& walk, const T* x, uint8_t* codes, const ForwardCut& cut)
-      : StagedRows(walk, x, codes, cut.rows, cut.tile) {}
+      : walk_(walk),
+        x_(x),
+        codes_(codes),
+        m_(1, cut.rows * cut.tile, 0),
+        edges_(walk.p, cut.tile == walk.pitch ? cut.rows + walk.p.h.pool : 1),
+        laid_(1, walk.same_rows ? 0 : (cut.rows + walk.p.h.pool) * walk.pitch, 0),
+        best_(1, (cut.rows + walk.p.h.pool) * cut.tile, 0),
+        won_columns_(kCodes ? walk.p.w.pool : 0, (cut.rows + walk.p.h.pool) * cut.tile),
+        won_rows_(kCodes ? walk.p.h.pool + 1 : 0, cut.rows * cut.tile),
+        planes_(kCodes ? walk.code_bits : 0, cut.rows * cut.tile) {}
 
   // Rows [tile.first, tile.last) of m, and the codes of rows [own_first, own_last).
   const S* make(const Tile& tile, int64_t own_first, int64_t own_last) {
@@ -62,18 +71,6 @@ class StagedRows {
   }
 
  private:
-  StagedRows(const Walk<V>& walk, const T* x, uint8_t* codes, int64_t rows, int64_t pitch)
-      : walk_(walk),
-        x_(x),
-        codes_(codes),
-        m_(1, rows * pitch, 0),
-        edges_(walk.p, pitch == walk.pitch ? rows + walk.p.h.pool : 1),
-        laid_(1, walk.same_rows ? 0 : (rows + walk.p.h.pool) * walk.pitch, 0),
-        best_(1, (rows + walk.p.h.pool) * pitch, 0),
-        won_columns_(kCodes ? walk.p.w.pool : 0, (rows + walk.p.h.pool) * pitch),
-        won_rows_(kCodes ? walk.p.h.pool + 1 : 0, rows * pitch),
-        planes_(kCodes ? walk.code_bits : 0, rows * pitch) {}
-
   bool all_rows(int64_t u) const {
     const Axis& h = walk_.p.h;
     return h.first_candidate(u) == 0 && h.end_candidate(u) == h.pool;
@@ -148,7 +145,8 @@ class StagedRows {
   Bits won_columns_, won_rows_, planes_;
 };
 
-// Winners chosen here: max, and ReLU. Both ways to do it have their scratch made when first needed.
+// Winners chosen here: max, and ReLU. Where FusedRows serves, the stages are for NaN and infinities
+// alone, and have no scratch until then.
 template <class V, class T, int K, bool kCodes>
 class ChosenRows {
  public:
