@@ -132,7 +132,7 @@ class StagedRows {
     const int64_t n = (own_last - own_first) * pitch;
     if (n_rows == K) name_winners<K, kRelu>(walk_.p, columns, rows, begin, n_rows, n, planes_);
     else name_winners<0, kRelu>(walk_.p, columns, rows, begin, n_rows, n, planes_);
-    put_codes(walk_, tile, pitch, own_first, own_last, planes_, codes_);
+    put_codes(walk_, tile, pitch, own_first, own_last, planes_, 0, codes_);
   }
 
   const Walk<V>& walk_;

@@ -47,6 +47,7 @@ template <class V, class T, int K, bool kCodes>
 class FusedRows {
  public:
   using S = typename V::Scalar;
+  using Mask = typename V::Mask;
 
   // For bands of `band` rows of y, and tiles of `tile` columns.
   FusedRows(const Walk<V>& walk, const Windows<S>& windows, const T* x, uint8_t* codes,
@@ -58,8 +59,8 @@ class FusedRows {
         pitch_((tile + 15) / 16 * 16),
         x_rows_(1, rows_of_m(band) + K, 0),
         zeros_(1, walk.x_row, 0),
-        won_columns_(kCodes ? K : 0, (rows_of_m(band) + K) * pitch_),
-        won_rows_(kCodes ? K + 1 : 0, rows_of_m(band) * pitch_),
+        won_columns_(kStrings ? K : 0, (rows_of_m(band) + K) * pitch_),
+        won_rows_(kStrings ? K + 1 : 0, rows_of_m(band) * pitch_),
         planes_(kCodes ? walk.code_bits : 0, rows_of_m(band) * pitch_),
         kept_(K + windows.pairs() - 1, walk.pitch, 0),
         kept_columns_(kCodes ? K * (K - 1) : 0, walk.pitch) {}
@@ -86,7 +87,7 @@ class FusedRows {
                                                                       : zeros_[0];
     }
     const auto for_each_kept = [&](int64_t row, auto f) {  // string of a row of x, from `row` on
-      for (int c = 1; kCodes && c < K; ++c)
+      for (int c = 1; kStrings && c < K; ++c)
         for (int r = 0; r < K - 1; ++r)
           f(won_columns_[c] + (row + r) * pitch_ / 8, kept_columns_[c * (K - 1) + r] + tile.at / 8,
             size_t(tile.n + 7) / 8);
@@ -104,6 +105,10 @@ class FusedRows {
   }
 
  private:
+  // Windows of 2 x 2 have so few candidates that their winners are named in registers; else from
+  // strings, as in select.h.
+  static constexpr bool kNames = kCodes && K == 2, kStrings = kCodes && K != 2;
+
   int64_t rows_of_m(int64_t rows_of_y) const { return 1 + 2 * (rows_of_y + windows_.pairs() - 1); }
 
   template <bool kRelu>
@@ -111,123 +116,171 @@ class FusedRows {
     constexpr int L = V::kLanes;
     V odd = V::splat(0);
     const int64_t step = walk_.p.step(), pad = walk_.p.w.pad * step;
-    // Columns of x that are the first candidate of some window.
-    const int64_t inner_end = least(walk_.x_row, walk_.pitch - pad);
-    for (int64_t i = 0; i < tile.n; i += L) {
-      const int64_t from = tile.at + i - pad;
-      const bool inner = from >= 0 && from + (K - 1) * step + L <= inner_end;
-      with_truth(inner, [&](auto inner) {
-        if (windows_.pairs() == 2) go_down<kRelu, 2, inner()>(tile, i, i0, i1, out, odd);
-        else go_down<kRelu, 3, inner()>(tile, i, i0, i1, out, odd);
-      });
-    }
+    // Those whose candidates are all columns of x; what a shorter row of m has behind it are too.
+    const int64_t last = least(walk_.x_row, walk_.pitch - pad) - (K - 1) * step - L;  // first one's
+    const int64_t begin = least(tile.n, (most(0, pad - tile.at) + L - 1) / L * L);
+    const int64_t end = least(tile.n, most(0, last + pad - tile.at + L) / L * L);
+    with_truth(windows_.pairs() == 2, [&](auto two) {
+      const auto go_down = [&](auto inner, int64_t from, int64_t to) {
+        constexpr int kPairs = two() ? 2 : 3;
+        if (from < to) this->template go_down<kRelu, kPairs, inner()>(tile, from, to, i0, i1, out, odd);
+      };
+      go_down(std::false_type{}, 0, begin);
+      go_down(std::true_type{}, begin, end);
+      go_down(std::false_type{}, most(begin, end), tile.n);
+    });
     odd = V::fma(odd, V::splat(0), V::splat(0));
     return V::to_bits(V::beats(odd, odd)) == 0;
   }
 
-  // One vector of columns, the first being `column_at` of the tile.
+  // A vector of columns after the other, from column `begin` of the tile to `end`.
   template <bool kRelu, int kPairs, bool kInner>
-  void go_down(const Tile& tile, int64_t column_at, int64_t i0, int64_t i1, Scratch<S>& out,
-               V& odd) {
+  void go_down(const Tile& tile, int64_t begin, int64_t end, int64_t i0, int64_t i1,
+               Scratch<S>& out, V& odd) {
     const V zero = V::splat(0), least = V::splat(-S(__builtin_inf()));
-    const int64_t step = walk_.p.step(), row_bytes = pitch_ / 8;
-    const int64_t from = tile.at + column_at - walk_.p.w.pad * step;
+    const Mask nobody = V::to_mask(0), everybody = V::to_mask(~0u);
+    const int64_t step = walk_.p.step(), x_length = walk_.x_row, row_bytes = pitch_ / 8;
+    const int64_t first = tile.at - walk_.p.w.pad * step;
     // What comes next: the columns beside those of the tile, or behind the last, the next band's.
     const bool beside = tile.at + tile.n < walk_.pitch;
-    const int64_t ahead =
-        from + (beside ? tile.n + (K - 1) * step : 2 * (i1 - i0) * walk_.x_row - tile.at);
-    const T* const* x_row = x_rows_[0];
-    typename V::Word exists[K];
-    for (int c = 0; c < K; ++c)
-      exists[c] = lanes_between<V>(-from - c * step, walk_.x_row - from - c * step);
-    // Of the strings; what comparisons say of a row goes `at` bytes further on.
-    uint8_t *column[K + 1], *row[K + 1];
-    for (int c = 1; kCodes && c < K; ++c) column[c] = won_columns_[c] + column_at / 8;
-    S* const kept = kept_[0] + tile.at + column_at;
-    const int64_t kept_row = kept_.stride();
-    for (int r = 1; kCodes && r < K + kRelu; ++r) row[r] = won_rows_[r] + column_at / 8;
+    const int64_t next =
+        first + (beside ? tile.n + (K - 1) * step : 2 * (i1 - i0) * x_length - tile.at);
+    const T* const* const x_rows = x_rows_[0];
+    uint8_t *const won_columns = won_columns_[0], *const won_rows = won_rows_[0],
+                   *const planes = planes_[0];
+    const int64_t column_string = won_columns_.stride(), row_string = won_rows_.stride();
+    const int64_t plane_string = planes_.stride();
+    S* const kept_rows = kept_[0] + tile.at;
+    uint8_t* const kept_columns = kNames ? kept_columns_[1] + tile.at / 8 : nullptr;
+    const int64_t kept_row = kept_.stride(), out_row = out.stride();
+    S* const out_rows = out[0] + tile.at;
+    const int64_t first_i = resumes_ ? i0 + kPairs - 1 : i0, end_i = i1 + kPairs - 1;
+    const S* const first_weights = windows_.row(first_i);
+    const bool resumes = resumes_;
     V sum = zero;
 
-    const auto take = [&](uint8_t* winner, V candidate, V& top) __attribute__((always_inline)) {
-      if (kCodes) V::put_mask(winner, V::greater(candidate, top));
-      top = V::max(candidate, top);
-    };
-    // S_h of the next row of x.
-    const auto max_of_columns = [&](int64_t at) __attribute__((always_inline)) {
-      const T* const x = *x_row++;
-      if (x == nullptr) {
-        for (int c = 1; kCodes && c < K; ++c) put_lanes<V>(column[c] + at, 0, 0);
-        return least;
-      }
-      prefetch(x + ahead);
-      V top;
-#pragma GCC unroll 3
-      for (int c = 0; c < K; ++c) {
-        const V raw =
-            kInner ? V::load(x + from + c * step) : V::load_where(x + from + c * step, exists[c]);
-        const V candidate = kInner ? raw : V::blend(V::to_mask(exists[c]), raw, least);
-        if (c == 0 || !kInner) sum = V::add(sum, raw);
-        if (c == 0) top = candidate;
-        else take(column[c] + at, candidate, top);
-      }
-      return top;
-    };
-    V best[K + 1];  // of the last K - 1 rows, and of two more
-    // S_v: the next row of m, from best[i] on.
-    const auto max_of_rows = [&](int i, int64_t at) __attribute__((always_inline)) {
-      V top = best[i];
-#pragma GCC unroll 3
-      for (int r = 1; r < K; ++r) take(row[r] + at, best[i + r], top);
-      if (kRelu) {
-        V floor = zero;
-        take(row[K] + at, top, floor);
-        top = floor;
-      }
-      return top;
-    };
+    for (int64_t column_at = begin; column_at < end; column_at += V::kLanes) {
+      const int64_t from = first + column_at, ahead = next + column_at;
+      const T* const* x_row = x_rows;
+      typename V::Word exists[K];
+      for (int c = 0; !kInner && c < K; ++c)
+        exists[c] = lanes_between<V>(-from - c * step, x_length - from - c * step);
+      // Of the strings; what comparisons say of a row goes `at` bytes further on.
+      uint8_t *column[K + 1], *row[K + 1], *plane[2 + kRelu];
+      for (int c = 1; kStrings && c < K; ++c)
+        column[c] = won_columns + c * column_string + column_at / 8;
+      for (int r = 1; kStrings && r < K + kRelu; ++r)
+        row[r] = won_rows + r * row_string + column_at / 8;
+      for (int b = 0; kNames && b < 2 + kRelu; ++b)
+        plane[b] = planes + b * plane_string + column_at / 8;
+      uint8_t* const kept_second = kept_columns + column_at / 8;
+      S* const kept = kept_rows + column_at;
+      S* to = out_rows + column_at;
 
-    V before;         // the last row of m
-    V begun[kPairs];  // begun[j]: row i of y before its pair j + 1
-    int64_t i = i0, at = 0;
-    if (resumes_) {
-      for (int r = 0; r < K - 1; ++r) best[2 + r] = V::load(kept + r * kept_row);
-      before = V::load(kept + (K - 1) * kept_row);
-      for (int j = 0; j < kPairs - 1; ++j) begun[j] = V::load(kept + (K + j) * kept_row);
-      i += kPairs - 1;
-    } else {
+      V best[K + 1];       // of the last K - 1 rows, and of two more
+      Mask second[K + 1];  // where their candidate 1 is it
+      const auto take = [&](uint8_t* winner, V candidate, V& top) __attribute__((always_inline)) {
+        if (kStrings) V::put_mask(winner, V::greater(candidate, top));
+        top = V::max(candidate, top);
+      };
+      // S_h of the next row of x.
+      const auto max_of_columns = [&](int i, int64_t at) __attribute__((always_inline)) {
+        const T* const x = *x_row++;
+        if (x == nullptr) {
+          for (int c = 1; kStrings && c < K; ++c) put_lanes<V>(column[c] + at, 0, 0);
+          best[i] = least;
+          if (kNames) second[i] = nobody;
+          return;
+        }
+        prefetch(x + ahead);
+        V top;
 #pragma GCC unroll 3
-      for (int r = 0; r < K; ++r) best[r + 1] = max_of_columns(r * row_bytes);
-      before = max_of_rows(1, 0);
-      for (int j = 0; j < kPairs; ++j) begun[j] = zero;
-      at = row_bytes;
-    }
-    for (int c = 1; c < K; ++c) column[c] += (K - 1) * row_bytes;  // that much ahead of the rows'
-    constexpr int kWeights = Windows<S>::size(kPairs);
-    const S* weights = windows_.row(i);
-    for (; i < i1 + kPairs - 1; ++i, weights += kWeights, at += 2 * row_bytes) {
+        for (int c = 0; c < K; ++c) {
+          const V raw =
+              kInner ? V::load(x + from + c * step) : V::load_where(x + from + c * step, exists[c]);
+          const V candidate = kInner ? raw : V::blend(V::to_mask(exists[c]), raw, least);
+          if (c == 0 || !kInner) sum = V::add(sum, raw);
+          if (kNames && c == 1) second[i] = V::greater(candidate, top);
+          if (c == 0) top = candidate;
+          else take(column[c] + at, candidate, top);
+        }
+        best[i] = top;
+      };
+      // S_v: the next row of m, from best[i] on.
+      const auto max_of_rows = [&](int i, int64_t at) __attribute__((always_inline)) {
+        V top = best[i];
+        if (kNames) {
+          const Mask lower = V::greater(best[i + 1], top);
+          V::put_mask(plane[0] + at, V::select(lower, second[i + 1], second[i]));
+          top = V::max(best[i + 1], top);
+          if (!kRelu) {
+            V::put_mask(plane[1] + at, lower);
+            return top;
+          }
+          const Mask positive = V::greater(top, zero);
+          V::put_mask(plane[1] + at, V::select(positive, lower, nobody));
+          V::put_mask(plane[2] + at, V::select(positive, nobody, everybody));
+          return V::max(top, zero);
+        }
 #pragma GCC unroll 3
-      for (int r = 0; r < K - 1; ++r) best[r] = best[r + 2];
-      best[K - 1] = max_of_columns(at);
-      const V low = max_of_rows(0, at);
-      best[K] = max_of_columns(at + row_bytes);
-      const V high = max_of_rows(1, at + row_bytes);
+        for (int r = 1; r < K; ++r) take(row[r] + at, best[i + r], top);
+        if (kRelu) {
+          V floor = zero;
+          take(row[K] + at, top, floor);
+          top = floor;
+        }
+        return top;
+      };
+
+      V before;         // the last row of m
+      V begun[kPairs];  // begun[j]: row i of y before its pair j + 1
+      int64_t i = first_i, at = 0;
+      if (resumes) {
+        for (int r = 0; r < K - 1; ++r) best[2 + r] = V::load(kept + r * kept_row);
+        if (kNames) second[2] = V::mask_at(kept_second);
+        before = V::load(kept + (K - 1) * kept_row);
+        for (int j = 0; j < kPairs - 1; ++j) begun[j] = V::load(kept + (K + j) * kept_row);
+      } else {
 #pragma GCC unroll 3
-      for (int j = kPairs - 1; j >= 0; --j) {
-        const S* const weight = weights - j * kWeights + 1 + 2 * j;
-        const V done = j == 0 ? V::fma(V::splat(weight[-1]), before, zero) : begun[j - 1];
-        begun[j] = V::fma(V::splat(weight[1]), high, V::fma(V::splat(weight[0]), low, done));
+        for (int r = 0; r < K; ++r) max_of_columns(r + 1, r * row_bytes);
+        before = max_of_rows(1, 0);
+        for (int j = 0; j < kPairs; ++j) begun[j] = zero;
+        at = row_bytes;
       }
-      const int64_t done = i - (kPairs - 1);
-      if (done >= i0) begun[kPairs - 1].store(out[done - i0] + tile.at + column_at);
-      before = high;
+      for (int c = 1; c < K; ++c) column[c] += (K - 1) * row_bytes;  // that much ahead of the rows'
+      constexpr int kWeights = Windows<S>::size(kPairs);
+      const S* weights = first_weights;
+      for (; i < end_i; ++i, weights += kWeights, at += 2 * row_bytes) {
+#pragma GCC unroll 3
+        for (int r = 0; r < K - 1; ++r) best[r] = best[r + 2], second[r] = second[r + 2];
+        max_of_columns(K - 1, at);
+        const V low = max_of_rows(0, at);
+        max_of_columns(K, at + row_bytes);
+        const V high = max_of_rows(1, at + row_bytes);
+#pragma GCC unroll 3
+        for (int j = kPairs - 1; j >= 0; --j) {
+          const S* const weight = weights - j * kWeights + 1 + 2 * j;
+          const V done = j == 0 ? V::fma(V::splat(weight[-1]), before, zero) : begun[j - 1];
+          begun[j] = V::fma(V::splat(weight[1]), high, V::fma(V::splat(weight[0]), low, done));
+        }
+        if (i - (kPairs - 1) >= i0) {
+          begun[kPairs - 1].store(to);
+          to += out_row;
+        }
+        before = high;
+      }
+      for (int r = 0; r < K - 1; ++r) best[2 + r].store(kept + r * kept_row);
+      if (kNames) V::put_mask(kept_second, second[2]);
+      before.store(kept + (K - 1) * kept_row);
+      for (int j = 0; j < kPairs - 1; ++j) begun[j].store(kept + (K + j) * kept_row);
     }
-    for (int r = 0; r < K - 1; ++r) best[2 + r].store(kept + r * kept_row);
-    before.store(kept + (K - 1) * kept_row);
-    for (int j = 0; j < kPairs - 1; ++j) begun[j].store(kept + (K + j) * kept_row);
     odd = V::add(odd, sum);
   }
 
   void put_own_codes(const Tile& tile, int64_t first, int64_t own_first, int64_t own_last) {
+    if (kNames)
+      return put_codes(walk_, tile, pitch_, own_first, own_last, planes_, own_first - first,
+                       codes_);
     BitReader rows[kMaxPool + 1] = {}, columns[kMaxPool][kMaxPool];
     const int64_t at = (own_first - first) * pitch_;
     for (int r = 1; r < K + walk_.p.relu; ++r) rows[r] = {won_rows_[r], at};
@@ -237,7 +290,7 @@ class FusedRows {
       name_winners<K, relu()>(walk_.p, columns, rows, 0, K, (own_last - own_first) * pitch_,
                               planes_);
     });
-    put_codes(walk_, tile, pitch_, own_first, own_last, planes_, codes_);
+    put_codes(walk_, tile, pitch_, own_first, own_last, planes_, 0, codes_);
   }
 
   const Walk<V>& walk_;

@@ -93,6 +93,7 @@ struct Generic {
     return {sum.v + (m ? term.v : Reg{})};
   }
 
+  static Mask select(Mask m, Mask yes, Mask no) { return (m & yes) | (~m & no); }
   static Word to_bits(Mask m) {
     unsigned bits = 0;
     for (int i = 0; i < kLanes; ++i) bits |= unsigned(m[i] & 1) << i;

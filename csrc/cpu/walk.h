@@ -15,7 +15,7 @@ constexpr int64_t kBandOfDm = 2048;       // and of backward, which keeps more f
 constexpr int64_t kLongRow = 1024;        // one that is cut
 constexpr int64_t kTile = 512;            // columns of a row that is cut: a multiple of 64
 constexpr int64_t kRowsOfTiles = 7;       // rows of y for which a row is cut in tiles
-constexpr int64_t kRowsOfFusedTiles = 4;  // as many for FusedRows: low, for x to be read in order
+constexpr int64_t kRowsOfFusedTiles = 3;  // as many for FusedRows: low, for x to be read in order
 constexpr int64_t kRowsOfDm = 6;          // rows of dx at least for which rows of dm are made
 
 // One unit's sizes (see Params::units), in elements, with what a walk needs at hand.
@@ -90,18 +90,20 @@ inline int64_t share_of_y(const Params& p, int64_t u) {
   return (u * p.h.out() + p.h.pooled() - 1) / p.h.pooled();
 }
 
-// Writes the planes of rows [first, last) of a tile, which have `pitch` bits a row.
+// Writes the planes of rows [first, last) of a tile, which have `pitch` bits a row; `from`: the row
+// of the planes that is the first of these.
 template <class V>
 void put_codes(const Walk<V>& walk, const Tile& tile, int64_t pitch, int64_t first, int64_t last,
-               Bits& planes, uint8_t* codes) {
+               Bits& planes, int64_t from, uint8_t* codes) {
   const Params& p = walk.p;
   const bool whole = tile.n == walk.pitch;
   const int64_t runs = whole ? 1 : last - first, n = whole ? (last - first) * tile.n : tile.n;
   int64_t plane = code_plane_start(p, tile.unit, 0) + first * walk.pitch + tile.at;
   for (int b = 0; b < walk.code_bits; ++b, plane += p.h.pooled() * walk.pitch) {
-    if (whole && pitch != tile.n) pack_rows(planes[b], last - first, tile.n, pitch);
+    uint8_t* const rows = planes[b] + from * pitch / 8;
+    if (whole && pitch != tile.n) pack_rows(rows, last - first, tile.n, pitch);
     for (int64_t r = 0; r < runs; ++r)
-      put_bits(codes, plane + r * walk.pitch, planes[b] + r * pitch / 8, n, walk.shared);
+      put_bits(codes, plane + r * walk.pitch, rows + r * pitch / 8, n, walk.shared);
   }
 }
 
