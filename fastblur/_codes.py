@@ -15,20 +15,21 @@ Size = tuple[int, int, int, int]  # of x, [N, C, H, W]
 
 
 def shape_and_dtype(
-    geometry: Geometry, size: Size, device_type: str, dtype: torch.dtype
+    geometry: Geometry, size: Size, channels_last: bool, device_type: str, dtype: torch.dtype
 ) -> tuple[Pair, torch.dtype]:
     """Of the codes for an input of ``size``, which may be symbolic, and ``dtype``."""
     if device_type == "cuda":
         return (size[0], _cuda_words(geometry, size, dtype)), torch.int32
-    return (size[0], _cpu_bytes(geometry, size)), torch.uint8
+    return (size[0], _cpu_bytes(geometry, size, channels_last)), torch.uint8
 
 
-def _cpu_bytes(geometry: Geometry, size: Size) -> int:
-    """Of one image: a dense string of bits, its rows as long as those of x or of m."""
+def _cpu_bytes(geometry: Geometry, size: Size, channels_last: bool) -> int:
+    """Of one image: bit planes, whose rows are as long as those of x or of m, in whole bytes."""
     _, channels, height, width = size
     m_h, _ = geometry.pooled_size(height, width)
     row = width + max(0, 2 * geometry.padding[1] - geometry.kernel_size[1] + 1)
-    return (channels * m_h * row * geometry.code_bits + 7) // 8
+    units, step = (1, channels) if channels_last else (channels, 1)
+    return units * geometry.code_bits * m_h * ((row * step + 7) // 8)
 
 
 def _cuda_words(geometry: Geometry, size: Size, dtype: torch.dtype) -> int:

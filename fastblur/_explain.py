@@ -101,11 +101,13 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
     codes = 0
     code_shape: tuple[int, ...]
     if chosen.keeps_codes:
+        channels_last = _ops.is_channels_last(batched)
         if chosen.name == "triton":
-            channels_last = _ops.is_channels_last(batched)
             code_shape, code_type = _codes.triton_shape_and_dtype(geometry, size, channels_last)
         else:
-            code_shape, code_type = _codes.shape_and_dtype(geometry, size, input.device.type, dtype)
+            code_shape, code_type = _codes.shape_and_dtype(
+                geometry, size, channels_last, input.device.type, dtype
+            )
         codes = prod(code_shape) * code_type.itemsize
     return Explanation(
         backend=chosen.name,

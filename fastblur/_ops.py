@@ -93,7 +93,7 @@ def _fake_forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     g = geometry_from(geometry)
     n, c, h, w = x.shape
     y = _empty(x, (n, c, *g.output_size(h, w)), channels_last)
-    shape, dtype = _codes.shape_and_dtype(g, (n, c, h, w), x.device.type, x.dtype)
+    shape, dtype = _codes.shape_and_dtype(g, (n, c, h, w), channels_last, x.device.type, x.dtype)
     return y, torch.empty(shape if need_codes else (n, 0), dtype=dtype, device=x.device)
 
 

@@ -86,7 +86,7 @@ def test_shape_of_the_codes_asks_nothing_of_unknown_sizes(fake: FakeTensorMode) 
     h, w = (fake.shape_env.create_unbacked_symint() for _ in range(2))
     for geometry in (layer.geometry for layer in net()):  # type: ignore[union-attr]
         before = len(fake.shape_env.guards)
-        (n, words), _ = _codes.shape_and_dtype(geometry, (2, 3, h, w), "cuda", torch.float32)
+        (n, words), _ = _codes.shape_and_dtype(geometry, (2, 3, h, w), False, "cuda", torch.float32)
         assert n == 2
         assert isinstance(words, torch.SymInt)
         assert len(fake.shape_env.guards) == before

@@ -29,10 +29,13 @@ def test_three_statements_agree(case: Case) -> None:
     in_cpp = _extension.C.output_size(list(case.shape), *raw(geometry))
     assert in_cpp == [n, c, *geometry.output_size(h, w)]
     assert in_cpp == list(judge(torch.zeros(case.shape), *case.chain()).shape)  # type: ignore[arg-type]
-    code_bytes = _extension.C.code_bytes(list(case.shape), *raw(geometry))
-    shape, dtype = _codes.shape_and_dtype(geometry, case.shape, "cpu", torch.float32)
-    assert code_bytes == shape[0] * shape[1]
-    assert dtype == torch.uint8
+    for channels_last in (False, True):
+        code_bytes = _extension.C.code_bytes(list(case.shape), *raw(geometry), channels_last)
+        shape, dtype = _codes.shape_and_dtype(
+            geometry, case.shape, channels_last, "cpu", torch.float32
+        )
+        assert code_bytes == shape[0] * shape[1]
+        assert dtype == torch.uint8
 
 
 def code_geometries() -> list[Geometry]:
@@ -73,8 +76,8 @@ def test_cuda_codes_have_the_size_that_python_says() -> None:
             geometry.check_input(torch.empty(size, device="meta"))
         except ValueError:
             continue
-        shape, kind = _codes.shape_and_dtype(geometry, size, "cuda", dtype)
         for channels_last in (False, True):
+            shape, kind = _codes.shape_and_dtype(geometry, size, channels_last, "cuda", dtype)
             arguments = (list(size), *raw(geometry), channels_last)
             in_cpp = _extension.C.cuda_code_bytes(*arguments, dtype=dtype)
             assert in_cpp == shape[0] * shape[1] * kind.itemsize, (geometry, size, dtype)

@@ -28,10 +28,14 @@ def saved_bytes(layer: Callable[[torch.Tensor], object], x: torch.Tensor) -> int
 def test_saved_for_backward(
     pool: int, pad: int, share: int, size: int, channels_last: bool
 ) -> None:
-    """At most 1/16 (pool 2) or 1/8 (pool 3) of float32 x, x itself included if it were saved."""
+    """At most 1/16 (pool 2) or 1/8 (pool 3) of float32 x, x itself included if it were saved.
+
+    Rows of contiguous maps count in whole bytes of codes: as if x had whole multiples of 8 columns.
+    """
     x = in_format(torch.randn(2, 16, size, size), channels_last).requires_grad_()
     saved = saved_bytes(FusedMaxBlurPool(pool, 2, pad), x)
-    assert 0 < saved <= x.numel() * x.element_size() / share
+    columns = size if channels_last else (size + 7) // 8 * 8
+    assert 0 < saved <= 2 * 16 * size * columns * x.element_size() / share
 
 
 def test_blur_saves_nothing() -> None:

@@ -108,6 +108,7 @@ class Winners {
   Winners(const Walk<V>& walk, const uint8_t* codes, int64_t rows)
       : walk_(walk),
         codes_(codes),
+        end_of_codes_(codes + walk.p.batch * code_bytes_per_image(walk.p)),
         margin_((walk.p.h.pool * walk.pitch + walk.p.w.pool * walk.p.step() + 128) / 64 * 64),
         edges_(walk.p, rows),
         planes_(walk.code_bits, rows * walk.pitch),
@@ -119,7 +120,8 @@ class Winners {
     first_ = first;
     const int64_t bits = (last - first) * walk_.pitch;
     for (int b = 0; b < walk_.code_bits; ++b)
-      get_bits(planes_[b], codes_, code_plane_start(walk_.p, unit, b) + first * walk_.pitch, bits);
+      join_rows(planes_[b], codes_ + code_row_start(walk_.p, unit, b, first), end_of_codes_,
+                last - first, walk_.pitch);
     with_truth(walk_.p.relu, [&](auto relu) {
       find_winners<K, relu()>(
           walk_.p, [&](int c) { return edges_.exists(c, 0); }, planes_, bits, won_);
@@ -154,7 +156,7 @@ class Winners {
  private:
   int64_t n() const { return walk_.p.h.pool * walk_.p.w.pool; }
   const Walk<V>& walk_;
-  const uint8_t* codes_;
+  const uint8_t *codes_, *end_of_codes_;
   int64_t margin_, first_ = 0;
   Edges<V> edges_;
   Bits planes_, won_, moved_;

@@ -216,8 +216,8 @@ class GivenRows {
     const Params& p = walk_.p;
     const int64_t step = p.step();
     for (int b = 0; b < walk_.code_bits; ++b)
-      get_bits(planes_[b], codes_, code_plane_start(p, tile.unit, b) + u * walk_.pitch + tile.at,
-               tile.n);
+      std::memcpy(planes_[b], codes_ + code_row_start(p, tile.unit, b, u) + tile.at / 8,
+                  size_t(tile.n + 7) / 8);
     find_winners<0, kRelu>(
         p, [&](int c) { return edges_.exists(c, tile.at); }, planes_, tile.n, won_);
     const T* const unit = x_ + tile.unit * p.h.size * walk_.x_row;
@@ -345,9 +345,6 @@ void forward_as(const Walk<V>& walk, const T* x, T* y, uint8_t* codes, int64_t b
   const ForwardCut cut(walk.p, Rows::fuses(windows));
   Rows source(walk, windows, x, codes, cut);
   blur_made_rows(walk, cut, source, kCodes, y, begin, end);
-  const int64_t rows = code_rows_per_image(walk.p);
-  for (int64_t image = begin / rows; kCodes && (image + 1) * rows <= end; ++image)
-    put_end_of_image(walk.p, codes, image, walk.shared);
 }
 
 template <class V, class T>

@@ -23,12 +23,12 @@ class FusedRowsBack {
       : walk_(walk),
         dy_(dy),
         codes_(codes),
+        end_of_codes_(codes + walk.p.batch * code_bytes_per_image(walk.p)),
         columns_(walk.p.w.out()),
         padded_(walk.p.w.before + walk.m_row + walk.p.w.after),
         ahead_(band * walk.p.h.out() / most(1, walk.p.h.size) * walk.y_row),
         pitch_(kLead + most(round(padded_, 2 * V::kLanes), round(walk.x_row, V::kLanes)) + kLead),
         dm_(1, (band + K) * pitch_, 0),
-        dense_(walk.code_bits, (band + K) * walk.pitch, 64),
         planes_(walk.code_bits, (band + K) * pitch_),
         won_(K * K, (band + K) * pitch_),
         everywhere_(1, (band + K) * pitch_) {
@@ -126,19 +126,26 @@ class FusedRowsBack {
   // The strings of the winners of rows [first, last) of m.
   void read_winners(int64_t unit, int64_t first, int64_t last) {
     const Params& p = walk_.p;
-    const int64_t pitch = walk_.pitch, rows = last - first, row_bytes = pitch_ / 8;
-    const int64_t words = (kLead + pitch + 63) / 64, lead = kLead - p.w.pad;
-    int64_t plane = code_plane_start(p, unit, 0) + first * pitch;
-    for (int b = 0; b < walk_.code_bits; ++b, plane += p.h.pooled() * pitch) {
-      const uint8_t* const next = codes_ + (plane + rows * pitch) / 8;
-      for (int64_t i = 0; i < rows * pitch / 8; i += 64) __builtin_prefetch(next + i);
-      const uint8_t* const dense = dense_[b];
-      get_bits(dense_[b], codes_, plane, rows * pitch);
+    const int64_t rows = last - first, from_bytes = code_row_bytes(p), to_bytes = pitch_ / 8;
+    const int64_t words = (kLead + walk_.pitch + 63) / 64, lead = kLead - p.w.pad;
+    for (int b = 0; b < walk_.code_bits; ++b) {
+      const uint8_t* from = codes_ + code_row_start(p, unit, b, first);
+      const uint8_t* const next = from + rows * from_bytes;
+      for (int64_t i = 0; i < rows * from_bytes; i += 64) __builtin_prefetch(next + i);
       // What a row takes from its neighbours stands where dm is zero.
       uint8_t* to = planes_[b];
-      for (int64_t r = 0; r < rows; ++r, to += row_bytes) {
-        const BitReader row(dense, r * pitch - lead);
-        for (int64_t w = 0; w < words; ++w) put_word(to, w, row[w]);
+      const auto move_row = [&](auto get) __attribute__((always_inline)) {
+        uint64_t before = 0;
+        for (int64_t w = 0; w < words; ++w) {
+          const uint64_t word = get(from + 8 * w);
+          put_word(to, w, word << lead | before);
+          before = word >> (64 - lead);
+        }
+      };
+      for (int64_t r = 0; r < rows; ++r, from += from_bytes, to += to_bytes) {
+        if (end_of_codes_ - from >= 8 * words)
+          move_row([](const uint8_t* at) { return get_word(at, 0); });
+        else move_row([&](const uint8_t* at) { return get_word_until(at, end_of_codes_); });
       }
     }
     with_truth(p.relu, [&](auto relu) {
@@ -193,13 +200,13 @@ class FusedRowsBack {
 
   const Walk<V>& walk_;
   const T* dy_;
-  const uint8_t* codes_;
+  const uint8_t *codes_, *end_of_codes_;
   int64_t columns_;  // of dy
   int64_t padded_;   // length of a row of m with its padding
   int64_t ahead_;    // elements of dy to the rows of the next band
   int64_t pitch_;    // of dm and the strings
   Scratch<S> dm_;
-  Bits dense_, planes_, won_, everywhere_;
+  Bits planes_, won_, everywhere_;
 };
 
 }  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

@@ -105,8 +105,8 @@ class FusedRows {
   }
 
  private:
-  // Windows of 2 x 2 have so few candidates that their winners are named in registers; else from
-  // strings, as in select.h.
+  // Winners of windows of 2 x 2 are named in registers: a plane for the column, one for the row. Of
+  // larger ones there would be too many masks, so comparisons leave strings, as in select.h.
   static constexpr bool kNames = kCodes && K == 2, kStrings = kCodes && K != 2;
 
   int64_t rows_of_m(int64_t rows_of_y) const { return 1 + 2 * (rows_of_y + windows_.pairs() - 1); }
@@ -123,7 +123,8 @@ class FusedRows {
     with_truth(windows_.pairs() == 2, [&](auto two) {
       const auto go_down = [&](auto inner, int64_t from, int64_t to) {
         constexpr int kPairs = two() ? 2 : 3;
-        if (from < to) this->template go_down<kRelu, kPairs, inner()>(tile, from, to, i0, i1, out, odd);
+        if (from < to)
+          this->template go_down<kRelu, kPairs, inner()>(tile, from, to, i0, i1, out, odd);
       };
       go_down(std::false_type{}, 0, begin);
       go_down(std::true_type{}, begin, end);
@@ -133,7 +134,8 @@ class FusedRows {
     return V::to_bits(V::beats(odd, odd)) == 0;
   }
 
-  // A vector of columns after the other, from column `begin` of the tile to `end`.
+  // A vector of columns after the other, from column `begin` of the tile to `end`. All that they
+  // have in common is worked out before: a band is a few rows.
   template <bool kRelu, int kPairs, bool kInner>
   void go_down(const Tile& tile, int64_t begin, int64_t end, int64_t i0, int64_t i1,
                Scratch<S>& out, V& odd) {
@@ -173,7 +175,7 @@ class FusedRows {
         row[r] = won_rows + r * row_string + column_at / 8;
       for (int b = 0; kNames && b < 2 + kRelu; ++b)
         plane[b] = planes + b * plane_string + column_at / 8;
-      uint8_t* const kept_second = kept_columns + column_at / 8;
+      uint8_t* const kept_second = kNames ? kept_columns + column_at / 8 : nullptr;
       S* const kept = kept_rows + column_at;
       S* to = out_rows + column_at;
 
@@ -247,7 +249,8 @@ class FusedRows {
         for (int j = 0; j < kPairs; ++j) begun[j] = zero;
         at = row_bytes;
       }
-      for (int c = 1; c < K; ++c) column[c] += (K - 1) * row_bytes;  // that much ahead of the rows'
+      for (int c = 1; kStrings && c < K; ++c)
+        column[c] += (K - 1) * row_bytes;  // that much ahead of the rows'
       constexpr int kWeights = Windows<S>::size(kPairs);
       const S* weights = first_weights;
       for (; i < end_i; ++i, weights += kWeights, at += 2 * row_bytes) {
@@ -302,7 +305,7 @@ class FusedRows {
   Scratch<T> zeros_;
   Bits won_columns_, won_rows_, planes_;
   // Of the last band, of this unit and up to this row of y: the maxima of K - 1 rows of x, a row of
-  // m, the rows of y that are begun; and the strings of those rows of x.
+  // m, the rows of y that are begun; and of those rows of x the strings, or the masks.
   int64_t unit_ = -1, reached_ = -1;
   bool resumes_ = false;  // whether this band goes on from there
   Scratch<S> kept_;

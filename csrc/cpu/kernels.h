@@ -51,10 +51,9 @@ class VerticalTaps {
 // with them; backward counts rows of dx. How the rows are cut never changes a result.
 template <class T>
 struct Kernels {
-  // codes may be null: then none are kept. shared: another thread may do a part of the same block
-  // of units (see codes.h).
+  // codes may be null: then none are kept.
   void (*forward)(const Params&, const VerticalTaps&, const T* x, T* y, uint8_t* codes,
-                  int64_t begin, int64_t end, bool shared);
+                  int64_t begin, int64_t end);
   void (*backward)(const Params&, const VerticalTaps&, const T* dy, const uint8_t* codes, T* dx,
                    int64_t begin, int64_t end);
   void (*apply)(const Params&, const VerticalTaps&, const T* x, const uint8_t* codes, T* y,

@@ -9,8 +9,8 @@ namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 template <class V, class T>
 struct Entry {
   static void forward(const Params& p, const VerticalTaps& vertical, const T* x, T* y,
-                      uint8_t* codes, int64_t begin, int64_t end, bool shared) {
-    const Walk<V> walk(p, vertical, shared);
+                      uint8_t* codes, int64_t begin, int64_t end) {
+    const Walk<V> walk(p, vertical);
     if (p.linear()) return blur_only(walk, x, y, begin, end);
     with_pool(p, [&](auto pool) {
       if (codes) forward_as<V, T, pool(), true>(walk, x, y, codes, begin, end);
@@ -20,7 +20,7 @@ struct Entry {
 
   static void backward(const Params& p, const VerticalTaps& vertical, const T* dy,
                        const uint8_t* codes, T* dx, int64_t begin, int64_t end) {
-    const Walk<V> walk(p, vertical, false);
+    const Walk<V> walk(p, vertical);
     with_pool(p, [&](auto pool) {
       with_truth(streams(walk, dx), [&](auto stream) {
         backward_as<V, T, pool(), stream()>(walk, dy, codes, dx, begin, end);
@@ -30,7 +30,7 @@ struct Entry {
 
   static void apply(const Params& p, const VerticalTaps& vertical, const T* x, const uint8_t* codes,
                     T* y, int64_t begin, int64_t end) {
-    const Walk<V> walk(p, vertical, false);
+    const Walk<V> walk(p, vertical);
     if (p.linear()) return blur_only(walk, x, y, begin, end);
     apply_as(walk, x, codes, y, begin, end);
   }

@@ -10,8 +10,8 @@
 namespace fastblur::cpu {
 namespace {
 
-constexpr int64_t kGrain = 32768;  // elements worth waking a thread for
-constexpr int64_t kBlocksPerThread = 4;
+constexpr int64_t kGrain = 32768;        // elements worth waking a thread for
+constexpr int64_t kUnitsPerThread = 16;  // for which no unit is cut
 
 // Calls f with a null pointer of the element type.
 template <class F>
@@ -24,23 +24,14 @@ void with_type_of(const at::Tensor& t, F f) {
   }
 }
 
-// Splits `rows` rows of `row_length` elements of each unit among the threads, units in whole blocks
-// (see codes.h) if there are enough of them for all threads, else anywhere. f(begin, end, shared).
+// Splits `rows` rows of `row_length` elements of each unit among the threads: whole units if there
+// are enough of them for all threads, else anywhere. f(begin, end).
 template <class F>
 void parallel_rows(const Params& p, int64_t rows, int64_t row_length, F f) {
-  const int64_t units = p.units_per_image();
-  const int64_t blocks = (units + kUnitsPerBlock - 1) / kUnitsPerBlock;
-  const auto grain = [&](int64_t rows) { return kGrain / (row_length * rows) + 1; };
-  if (p.batch * blocks < kBlocksPerThread * at::get_num_threads()) {
-    at::parallel_for(0, p.units() * rows, grain(1),
-                     [&](int64_t begin, int64_t end) { f(begin, end, true); });
-    return;
-  }
-  const auto row_at = [&](int64_t block) {
-    return (block / blocks * units + block % blocks * kUnitsPerBlock) * rows;
-  };
-  at::parallel_for(0, p.batch * blocks, grain(std::min(units, kUnitsPerBlock) * rows),
-                   [&](int64_t begin, int64_t end) { f(row_at(begin), row_at(end), false); });
+  const bool whole = p.units() >= kUnitsPerThread * at::get_num_threads();
+  const int64_t together = whole ? rows : 1;
+  at::parallel_for(0, p.units() * rows / together, kGrain / (row_length * together) + 1,
+                   [&](int64_t begin, int64_t end) { f(begin * together, end * together); });
 }
 
 struct Cpu {
@@ -60,10 +51,9 @@ struct Cpu {
       const T* in = x.const_data_ptr<T>();
       T* out = y.mutable_data_ptr<T>();
       uint8_t* bits = codes.size(1) ? codes.mutable_data_ptr<uint8_t>() : nullptr;
-      parallel_rows(p, p.h.pooled(), code_row_length(p),
-                    [&](int64_t begin, int64_t end, bool shared) {
-                      kernel(p, vertical, in, out, bits, begin, end, shared);
-                    });
+      parallel_rows(p, p.h.pooled(), code_row_length(p), [&](int64_t begin, int64_t end) {
+        kernel(p, vertical, in, out, bits, begin, end);
+      });
     });
   }
 
@@ -76,7 +66,7 @@ struct Cpu {
       const T* in = dy.const_data_ptr<T>();
       T* out = dx.mutable_data_ptr<T>();
       const uint8_t* bits = codes.const_data_ptr<uint8_t>();
-      parallel_rows(p, p.h.size, p.w.size * p.step(), [&](int64_t begin, int64_t end, bool) {
+      parallel_rows(p, p.h.size, p.w.size * p.step(), [&](int64_t begin, int64_t end) {
         kernel(p, vertical, in, bits, out, begin, end);
       });
     });
@@ -91,7 +81,7 @@ struct Cpu {
       const T* in = x.const_data_ptr<T>();
       T* out = y.mutable_data_ptr<T>();
       const uint8_t* bits = codes.const_data_ptr<uint8_t>();
-      parallel_rows(p, p.h.pooled(), code_row_length(p), [&](int64_t begin, int64_t end, bool) {
+      parallel_rows(p, p.h.pooled(), code_row_length(p), [&](int64_t begin, int64_t end) {
         kernel(p, vertical, in, bits, out, begin, end);
       });
     });

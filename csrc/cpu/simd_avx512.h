@@ -72,7 +72,9 @@ struct Avx512F32 {
   static Avx512F32 add_where(Mask m, Avx512F32 sum, Avx512F32 term) {
     return {_mm512_mask_add_ps(sum.v, m, sum.v, term.v)};
   }
-  static Mask select(Mask m, Mask yes, Mask no) { return _kor_mask16(_kand_mask16(m, yes), _kandn_mask16(m, no)); }
+  static Mask select(Mask m, Mask yes, Mask no) {
+    return _kor_mask16(_kand_mask16(m, yes), _kandn_mask16(m, no));
+  }
   static Word to_bits(Mask m) { return m; }
   static Mask to_mask(unsigned bits) { return Mask(bits); }
   // From memory at once: gcc would go through one of the general registers, which are few.

@@ -11,6 +11,7 @@
 //   greater, beats, max       the tie rule for numbers; for anything; the value that goes with it
 //   add, fma, blend, add_where, interleave, deinterleave
 //   join<k>                   the last k lanes of one vector before all but those of the next
+//   select                    of two Masks, lane by lane
 //   to_bits, to_mask          between Word and Mask
 //   mask_at, put_mask         the Mask of the bits at an address, and the other way round
 //   held                      the same vector, which a compiler must not load again for each use

@@ -10,13 +10,15 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
-constexpr int64_t kBandOfX = 4096;        // elements of a band of forward
-constexpr int64_t kBandOfDm = 2048;       // and of backward, which keeps more for each
-constexpr int64_t kLongRow = 1024;        // one that is cut
-constexpr int64_t kTile = 512;            // columns of a row that is cut: a multiple of 64
-constexpr int64_t kRowsOfTiles = 7;       // rows of y for which a row is cut in tiles
-constexpr int64_t kRowsOfFusedTiles = 3;  // as many for FusedRows: low, for x to be read in order
-constexpr int64_t kRowsOfDm = 6;          // rows of dx at least for which rows of dm are made
+constexpr int64_t kBandOfX = 4096;   // elements of a band of forward
+constexpr int64_t kBandOfDm = 2048;  // and of backward, which keeps more for each
+constexpr int64_t kLongRow = 1024;   // one that is cut
+constexpr int64_t kTile = 512;       // columns of a row that is cut: a multiple of 64
+constexpr int64_t kRowsOfTiles = 7;  // rows of y for which a row is cut in tiles
+// As many for FusedRows. Low, for x to be read in order; and its six rows of x, which often lie a
+// multiple of 4096 bytes apart, have to share the eight ways of the nearest cache with other rows.
+constexpr int64_t kRowsOfFusedTiles = 3;
+constexpr int64_t kRowsOfDm = 6;  // rows of dx at least for which rows of dm are made
 
 // One unit's sizes (see Params::units), in elements, with what a walk needs at hand.
 template <class V>
@@ -25,7 +27,6 @@ struct Walk {
 
   const Params& p;
   const VerticalTaps& vertical;
-  bool shared;  // whether another thread may write to the same byte of the codes
   int64_t x_row, m_row, y_row;
   int64_t pitch;   // of m and its codes
   bool same_rows;  // whether it is that of x too
@@ -33,10 +34,9 @@ struct Walk {
   S taps_h[kMaxTaps], taps_w[kMaxTaps];
   std::vector<Border1d> borders;  // of a row of m
 
-  Walk(const Params& p, const VerticalTaps& vertical, bool shared)
+  Walk(const Params& p, const VerticalTaps& vertical)
       : p(p),
         vertical(vertical),
-        shared(shared),
         x_row(p.w.size * p.step()),
         m_row(p.w.pooled() * p.step()),
         y_row(p.w.out() * p.step()),
@@ -96,14 +96,23 @@ template <class V>
 void put_codes(const Walk<V>& walk, const Tile& tile, int64_t pitch, int64_t first, int64_t last,
                Bits& planes, int64_t from, uint8_t* codes) {
   const Params& p = walk.p;
-  const bool whole = tile.n == walk.pitch;
-  const int64_t runs = whole ? 1 : last - first, n = whole ? (last - first) * tile.n : tile.n;
-  int64_t plane = code_plane_start(p, tile.unit, 0) + first * walk.pitch + tile.at;
-  for (int b = 0; b < walk.code_bits; ++b, plane += p.h.pooled() * walk.pitch) {
-    uint8_t* const rows = planes[b] + from * pitch / 8;
-    if (whole && pitch != tile.n) pack_rows(rows, last - first, tile.n, pitch);
-    for (int64_t r = 0; r < runs; ++r)
-      put_bits(codes, plane + r * walk.pitch, rows + r * pitch / 8, n, walk.shared);
+  const int64_t rows = last - first, row_bytes = code_row_bytes(p);
+  // All rows at once, if they stand as they are to stand and a word has whole ones.
+  const bool alike = tile.n == walk.pitch && pitch == 8 * row_bytes;
+  const bool joined = alike && (pitch == tile.n || 64 % pitch == 0);
+  uint64_t mask = ~uint64_t(0);
+  if (joined && pitch != tile.n) {
+    mask = first_bits(tile.n);
+    for (int64_t n = pitch; n < 64; n *= 2) mask |= mask << n;
+  }
+  for (int b = 0; b < walk.code_bits; ++b) {
+    uint8_t* const to = codes + code_row_start(p, tile.unit, b, first) + tile.at / 8;
+    if (joined) {
+      put_bits(to, {planes[b], from * pitch}, rows * pitch, mask);
+      continue;
+    }
+    for (int64_t r = 0; r < rows; ++r)
+      put_bits(to + r * row_bytes, {planes[b], (from + r) * pitch}, tile.n);
   }
 }
 

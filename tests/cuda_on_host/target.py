@@ -88,7 +88,9 @@ class _Differentiable(torch.autograd.Function):
             if way.offset == target.ways[0].offset:
                 same(own, codes[0], f"codes with {way}: {job}")
         if n and not target.host.defines:  # with fewer specialisations they differ
-            shape, dtype = _codes.shape_and_dtype(geometry, job.input_size, "cuda", x.dtype)
+            shape, dtype = _codes.shape_and_dtype(
+                geometry, job.input_size, target.channels_last, "cuda", x.dtype
+            )
             assert (tuple(codes[0].shape), codes[0].dtype) == (tuple(shape), dtype), str(job)
         without = target.run(replace(job, need_codes=False), "y")[0]["y"]
         same(without, y, f"y without codes: {job}")
