@@ -14,7 +14,7 @@ from .conftest import needs_extension
 pytestmark = needs_extension
 
 SHAPES = [(1, 3, 200, 150), (3, 5, 61, 67), (64, 32, 9, 9), (1, 64, 40, 40), (2, 7, 1, 900)]
-# Images of no whole number of blocks (csrc/cpu/codes.h), and enough of them to be cut only there.
+# Maps enough to be cut nowhere by few threads, and too few for many.
 SHAPES += [(18, 7, 35, 35)]
 
 
@@ -44,6 +44,27 @@ def test_bit_equal(shape: tuple[int, ...], channels_last: bool, dtype: torch.dty
             results = [y, codes, dx, again]
             first = first or results
             assert all(map(torch.equal, results, first)), (g, threads)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("width", [9, 14, 35, 56, 70])  # of rows that fill their bytes, and do not
+def test_codes_of_what_is_not_finite(width: int, channels_last: bool) -> None:
+    """A NaN changes how the rows around it are done, which depends on how the rows were cut."""
+    assert _extension.C is not None
+    x = in_format(fill((1, 3, 4001, width), "normal", torch.float32), channels_last)
+    for at in range(7, 4001, 41):
+        x[0, at % 3, at, at % width] = float("nan" if at % 2 else "-inf")
+    for g in (Geometry.resolve(2), Geometry.resolve(2, relu=True), Geometry.resolve(3, 2, 1)):
+        arguments = (*g.arguments(), channels_last)
+        for level in _extension.C.build_info()["cpu_levels"]:
+            _extension.C.set_cpu_level(level)
+            first: list[torch.Tensor] | None = None
+            for threads in (1, 2, 3, 5, 8):
+                torch.set_num_threads(threads)
+                y, codes = _extension.C.forward(x, *arguments)
+                results = [y.contiguous().view(torch.int32), codes]
+                first = first or results
+                assert all(map(torch.equal, results, first)), (g, level, threads)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
