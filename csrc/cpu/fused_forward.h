@@ -181,10 +181,11 @@ class FusedRows {
 
       V best[K + 1];       // of the last K - 1 rows, and of two more
       Mask second[K + 1];  // where their candidate 1 is it
-      const auto take = [&](uint8_t* winner, V candidate, V& top) __attribute__((always_inline)) {
-        if (kStrings) V::put_mask(winner, V::greater(candidate, top));
-        top = V::max(candidate, top);
-      };
+      const auto take = [&](uint8_t* const& winner, int64_t at, V candidate, V& top)
+                            __attribute__((always_inline)) {
+                              if (kStrings) V::put_mask(winner + at, V::greater(candidate, top));
+                              top = V::max(candidate, top);
+                            };
       // S_h of the next row of x.
       const auto max_of_columns = [&](int i, int64_t at) __attribute__((always_inline)) {
         const T* const x = *x_row++;
@@ -204,7 +205,7 @@ class FusedRows {
           if (c == 0 || !kInner) sum = V::add(sum, raw);
           if (kNames && c == 1) second[i] = V::greater(candidate, top);
           if (c == 0) top = candidate;
-          else take(column[c] + at, candidate, top);
+          else take(column[c], at, candidate, top);
         }
         best[i] = top;
       };
@@ -225,10 +226,10 @@ class FusedRows {
           return V::max(top, zero);
         }
 #pragma GCC unroll 3
-        for (int r = 1; r < K; ++r) take(row[r] + at, best[i + r], top);
+        for (int r = 1; r < K; ++r) take(row[r], at, best[i + r], top);
         if (kRelu) {
           V floor = zero;
-          take(row[K] + at, top, floor);
+          take(row[K], at, top, floor);
           top = floor;
         }
         return top;
@@ -255,7 +256,10 @@ class FusedRows {
       const S* weights = first_weights;
       for (; i < end_i; ++i, weights += kWeights, at += 2 * row_bytes) {
 #pragma GCC unroll 3
-        for (int r = 0; r < K - 1; ++r) best[r] = best[r + 2], second[r] = second[r + 2];
+        for (int r = 0; r < K - 1; ++r) {
+          best[r] = best[r + 2];
+          if (kNames) second[r] = second[r + 2];
+        }
         max_of_columns(K - 1, at);
         const V low = max_of_rows(0, at);
         max_of_columns(K, at + row_bytes);

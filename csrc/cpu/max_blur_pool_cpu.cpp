@@ -1,8 +1,6 @@
 // The CPU backend of the three operators: threads, and the choice of kernel.
 #include <ATen/Parallel.h>
 
-#include <algorithm>
-
 #include "../backend_operators.h"
 #include "codes.h"
 #include "level_choice.h"
