@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import mmap
 import weakref
 from dataclasses import replace
@@ -64,14 +65,16 @@ def test_traffic_by_hand() -> None:
 @needs_extension
 @pytest.mark.parametrize("row", rows.chosen("cpu", full=True), ids=str)
 def test_traffic_is_what_the_layer_explains(row: Row) -> None:
-    """But for the rounding of codes to whole words, which a limit need not move."""
+    """But for the rounding of rows of codes to whole bytes, which a limit need not move."""
     layer = rivals.ours(row)
+    rows_of_codes = math.prod(row.pooled_shape[:3]) * 2 * math.ceil(math.log2(row.pool))
     found = explain(torch.empty(row.shape, dtype=row.dtype, device="meta"), layer)  # type: ignore[arg-type]
     for mode, said in (
         ("training forward", found.bytes_forward),
         ("backward", found.bytes_backward),
     ):
-        assert row.traffic(mode).total <= said <= 1.05 * row.traffic(mode).total
+        moved = row.traffic(mode).total
+        assert moved <= said <= 1.05 * moved + rows_of_codes
 
 
 def test_limit_moves_as_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +323,7 @@ def test_weighs_the_call_that_is_timed(clock: timing.Clock) -> None:
     if _extension.C is not None:
         ours = found.facts(rivals.OURS, "full")
         assert ours["ran"].startswith("cpu: ")
-        assert 0 < ours["saved_bytes"] <= ours["input_bytes"] / 16
+        assert 0 < ours["saved_bytes"] <= 32 / 28 * ours["input_bytes"] / 16  # rows of 28 count 32
         assert ours["peak_bytes"] < 1.4 * ours["input_bytes"]
 
 
