@@ -9,13 +9,27 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fastblur import FusedBlurPool, FusedMaxBlurPool
+from fastblur import FusedBlurPool, FusedMaxBlurPool, explain
+from fastblur._geometry import Geometry
 
 from . import measure
 from .cases import in_format
 from .conftest import needs_extension
 
 pytestmark = needs_extension
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_codes_are_as_large_as_said(channels_last: bool) -> None:
+    """To the compiler and by explain, where the two formats keep different numbers of bytes."""
+    x = in_format(torch.randn(2, 6, 13, 13), channels_last).requires_grad_()
+    layer = FusedMaxBlurPool()
+    arguments = (*Geometry.resolve().arguments(), channels_last, True)
+    forward = torch.ops.fastblur.max_blur_pool_forward
+    _, codes = forward(x, *arguments)
+    _, said = forward(x.detach().to("meta"), *arguments)
+    assert said.shape == codes.shape
+    assert explain(x, layer).bytes_saved == codes.nbytes == saved_bytes(layer, x)
 
 
 def saved_bytes(layer: Callable[[torch.Tensor], object], x: torch.Tensor) -> int:
