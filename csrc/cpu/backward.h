@@ -5,7 +5,8 @@
 // no atomics, and the same result for any number of threads.
 #pragma once
 
-#include "fused_backward.h"
+#include "fused_backward_channels_last.h"
+#include "fused_backward_contiguous.h"
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
@@ -209,6 +210,13 @@ void backward_as(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, 
   const Axis& h = walk.p.h;
   with_constant(TapCounts{}, walk.p.w.n_taps, [&](auto taps) {
     if constexpr (FASTBLUR_CPU_FUSES && K > 0 && taps() > 0) {
+      using Pixels = FusedPixelsBack<V, T, K, taps()>;
+      if (Pixels::serves(walk.p)) {
+        Pixels pixels(walk, dy, codes, kStream);
+        for_each_unit(h.size, begin, end,
+                      [&](int64_t unit, int64_t h0, int64_t h1) { pixels.make(unit, h0, h1, dx); });
+        return;
+      }
       using Rows = FusedRowsBack<V, T, K, taps()>;
       if (Rows::serves(walk.p)) {
         const int64_t band = least(most(rows_of_band(kBandOfDm, walk.pitch), kRowsOfDm), h.size);

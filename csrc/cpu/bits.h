@@ -35,6 +35,13 @@ struct BitReader {
   }
 };
 
+// The same of bytes that were not written lately: reads them where they are, and one more.
+inline uint64_t bits_at(const uint8_t* bytes, int64_t bit) {
+  const uint8_t* const at = bytes + (bit >> 3);
+  const int shift = int(bit & 7);
+  return get_word(at, 0) >> shift | uint64_t(at[8]) << 1 << (63 - shift);
+}
+
 inline uint64_t first_bits(int64_t n) { return ~uint64_t(0) >> (64 - n); }  // 1 <= n <= 64
 
 // Writes n bits to whole bytes. What a word has and `mask` has not is zero, as are the bits behind

@@ -88,6 +88,9 @@ struct Avx2F32 {
   static Avx2F32 add_where(Mask m, Avx2F32 sum, Avx2F32 term) {
     return {_mm256_add_ps(sum.v, _mm256_and_ps(m, term.v))};
   }
+  static Mask neither(Mask a, Mask b) {
+    return _mm256_xor_ps(_mm256_or_ps(a, b), _mm256_castsi256_ps(_mm256_set1_epi32(-1)));
+  }
   static Mask select(Mask m, Mask yes, Mask no) { return _mm256_blendv_ps(no, yes, m); }
   static Word to_bits(Mask m) { return Word(_mm256_movemask_ps(m)); }
   static Mask to_mask(unsigned bits) {

@@ -72,6 +72,7 @@ struct Avx512F32 {
   static Avx512F32 add_where(Mask m, Avx512F32 sum, Avx512F32 term) {
     return {_mm512_mask_add_ps(sum.v, m, sum.v, term.v)};
   }
+  static Mask neither(Mask a, Mask b) { return _knot_mask16(_kor_mask16(a, b)); }
   static Mask select(Mask m, Mask yes, Mask no) {
     return _kor_mask16(_kand_mask16(m, yes), _kandn_mask16(m, no));
   }

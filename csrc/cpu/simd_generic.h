@@ -94,6 +94,7 @@ struct Generic {
     return {sum.v + (m ? term.v : Reg{})};
   }
 
+  static Mask neither(Mask a, Mask b) { return ~(a | b); }
   static Mask select(Mask m, Mask yes, Mask no) { return (m & yes) | (~m & no); }
   static Word to_bits(Mask m) {
     unsigned bits = 0;

@@ -1,0 +1,351 @@
+// S_h' S_v' B_h' B_v' for channels_last maps, in one go: rows of dy in, rows of dx out.
+//
+// One vector of channels at a time goes along two rows of m. It gives the gradient of each of their
+// windows, which is not stored, to those of the K x K elements of x that won it. The sums for these
+// elements stay in registers as long as there are windows to come that reach them. What the rows of
+// m below have to add to, the sums of rows of dx that are begun, is kept.
+//
+// A vector of channels goes along a tile of a few columns; what it has in registers at the end of
+// one, it finds again at the beginning of the next. So dx is written nearly in the order of memory.
+#pragma once
+
+#include "walk.h"
+
+namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
+
+template <class V, class T, int K, int F>  // window of the max, K x K; taps along a row
+class FusedPixelsBack {
+ public:
+  using S = typename V::Scalar;
+  using Mask = typename V::Mask;
+
+  static bool serves(const Params& p) {
+    return p.channels_last && p.channels >= L && p.h.stride == 2 && p.w.stride == 2;
+  }
+
+  FusedPixelsBack(const Walk<V>& walk, const T* dy, const uint8_t* codes, bool stream)
+      : walk_(walk),
+        dy_(dy),
+        codes_(codes),
+        end_of_codes_(codes + walk.p.batch * code_bytes_per_image(walk.p)),
+        channels_(walk.p.channels),
+        vectors_((channels_ + L - 1) / L),
+        spreads_(channels_ % 8 != 0),
+        stream_(stream && kLines && channels_ % L == 0),
+        column_bytes_(spreads_ ? vectors_ * L / 8 : channels_ / 8),
+        end_of_pairs_((walk.p.w.size - 1 + walk.p.w.pad + walk.p.w.before) / 2 + 1),
+        folds_(folds_of(walk.p.w, walk.p.border, walk.taps_w)),
+        begun_(vectors_, walk.p.w.size * (K - 1) * L, 0),
+        kept_(vectors_, kKept * L, 0),
+        spare_(1, walk.x_row, 0),
+        row_(spreads_ ? 1 : 0, code_row_length(walk.p)),
+        spread_(spreads_ ? 2 * walk.code_bits : 0, 8 * column_bytes_ * walk.p.w.pooled()) {
+    // The first pair finds nothing kept.
+    while (inner_begin_ < end_of_pairs_ && !is_inner(inner_begin_)) ++inner_begin_;
+    for (inner_end_ = inner_begin_; is_inner(inner_end_);) ++inner_end_;
+  }
+
+  // Rows [x0, x1) of a unit's dx.
+  void make(int64_t unit, int64_t x0, int64_t x1, T* dx) {
+    const Params& p = walk_.p;
+    for (int64_t k = 0; K > 1 && k < vectors_; ++k)
+      std::memset((void*)begun_[k], 0, sizeof(S) * size_t(p.w.size * (K - 1) * L));
+    // Two rows are an even one of padded m and the next, wherever x0 is: so is the order of sums.
+    const int64_t reach = x0 + p.h.pad - K + 1 + p.h.before;  // the first row of padded m
+    for (int64_t u = 2 * (reach >> 1) - p.h.before; u - p.h.pad < x1; u += 2) {
+      Rows rows;
+      rows.dy = dy_ + unit * p.h.out() * walk_.y_row;
+      for (int e = 0; e < 2; ++e) {
+        const int64_t x = u + e - p.h.pad;
+        rows.dx[e] = x >= x0 && x < x1 ? dx + (unit * p.h.size + x) * walk_.x_row : spare_[0];
+        const bool exists = u + e >= 0 && u + e < p.h.pooled();
+        rows.targets[e] = exists ? walk_.vertical.targets(u + e) : VerticalTaps::List{};
+        if (!p.linear()) rows.codes[e] = codes_of(unit, exists ? u + e : 0, e);
+      }
+      with_truth(p.relu, [&](auto relu) {
+        if (are_usual(rows)) go_along_all<relu(), true>(rows);
+        else go_along_all<relu(), false>(rows);
+      });
+    }
+  }
+
+ private:
+  static constexpr int L = V::kLanes;
+  static constexpr int kHistory = (F - 1) / 2;  // columns of dy behind the last that take part
+  static constexpr int kReached = K + 1;        // rows of dx that two rows of m reach
+  static constexpr int kKept = kReached * (K - 1) + 2 * kHistory;
+  // Rows of dy that an even and an odd row of padded m take from, the last being the same.
+  static constexpr int kEven = (F + 1) / 2, kOdd = F / 2;
+  static constexpr int64_t kPairsOfTile = 8;
+  // Only whole lines of memory go past the caches: the other half of one is not written next.
+  static constexpr bool kLines = L * sizeof(T) % 64 == 0;
+
+  // Two rows of m.
+  struct Rows {
+    T* dx[2];  // that have all they get after these rows
+    VerticalTaps::List targets[2];
+    const T* dy;  // of the unit
+    const uint8_t* codes[2] = {};
+  };
+
+  // Columns of padded m are taken in pairs, too: 2 t and 2 t + 1. Whether those of t and the
+  // columns of dx that they reach exist, and no padding is to be added to them.
+  bool is_inner(int64_t t) const {
+    const Axis& w = walk_.p.w;
+    const int64_t v = 2 * t - w.before;
+    for (const auto& fold : folds_)
+      if (fold.to == v || fold.to == v + 1) return false;
+    return t < w.out() && v >= most(0, w.pad) && v + 1 < least(w.pooled(), w.size + w.pad - K + 1);
+  }
+
+  static bool are_usual(const Rows& rows) {
+    const auto &even = rows.targets[0], &odd = rows.targets[1];
+    if (even.size() != kEven || odd.size() != kOdd) return false;
+    const int64_t last = even.end()[-1].row;
+    bool usual = true;
+    for (int k = 0; k < kEven; ++k) usual &= even.end()[-1 - k].row == last - k;
+    for (int k = 0; k < kOdd; ++k) usual &= odd.end()[-1 - k].row == last - k;
+    return usual;
+  }
+
+  // Where vector k begins. If the channels are not whole vectors, the last one is that much further
+  // to the front, and dx there is written twice.
+  int64_t channel_of(int64_t k) const { return least(k * L, channels_ - L); }
+  int64_t code_of(int64_t k) const { return (spreads_ ? k * L : channel_of(k)) / 8; }
+
+  // The codes of row u, which is row e of two. If a column is not whole bytes, they are spread so
+  // that each vector's are.
+  const uint8_t* codes_of(int64_t unit, int64_t u, int e) {
+    const Params& p = walk_.p;
+    const uint8_t* const codes = codes_ + code_row_start(p, unit, 0, u);
+    if (!spreads_) return codes;
+    const int64_t bytes = code_row_bytes(p), columns = p.w.pooled(), to_bytes = column_bytes_;
+    const int64_t channels = channels_, words = ((vectors_ - 1) * L + 63) / 64;
+    for (int b = 0; b < walk_.code_bits; ++b) {
+      const uint8_t* row = codes + b * p.h.pooled() * bytes;
+      if (end_of_codes_ - row < bytes + 16)  // more of which is read
+        row = static_cast<const uint8_t*>(std::memcpy(row_[0], row, size_t(bytes)));
+      uint8_t* column = spread_[e * walk_.code_bits + b];
+      for (int64_t bit = 0; bit < columns * channels; bit += channels, column += to_bytes) {
+        for (int64_t w = 0; w < words; ++w) put_word(column, w, bits_at(row, bit + 64 * w));
+        put_lanes<V>(column, (vectors_ - 1) * L, typename V::Word(bits_at(row, bit + channels - L)));
+      }
+    }
+    return spread_[e * walk_.code_bits];
+  }
+  int64_t plane_bytes() const {
+    return spreads_ ? spread_.stride() : walk_.p.h.pooled() * code_row_bytes(walk_.p);
+  }
+
+  // Of the rows below, those beside a tile.
+  void prefetch_codes(const Rows& rows, int64_t t, int64_t end) const {
+    if (spreads_) return;
+    const int64_t column = 2 * t - walk_.p.w.before, bytes = 2 * (end - t) * column_bytes_;
+    for (int b = 0; b < walk_.code_bits; ++b) {
+      for (const uint8_t* row : rows.codes) {
+        row += b * plane_bytes() + 2 * code_row_bytes(walk_.p) + column * column_bytes_;
+        for (int64_t i = 0; i < bytes; i += 64) prefetch(row + i);
+      }
+    }
+  }
+
+  template <bool kRelu, bool kUsual>
+  void go_along_all(const Rows& rows) {
+    go_along<kRelu, kUsual, false>(rows, 0, inner_begin_);
+    for (int64_t t = inner_begin_, end; t < inner_end_; t = end) {
+      end = least(inner_end_, t + kPairsOfTile);
+      prefetch_codes(rows, t, end);
+      go_along<kRelu, kUsual, kUsual>(rows, t, end);
+    }
+    go_along<kRelu, kUsual, false>(rows, inner_end_, end_of_pairs_);
+  }
+
+  // What a vector of channels has in registers.
+  struct Sums {
+    V of[kReached][K];  // of[r][c]: for row r of dx, column c of those that a window reaches
+    V dv[2][kHistory ? kHistory : 1];  // the last columns of B_v' dy
+
+    // Calls f(vector, index) for each that is of use to the next window.
+    template <class Function>
+    __attribute__((always_inline)) void each(Function f) {
+#pragma GCC unroll 4
+      for (int r = 0; r < kReached; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c + 1 < K; ++c) f(of[r][c], r * (K - 1) + c);
+#pragma GCC unroll 4
+      for (int i = 0; i < 2 * kHistory; ++i)
+        f(dv[i / most_history][i % most_history], kReached * (K - 1) + i);
+    }
+    static constexpr int most_history = kHistory ? kHistory : 1;
+  };
+
+  // S_h' S_v' of one window: its gradient goes to where its code says. Rows first: blends may use
+  // more of a processor's ports than sums.
+  template <bool kRelu>
+  __attribute__((always_inline)) static void give(V dm, const uint8_t* code, int64_t plane,
+                                                  V (*to)[K]) {
+    const auto mask = [&](int b) __attribute__((always_inline)) {
+      return V::mask_at(code + b * plane);
+    };
+    constexpr int kRow = column_bits(K);  // the first plane of the row
+    const V zero = V::splat(0);
+    V given[K];
+    if constexpr (K == 1) {
+      to[0][0] = V::add(to[0][0], kRelu ? V::blend(mask(kRow), zero, dm) : dm);
+    } else if constexpr (K == 2) {
+      const Mask second = mask(kRow), right = mask(0), left = V::neither(right, right);
+      given[0] = V::blend(second, zero, dm);
+      if (kRelu) given[0] = V::blend(mask(kRow + 1), zero, given[0]);
+      given[1] = V::blend(second, dm, zero);
+#pragma GCC unroll 2
+      for (int r = 0; r < K; ++r) {
+        to[r][0] = V::add_where(left, to[r][0], given[r]);
+        to[r][1] = V::add_where(right, to[r][1], given[r]);
+      }
+    } else {
+      const Mask second = mask(kRow), third = mask(kRow + 1);
+      const Mask middle = mask(0), right = mask(1), left = V::neither(middle, right);
+      const V not_third = V::blend(third, zero, dm);
+      given[0] = V::blend(second, zero, not_third);
+      given[1] = V::blend(second, not_third, zero);
+      given[2] = V::blend(third, dm, zero);
+      if (kRelu) given[2] = V::blend(second, zero, given[2]);  // both: nobody
+#pragma GCC unroll 3
+      for (int r = 0; r < K; ++r) {
+        to[r][0] = V::add_where(left, to[r][0], given[r]);
+        to[r][1] = V::add_where(middle, to[r][1], given[r]);
+        to[r][2] = V::add_where(right, to[r][2], given[r]);
+      }
+    }
+  }
+
+  // All vectors of channels, along pairs of columns [begin, end). kUsual: see are_usual; kInner:
+  // see is_inner.
+  template <bool kRelu, bool kUsual, bool kInner>
+  __attribute__((noinline)) void go_along(const Rows& rows, int64_t begin, int64_t end) {
+    const Axis& w = walk_.p.w;
+    const int64_t channels = channels_, column_bytes = column_bytes_, plane = plane_bytes();
+    const int64_t y_row = walk_.y_row, columns_of_y = w.out(), columns_of_m = w.pooled();
+    const int64_t columns = w.size, first = 2 * begin - w.before, first_x = first - w.pad;
+    const bool stream = stream_;
+    V taps[F], even[kEven], odd[kOdd];
+#pragma GCC unroll 8
+    for (int b = 0; b < F; ++b) taps[b] = V::splat(walk_.taps_w[b]);
+#pragma GCC unroll 8
+    for (int k = 0; kUsual && k < kEven; ++k)
+      even[k] = V::splat(S(rows.targets[0].begin()[k].weight));
+#pragma GCC unroll 8
+    for (int k = 0; kUsual && k < kOdd; ++k)
+      odd[k] = V::splat(S(rows.targets[1].begin()[k].weight));
+    const T* const first_dy = rows.dy + (kUsual ? rows.targets[0].begin()->row * y_row : 0);
+    const V zero = V::splat(0);
+
+    for (int64_t k = 0; k < vectors_; ++k) {
+      const int64_t i = channel_of(k);
+      // B_v': column t of both rows.
+      const auto get_dv = [&](int64_t t, const T* dy, V& low, V& high)
+                              __attribute__((always_inline)) {
+        low = high = zero;
+        if (!kInner && (t < 0 || t >= columns_of_y)) return;
+        if constexpr (kUsual) {
+          V y[kEven];
+#pragma GCC unroll 8
+          for (int a = 0; a < kEven; ++a) {
+            y[a] = V::load(dy + a * y_row);
+            low = V::fma(even[a], y[a], low);
+          }
+#pragma GCC unroll 8
+          for (int a = 0; a < kOdd; ++a) high = V::fma(odd[a], y[kEven - kOdd + a], high);
+          if (kInner) prefetch(dy + kEven * y_row);
+        } else {
+          for (const auto& target : rows.targets[0])
+            low = V::fma(V::splat(S(target.weight)), V::load(dy + target.row * y_row), low);
+          for (const auto& target : rows.targets[1])
+            high = V::fma(V::splat(S(target.weight)), V::load(dy + target.row * y_row), high);
+        }
+      };
+      S* begun = begun_[k] + first_x * (K - 1) * L;
+      Sums sums;
+      if (kInner || begin > 0) {
+        sums.each([&](V& v, int at) __attribute__((always_inline)) {
+          v = V::load(kept_[k] + at * L);
+        });
+      } else {
+        sums.each([&](V& v, int) { v = zero; });
+        for (int c = 0; c < K - 1; ++c)
+          for (int r = 0; r < K - 1; ++r)
+            if (first_x + c >= 0 && first_x + c < columns)
+              sums.of[r][c] = V::load(begun + (c * (K - 1) + r) * L);
+      }
+      const T* dy = first_dy + begin * channels + i;
+      T *to0 = rows.dx[0] + first_x * channels + i, *to1 = rows.dx[1] + first_x * channels + i;
+      const uint8_t* code0 = rows.codes[0] + first * column_bytes + code_of(k);
+      const uint8_t* code1 = rows.codes[1] + first * column_bytes + code_of(k);
+      for (int64_t t = begin; t < end; ++t, dy += channels) {
+        V dv[2][kHistory + 1], dm[2][2];
+        get_dv(t, dy, dv[0][0], dv[1][0]);
+#pragma GCC unroll 2
+        for (int e = 0; e < 2; ++e) {  // B_h'
+#pragma GCC unroll 4
+          for (int h = 0; h < kHistory; ++h) dv[e][h + 1] = sums.dv[e][h];
+          dm[e][0] = dm[e][1] = zero;
+#pragma GCC unroll 8
+          for (int b = 0; b < F; ++b) dm[e][b % 2] = V::fma(taps[b], dv[e][b / 2], dm[e][b % 2]);
+#pragma GCC unroll 4
+          for (int h = 0; h < kHistory; ++h) sums.dv[e][h] = dv[e][h];
+        }
+#pragma GCC unroll 2
+        for (int c = 0; c < 2; ++c) {
+          const int64_t v = 2 * t - w.before + c, x = v - w.pad, last_x = x + K - 1;
+          const bool comes = K > 1 && (kInner || (last_x >= 0 && last_x < columns));
+#pragma GCC unroll 4
+          for (int r = 0; r < kReached; ++r)
+            sums.of[r][K - 1] =
+                comes && r < K - 1 ? V::load(begun + ((K - 1) * (K - 1) + r) * L) : zero;
+          if (!kInner) {
+            for (const auto& fold : folds_) {
+              if (fold.to != v) continue;
+              V low, high;
+              get_dv(fold.from, first_dy + fold.from * channels + i, low, high);
+              dm[0][c] = V::fma(V::splat(fold.weight), low, dm[0][c]);
+              dm[1][c] = V::fma(V::splat(fold.weight), high, dm[1][c]);
+            }
+          }
+          if (kInner || (v >= 0 && v < columns_of_m)) {
+            give<kRelu>(dm[0][c], code0, plane, sums.of);
+            give<kRelu>(dm[1][c], code1, plane, sums.of + 1);
+          }
+          if (kInner || (x >= 0 && x < columns)) {
+            if (stream) sums.of[0][0].stream(to0), sums.of[1][0].stream(to1);
+            else sums.of[0][0].store(to0), sums.of[1][0].store(to1);
+#pragma GCC unroll 2
+            for (int r = 2; r < kReached; ++r) sums.of[r][0].store(begun + (r - 2) * L);
+          }
+#pragma GCC unroll 4
+          for (int r = 0; r < kReached; ++r)
+#pragma GCC unroll 4
+            for (int next = 1; next < K; ++next) sums.of[r][next - 1] = sums.of[r][next];
+          to0 += channels, to1 += channels;
+          code0 += column_bytes, code1 += column_bytes;
+          begun += (K - 1) * L;
+        }
+      }
+      sums.each([&](V& v, int at) __attribute__((always_inline)) { v.store(kept_[k] + at * L); });
+    }
+  }
+
+  const Walk<V>& walk_;
+  const T* dy_;
+  const uint8_t *codes_, *end_of_codes_;
+  int64_t channels_, vectors_;
+  bool spreads_, stream_;
+  int64_t column_bytes_;  // of codes
+  int64_t end_of_pairs_, inner_begin_ = 1, inner_end_ = 0;  // of columns
+  std::vector<Fold<S>> folds_;
+  // Of each vector, column after column, the rows of dx that are begun; and its Sums.
+  Scratch<S> begun_, kept_;
+  Scratch<T> spare_;  // a row of dx for those that others make
+  Bits row_, spread_;
+};
+
+}  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL
