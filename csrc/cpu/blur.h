@@ -74,10 +74,10 @@ void pad_columns(const std::vector<Border1d>& borders, int64_t step, S* m, int64
 }
 
 // B_h of rows with their padding: y[j] = sum_b taps[b] * m[stride * j + b - before], on columns.
-// Row r begins at m + r * m_row. F = number of taps, or 0.
+// Row r begins at m + r * m_row. F = number of taps, or 0. stream: past the caches, in channels_last.
 template <class V, int F, class T>
 void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typename V::Scalar* m,
-                    int64_t m_row, int64_t n_rows, T* y) {
+                    int64_t m_row, int64_t n_rows, T* y, bool stream) {
   using S = typename V::Scalar;
   constexpr int L = V::kLanes;
   const int n_taps = F ? F : p.w.n_taps;
@@ -91,8 +91,9 @@ void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typen
       V sum = V::splat(0);
 #pragma GCC unroll 8
       for (int b = 0; b < n_taps; ++b) sum = V::fma(tap(b), V::load(in + i + b * step), sum);
-      if (i + L <= n) sum.store(out + i);
-      else sum.store_first(out + i, int(n - i));
+      if (i + L > n) sum.store_first(out + i, int(n - i));
+      else if (stream) sum.stream(out + i);
+      else sum.store(out + i);
     }
   };
   m -= p.w.before * step;
@@ -142,9 +143,10 @@ void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typen
 
 template <class V, class T>
 void blur_columns(const Params& p, const typename V::Scalar* taps, const typename V::Scalar* m,
-                  int64_t m_row, int64_t n_rows, T* y) {
-  with_constant(TapCounts{}, p.w.n_taps,
-                [&](auto known) { blur_columns_n<V, known()>(p, taps, m, m_row, n_rows, y); });
+                  int64_t m_row, int64_t n_rows, T* y, bool stream) {
+  with_constant(TapCounts{}, p.w.n_taps, [&](auto known) {
+    blur_columns_n<V, known()>(p, taps, m, m_row, n_rows, y, stream);
+  });
 }
 
 // B_h' without the padding: m[v] = sum over b = q mod stride of taps[b] * dv[(q - b) / stride],

@@ -10,19 +10,24 @@ template <class V, class T>
 struct Entry {
   static void forward(const Params& p, const VerticalTaps& vertical, const T* x, T* y,
                       uint8_t* codes, int64_t begin, int64_t end) {
-    const Walk<V> walk(p, vertical);
-    if (p.linear()) return blur_only(walk, x, y, begin, end);
-    with_pool(p, [&](auto pool) {
-      if (codes) forward_as<V, T, pool(), true>(walk, x, y, codes, begin, end);
-      else forward_as<V, T, pool(), false>(walk, x, y, codes, begin, end);
-    });
+    Walk<V> walk(p, vertical);
+    walk.stream_y = p.step() % V::kLanes == 0 && streams(y, p.units() * p.h.out(), walk.y_row);
+    if (p.linear()) {
+      blur_only(walk, x, y, begin, end);
+    } else {
+      with_pool(p, [&](auto pool) {
+        if (codes) forward_as<V, T, pool(), true>(walk, x, y, codes, begin, end);
+        else forward_as<V, T, pool(), false>(walk, x, y, codes, begin, end);
+      });
+    }
+    if (walk.stream_y) V::fence();
   }
 
   static void backward(const Params& p, const VerticalTaps& vertical, const T* dy,
                        const uint8_t* codes, T* dx, int64_t begin, int64_t end) {
     const Walk<V> walk(p, vertical);
     with_pool(p, [&](auto pool) {
-      with_truth(streams(walk, dx), [&](auto stream) {
+      with_truth(streams(dx, p.units() * p.h.size, walk.x_row), [&](auto stream) {
         backward_as<V, T, pool(), stream()>(walk, dy, codes, dx, begin, end);
       });
     });
@@ -43,13 +48,13 @@ struct Entry {
     with_constant(SquarePools{}, specialised_pool(p.h.pool, p.w.pool), f);
   }
 
-  // Whether dx goes past the caches: if it is larger than what a core has for itself, and every
-  // vector of it is whole.
-  static bool streams(const Walk<V>& walk, const T* dx) {
+  // Whether rows of a result go past the caches: if they are larger than what a core has for
+  // itself, and every vector of them is whole.
+  static bool streams(const T* out, int64_t rows, int64_t row) {
     constexpr int64_t kLarge = 2 << 20, kVector = V::kLanes * sizeof(T);
-    const int64_t bytes = walk.p.units() * walk.p.h.size * walk.x_row * int64_t(sizeof(T));
-    return bytes >= kLarge && walk.x_row * int64_t(sizeof(T)) % kVector == 0 &&
-           reinterpret_cast<uintptr_t>(dx) % kVector == 0;
+    const int64_t row_bytes = row * int64_t(sizeof(T));
+    return rows * row_bytes >= kLarge && row_bytes % kVector == 0 &&
+           reinterpret_cast<uintptr_t>(out) % kVector == 0;
   }
 };
 

@@ -31,6 +31,7 @@ struct Walk {
   int64_t pitch;   // of m and its codes
   bool same_rows;  // whether it is that of x too
   int code_bits;
+  bool stream_y = false;  // past the caches
   S taps_h[kMaxTaps], taps_w[kMaxTaps];
   std::vector<Border1d> borders;  // of a row of m
 
@@ -52,7 +53,7 @@ struct Walk {
   template <class T>
   void blur_rows(Scratch<S>& m, int64_t i0, int64_t i1, T* unit) const {
     pad_columns(borders, p.step(), m[0], m.stride(), i1 - i0);
-    blur_columns<V>(p, taps_w, m[0], m.stride(), i1 - i0, unit + i0 * y_row);
+    blur_columns<V>(p, taps_w, m[0], m.stride(), i1 - i0, unit + i0 * y_row, stream_y);
   }
 
   // Rows of m with their padding at the sides, and with room for those of x where they are longer:
