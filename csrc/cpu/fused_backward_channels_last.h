@@ -227,6 +227,7 @@ class FusedPixelsBack {
     const int64_t channels = channels_, column_bytes = column_bytes_, plane = plane_bytes();
     const int64_t y_row = walk_.y_row, columns_of_y = w.out(), columns_of_m = w.pooled();
     const int64_t columns = w.size, first = 2 * begin - w.before, first_x = first - w.pad;
+    const int64_t next_tile = 2 * kPairsOfTile * channels;
     const bool stream = stream_;
     V taps[F], even[kEven], odd[kOdd];
 #pragma GCC unroll 8
@@ -316,6 +317,7 @@ class FusedPixelsBack {
             give<kRelu>(dm[1][c], code1, plane, sums.of + 1);
           }
           if (kInner || (x >= 0 && x < columns)) {
+            if (kInner && !stream) prefetch(to0 + next_tile), prefetch(to1 + next_tile);
             if (stream) sums.of[0][0].stream(to0), sums.of[1][0].stream(to1);
             else sums.of[0][0].store(to0), sums.of[1][0].store(to1);
 #pragma GCC unroll 2
