@@ -16,6 +16,8 @@ pytestmark = needs_extension
 SHAPES = [(1, 3, 200, 150), (3, 5, 61, 67), (64, 32, 9, 9), (1, 64, 40, 40), (2, 7, 1, 900)]
 # Maps enough to be cut nowhere by few threads, and too few for many.
 SHAPES += [(18, 7, 35, 35)]
+# Channels of several vectors, the last of which is no whole one, with bits in whole bytes or not.
+SHAPES += [(2, 67, 23, 31), (1, 40, 30, 18)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -75,12 +77,12 @@ def test_codes_of_what_is_not_finite(width: int, channels_last: bool) -> None:
     [Geometry.resolve(3, 2, 1), Geometry.resolve(2), Geometry.resolve(1), Geometry.resolve(1, 3)],
     ids=["max 3", "max 2", "blur", "blur by 3"],
 )
-def test_large_gradients_are_those_of_their_parts(
+def test_large_results_are_those_of_their_parts(
     geometry: Geometry, width: int, channels_last: bool, dtype: torch.dtype
 ) -> None:
-    """From 2 MiB on a gradient can go past the caches, in stores of their own."""
+    """From 2 MiB on y and dx can go past the caches, in stores of their own."""
     assert _extension.C is not None
-    shape, part = (12, 32, 64, width), 2
+    shape, part = (48, 32, 64, width), 2
     arguments = (*geometry.arguments(), channels_last)
     x = in_format(fill(shape, "normal", dtype), channels_last)
     assert x.nbytes >= 2 << 20 > part * x[0].nbytes
@@ -88,7 +90,9 @@ def test_large_gradients_are_those_of_their_parts(
         _extension.C.set_cpu_level(level)
         y, codes = _extension.C.forward(x, *arguments)
         dx = _extension.C.backward(y, codes, list(shape), *arguments)
+        assert y.nbytes >= 2 << 20 or geometry.stride[0] > 2
         for n in range(0, shape[0], part):
             few = slice(n, n + part)
+            assert torch.equal(_extension.C.forward(x[few], *arguments)[0], y[few])
             alone = _extension.C.backward(y[few], codes[few], [part, *shape[1:]], *arguments)
             assert torch.equal(dx[few], alone)

@@ -74,7 +74,8 @@ void pad_columns(const std::vector<Border1d>& borders, int64_t step, S* m, int64
 }
 
 // B_h of rows with their padding: y[j] = sum_b taps[b] * m[stride * j + b - before], on columns.
-// Row r begins at m + r * m_row. F = number of taps, or 0. stream: past the caches, in channels_last.
+// Row r begins at m + r * m_row. F = number of taps, or 0. stream: past the caches, in
+// channels_last.
 template <class V, int F, class T>
 void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typename V::Scalar* m,
                     int64_t m_row, int64_t n_rows, T* y, bool stream) {

@@ -38,7 +38,7 @@ class FusedPixelsBack {
         begun_(vectors_, walk.p.w.size * (K - 1) * L, 0),
         kept_(vectors_, kKept * L, 0),
         spare_(1, walk.x_row, 0),
-        row_(spreads_ ? 1 : 0, code_row_length(walk.p)),
+        row_(1, spreads_ ? code_row_length(walk.p) : 0),
         spread_(spreads_ ? 2 * walk.code_bits : 0, 8 * column_bytes_ * walk.p.w.pooled()) {
     // The first pair finds nothing kept.
     while (inner_begin_ < end_of_pairs_ && !is_inner(inner_begin_)) ++inner_begin_;
@@ -60,12 +60,10 @@ class FusedPixelsBack {
         rows.dx[e] = x >= x0 && x < x1 ? dx + (unit * p.h.size + x) * walk_.x_row : spare_[0];
         const bool exists = u + e >= 0 && u + e < p.h.pooled();
         rows.targets[e] = exists ? walk_.vertical.targets(u + e) : VerticalTaps::List{};
-        if (!p.linear()) rows.codes[e] = codes_of(unit, exists ? u + e : 0, e);
+        rows.codes[e] = p.linear() ? row_[0] : codes_of(unit, exists ? u + e : 0, e);
       }
-      with_truth(p.relu, [&](auto relu) {
-        if (are_usual(rows)) go_along_all<relu(), true>(rows);
-        else go_along_all<relu(), false>(rows);
-      });
+      if (are_usual(rows)) go_along_all<true>(rows);
+      else go_along_all<false>(rows);
     }
   }
 
@@ -85,7 +83,7 @@ class FusedPixelsBack {
     T* dx[2];  // that have all they get after these rows
     VerticalTaps::List targets[2];
     const T* dy;  // of the unit
-    const uint8_t* codes[2] = {};
+    const uint8_t* codes[2];
   };
 
   // Columns of padded m are taken in pairs, too: 2 t and 2 t + 1. Whether those of t and the
@@ -128,7 +126,8 @@ class FusedPixelsBack {
       uint8_t* column = spread_[e * walk_.code_bits + b];
       for (int64_t bit = 0; bit < columns * channels; bit += channels, column += to_bytes) {
         for (int64_t w = 0; w < words; ++w) put_word(column, w, bits_at(row, bit + 64 * w));
-        put_lanes<V>(column, (vectors_ - 1) * L, typename V::Word(bits_at(row, bit + channels - L)));
+        put_lanes<V>(column, (vectors_ - 1) * L,
+                     typename V::Word(bits_at(row, bit + channels - L)));
       }
     }
     return spread_[e * walk_.code_bits];
@@ -149,21 +148,24 @@ class FusedPixelsBack {
     }
   }
 
-  template <bool kRelu, bool kUsual>
+  template <bool kUsual>
   void go_along_all(const Rows& rows) {
-    go_along<kRelu, kUsual, false>(rows, 0, inner_begin_);
+    go_along<kUsual, false>(rows, 0, inner_begin_);
     for (int64_t t = inner_begin_, end; t < inner_end_; t = end) {
       end = least(inner_end_, t + kPairsOfTile);
       prefetch_codes(rows, t, end);
-      go_along<kRelu, kUsual, kUsual>(rows, t, end);
+      if (!kUsual) go_along<false, false>(rows, t, end);
+      else if (walk_.p.relu) go_along<kUsual, kUsual>(rows, t, end);
+      else go_along<kUsual, kUsual, false>(rows, t, end);
     }
-    go_along<kRelu, kUsual, false>(rows, inner_end_, end_of_pairs_);
+    go_along<kUsual, false>(rows, inner_end_, end_of_pairs_);
   }
 
   // What a vector of channels has in registers.
   struct Sums {
+    static constexpr int kRoom = kHistory ? kHistory : 1;
     V of[kReached][K];  // of[r][c]: for row r of dx, column c of those that a window reaches
-    V dv[2][kHistory ? kHistory : 1];  // the last columns of B_v' dy
+    V dv[2][kRoom];     // the last columns of B_v' dy
 
     // Calls f(vector, index) for each that is of use to the next window.
     template <class Function>
@@ -173,29 +175,25 @@ class FusedPixelsBack {
 #pragma GCC unroll 4
         for (int c = 0; c + 1 < K; ++c) f(of[r][c], r * (K - 1) + c);
 #pragma GCC unroll 4
-      for (int i = 0; i < 2 * kHistory; ++i)
-        f(dv[i / most_history][i % most_history], kReached * (K - 1) + i);
+      for (int i = 0; i < 2 * kHistory; ++i) f(dv[i / kRoom][i % kRoom], kReached * (K - 1) + i);
     }
-    static constexpr int most_history = kHistory ? kHistory : 1;
   };
 
   // S_h' S_v' of one window: its gradient goes to where its code says. Rows first: blends may use
   // more of a processor's ports than sums.
-  template <bool kRelu>
   __attribute__((always_inline)) static void give(V dm, const uint8_t* code, int64_t plane,
-                                                  V (*to)[K]) {
-    const auto mask = [&](int b) __attribute__((always_inline)) {
-      return V::mask_at(code + b * plane);
-    };
+                                                  bool relu, V (*to)[K]) {
+    const auto mask = [&](int b)
+                          __attribute__((always_inline)) { return V::mask_at(code + b * plane); };
     constexpr int kRow = column_bits(K);  // the first plane of the row
     const V zero = V::splat(0);
     V given[K];
     if constexpr (K == 1) {
-      to[0][0] = V::add(to[0][0], kRelu ? V::blend(mask(kRow), zero, dm) : dm);
+      to[0][0] = V::add(to[0][0], relu ? V::blend(mask(kRow), zero, dm) : dm);
     } else if constexpr (K == 2) {
       const Mask second = mask(kRow), right = mask(0), left = V::neither(right, right);
       given[0] = V::blend(second, zero, dm);
-      if (kRelu) given[0] = V::blend(mask(kRow + 1), zero, given[0]);
+      if (relu) given[0] = V::blend(mask(kRow + 1), zero, given[0]);
       given[1] = V::blend(second, dm, zero);
 #pragma GCC unroll 2
       for (int r = 0; r < K; ++r) {
@@ -209,7 +207,7 @@ class FusedPixelsBack {
       given[0] = V::blend(second, zero, not_third);
       given[1] = V::blend(second, not_third, zero);
       given[2] = V::blend(third, dm, zero);
-      if (kRelu) given[2] = V::blend(second, zero, given[2]);  // both: nobody
+      if (relu) given[2] = V::blend(second, zero, given[2]);  // both: nobody
 #pragma GCC unroll 3
       for (int r = 0; r < K; ++r) {
         to[r][0] = V::add_where(left, to[r][0], given[r]);
@@ -221,14 +219,14 @@ class FusedPixelsBack {
 
   // All vectors of channels, along pairs of columns [begin, end). kUsual: see are_usual; kInner:
   // see is_inner.
-  template <bool kRelu, bool kUsual, bool kInner>
+  template <bool kUsual, bool kInner, bool kMayRelu = true>
   __attribute__((noinline)) void go_along(const Rows& rows, int64_t begin, int64_t end) {
     const Axis& w = walk_.p.w;
     const int64_t channels = channels_, column_bytes = column_bytes_, plane = plane_bytes();
     const int64_t y_row = walk_.y_row, columns_of_y = w.out(), columns_of_m = w.pooled();
     const int64_t columns = w.size, first = 2 * begin - w.before, first_x = first - w.pad;
     const int64_t next_tile = 2 * kPairsOfTile * channels;
-    const bool stream = stream_;
+    const bool stream = stream_, relu = kMayRelu && walk_.p.relu;
     V taps[F], even[kEven], odd[kOdd];
 #pragma GCC unroll 8
     for (int b = 0; b < F; ++b) taps[b] = V::splat(walk_.taps_w[b]);
@@ -241,36 +239,36 @@ class FusedPixelsBack {
     const T* const first_dy = rows.dy + (kUsual ? rows.targets[0].begin()->row * y_row : 0);
     const V zero = V::splat(0);
 
+    // B_v': column t of both rows.
+    const auto get_dv = [&](int64_t t, const T* dy, V& low,
+                            V& high) __attribute__((always_inline)) {
+      low = high = zero;
+      if (!kInner && (t < 0 || t >= columns_of_y)) return;
+      if constexpr (kUsual) {
+        V y[kEven];
+#pragma GCC unroll 8
+        for (int a = 0; a < kEven; ++a) {
+          y[a] = V::load(dy + a * y_row);
+          low = V::fma(even[a], y[a], low);
+        }
+#pragma GCC unroll 8
+        for (int a = 0; a < kOdd; ++a) high = V::fma(odd[a], y[kEven - kOdd + a], high);
+        if (kInner) prefetch(dy + kEven * y_row);
+      } else {
+        for (const auto& target : rows.targets[0])
+          low = V::fma(V::splat(S(target.weight)), V::load(dy + target.row * y_row), low);
+        for (const auto& target : rows.targets[1])
+          high = V::fma(V::splat(S(target.weight)), V::load(dy + target.row * y_row), high);
+      }
+    };
+
     for (int64_t k = 0; k < vectors_; ++k) {
       const int64_t i = channel_of(k);
-      // B_v': column t of both rows.
-      const auto get_dv = [&](int64_t t, const T* dy, V& low, V& high)
-                              __attribute__((always_inline)) {
-        low = high = zero;
-        if (!kInner && (t < 0 || t >= columns_of_y)) return;
-        if constexpr (kUsual) {
-          V y[kEven];
-#pragma GCC unroll 8
-          for (int a = 0; a < kEven; ++a) {
-            y[a] = V::load(dy + a * y_row);
-            low = V::fma(even[a], y[a], low);
-          }
-#pragma GCC unroll 8
-          for (int a = 0; a < kOdd; ++a) high = V::fma(odd[a], y[kEven - kOdd + a], high);
-          if (kInner) prefetch(dy + kEven * y_row);
-        } else {
-          for (const auto& target : rows.targets[0])
-            low = V::fma(V::splat(S(target.weight)), V::load(dy + target.row * y_row), low);
-          for (const auto& target : rows.targets[1])
-            high = V::fma(V::splat(S(target.weight)), V::load(dy + target.row * y_row), high);
-        }
-      };
       S* begun = begun_[k] + first_x * (K - 1) * L;
       Sums sums;
       if (kInner || begin > 0) {
-        sums.each([&](V& v, int at) __attribute__((always_inline)) {
-          v = V::load(kept_[k] + at * L);
-        });
+        sums.each([&](V& v, int at)
+                      __attribute__((always_inline)) { v = V::load(kept_[k] + at * L); });
       } else {
         sums.each([&](V& v, int) { v = zero; });
         for (int c = 0; c < K - 1; ++c)
@@ -313,10 +311,11 @@ class FusedPixelsBack {
             }
           }
           if (kInner || (v >= 0 && v < columns_of_m)) {
-            give<kRelu>(dm[0][c], code0, plane, sums.of);
-            give<kRelu>(dm[1][c], code1, plane, sums.of + 1);
+            give(dm[0][c], code0, plane, relu, sums.of);
+            give(dm[1][c], code1, plane, relu, sums.of + 1);
           }
           if (kInner || (x >= 0 && x < columns)) {
+            // Lines that are written in part would have to be waited for.
             if (kInner && !stream) prefetch(to0 + next_tile), prefetch(to1 + next_tile);
             if (stream) sums.of[0][0].stream(to0), sums.of[1][0].stream(to1);
             else sums.of[0][0].store(to0), sums.of[1][0].store(to1);
@@ -341,7 +340,7 @@ class FusedPixelsBack {
   const uint8_t *codes_, *end_of_codes_;
   int64_t channels_, vectors_;
   bool spreads_, stream_;
-  int64_t column_bytes_;  // of codes
+  int64_t column_bytes_;                                    // of codes
   int64_t end_of_pairs_, inner_begin_ = 1, inner_end_ = 0;  // of columns
   std::vector<Fold<S>> folds_;
   // Of each vector, column after column, the rows of dx that are begun; and its Sums.
