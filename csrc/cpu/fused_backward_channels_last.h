@@ -20,7 +20,8 @@ class FusedPixelsBack {
   using Mask = typename V::Mask;
 
   static bool serves(const Params& p) {
-    return p.channels_last && p.channels >= L && p.h.stride == 2 && p.w.stride == 2;
+    return p.channels_last && p.channels >= L && p.h.stride == 2 && p.w.stride == 2 &&
+           p.w.before <= kMostPadding && p.w.after <= kMostPadding;
   }
 
   FusedPixelsBack(const Walk<V>& walk, const T* dy, const uint8_t* codes, bool stream)
@@ -75,6 +76,8 @@ class FusedPixelsBack {
   // Rows of dy that an even and an odd row of padded m take from, the last being the same.
   static constexpr int kEven = (F + 1) / 2, kOdd = F / 2;
   static constexpr int64_t kPairsOfTile = 8;
+  static constexpr int64_t kMostPadding =
+      8;  // what it adds is looked for at every column of an edge
   // Only whole lines of memory go past the caches: the other half of one is not written next.
   static constexpr bool kLines = L * sizeof(T) % 64 == 0;
 
