@@ -11,7 +11,8 @@ struct Entry {
   static void forward(const Params& p, const VerticalTaps& vertical, const T* x, T* y,
                       uint8_t* codes, int64_t begin, int64_t end) {
     Walk<V> walk(p, vertical);
-    walk.stream_y = p.step() % V::kLanes == 0 && streams(y, p.units() * p.h.out(), walk.y_row);
+    walk.stream_y =
+        p.step() % V::kLanes == 0 && streams(y, p.units() * p.h.out(), walk.y_row, kLargeY);
     if (p.linear()) {
       blur_only(walk, x, y, begin, end);
     } else {
@@ -27,7 +28,7 @@ struct Entry {
                        const uint8_t* codes, T* dx, int64_t begin, int64_t end) {
     const Walk<V> walk(p, vertical);
     with_pool(p, [&](auto pool) {
-      with_truth(streams(dx, p.units() * p.h.size, walk.x_row), [&](auto stream) {
+      with_truth(streams(dx, p.units() * p.h.size, walk.x_row, kLargeDx), [&](auto stream) {
         backward_as<V, T, pool(), stream()>(walk, dy, codes, dx, begin, end);
       });
     });
@@ -48,12 +49,15 @@ struct Entry {
     with_constant(SquarePools{}, specialised_pool(p.h.pool, p.w.pool), f);
   }
 
-  // Whether rows of a result go past the caches: if they are larger than what a core has for
-  // itself, and every vector of them is whole.
-  static bool streams(const T* out, int64_t rows, int64_t row) {
-    constexpr int64_t kLarge = 2 << 20, kVector = V::kLanes * sizeof(T);
+  // Larger than what a core has for itself. Forward reads x, four times as large as y as a rule:
+  // where all cores' cache may hold both, the next layer finds y there.
+  static constexpr int64_t kLargeDx = 2 << 20, kLargeY = 4 << 20;
+
+  // Whether rows of a result go past the caches: if they are large, and every vector is whole.
+  static bool streams(const T* out, int64_t rows, int64_t row, int64_t large) {
+    constexpr int64_t kVector = V::kLanes * sizeof(T);
     const int64_t row_bytes = row * int64_t(sizeof(T));
-    return rows * row_bytes >= kLarge && row_bytes % kVector == 0 &&
+    return rows * row_bytes >= large && row_bytes % kVector == 0 &&
            reinterpret_cast<uintptr_t>(out) % kVector == 0;
   }
 };
