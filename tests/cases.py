@@ -128,7 +128,7 @@ CASES: list[Case] = [
     zhang(3, 3, pad=(1, 1), shape=(0, 3, 9, 9), note="empty batch"),
     # Widths and channel counts around the vectors, and enough of both for several threads.
     *(zhang(2, 4, shape=(1, 3, 9, w)) for w in (15, 16, 17, 31, 32, 33, 34, 65)),
-    *(zhang(3, 3, pad=(1, 1), shape=(2, c, 9, 11)) for c in (1, 7, 8, 15, 16, 17, 33)),
+    *(zhang(3, 3, pad=(1, 1), shape=(2, c, 9, 11)) for c in (1, 7, 8, 15, 16, 17, 24, 33)),
     zhang(3, 3, pad=(1, 1), shape=(3, 32, 56, 57), note="threads"),
     zhang(2, 4, shape=(1, 16, 56, 56), relu=True, note="threads"),
 ]
