@@ -219,18 +219,15 @@ void backward_as(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, 
       }
       using Rows = FusedRowsBack<V, T, K, taps()>;
       if (Rows::serves(walk.p)) {
-        const int64_t band = least(most(rows_of_band(kBandOfDm, walk.pitch), kRowsOfDm), h.size);
-        Rows rows(walk, dy, codes, band);
-        for_each_unit(h.size, begin, end, [&](int64_t unit, int64_t h0, int64_t h1) {
-          for (int64_t x0 = h0; x0 < h1; x0 += band)
-            rows.template make<kStream>(unit, x0, least(h1, x0 + band), dx);
-        });
+        Rows rows(walk, dy, codes);
+        for_each_unit(h.size, begin, end,
+                      [&](int64_t unit, int64_t h0, int64_t h1) { rows.make(unit, h0, h1, dx); });
         return;
       }
     }
     backward_staged<V, T, K, kStream>(walk, dy, codes, dx, begin, end);
   });
-  if (kStream) V::fence();
+  if (kStream || walk.stream_dx) V::fence();
 }
 
 }  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

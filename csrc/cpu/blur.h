@@ -112,6 +112,7 @@ void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typen
       if (F) load_pair(-L, F - 2, even_before, odd_before);
       for (int64_t j = 0; j < columns; j += L) {
         V sum = V::splat(0);
+        prefetch(y + j + kAhead);
         if constexpr (F > 0) {
           load_pair(j, F - 2, even, odd);
           for_each_constant<F>([&](auto b) {

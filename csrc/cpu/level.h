@@ -30,3 +30,8 @@
 #ifndef FASTBLUR_CPU_FUSES
 #define FASTBLUR_CPU_FUSES 1
 #endif
+
+namespace fastblur::cpu {
+// Bytes that go past the caches by themselves. The rest of their line should follow soon.
+constexpr int64_t kPiece = 32;
+}  // namespace fastblur::cpu

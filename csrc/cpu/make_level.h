@@ -11,8 +11,8 @@ struct Entry {
   static void forward(const Params& p, const VerticalTaps& vertical, const T* x, T* y,
                       uint8_t* codes, int64_t begin, int64_t end) {
     Walk<V> walk(p, vertical);
-    walk.stream_y =
-        p.step() % V::kLanes == 0 && streams(y, p.units() * p.h.out(), walk.y_row, kLargeY);
+    walk.stream_y = p.step() % V::kLanes == 0 &&
+                    streams(y, p.units() * p.h.out(), walk.y_row, kLargeY, kVector);
     if (p.linear()) {
       blur_only(walk, x, y, begin, end);
     } else {
@@ -26,9 +26,11 @@ struct Entry {
 
   static void backward(const Params& p, const VerticalTaps& vertical, const T* dy,
                        const uint8_t* codes, T* dx, int64_t begin, int64_t end) {
-    const Walk<V> walk(p, vertical);
+    Walk<V> walk(p, vertical);
+    const int64_t rows = p.units() * p.h.size;
+    walk.stream_dx = streams(dx, rows, walk.x_row, kLargeDx, kPiece);
     with_pool(p, [&](auto pool) {
-      with_truth(streams(dx, p.units() * p.h.size, walk.x_row, kLargeDx), [&](auto stream) {
+      with_truth(streams(dx, rows, walk.x_row, kLargeDx, kVector), [&](auto stream) {
         backward_as<V, T, pool(), stream()>(walk, dy, codes, dx, begin, end);
       });
     });
@@ -53,12 +55,13 @@ struct Entry {
   // where all cores' cache may hold both, the next layer finds y there.
   static constexpr int64_t kLargeDx = 2 << 20, kLargeY = 4 << 20;
 
-  // Whether rows of a result go past the caches: if they are large, and every vector is whole.
-  static bool streams(const T* out, int64_t rows, int64_t row, int64_t large) {
-    constexpr int64_t kVector = V::kLanes * sizeof(T);
+  static constexpr int64_t kVector = V::kLanes * sizeof(T);
+
+  // Whether rows of a result go past the caches: if they are large, and made of so many bytes.
+  static bool streams(const T* out, int64_t rows, int64_t row, int64_t large, int64_t bytes) {
     const int64_t row_bytes = row * int64_t(sizeof(T));
-    return rows * row_bytes >= large && row_bytes % kVector == 0 &&
-           reinterpret_cast<uintptr_t>(out) % kVector == 0;
+    return rows * row_bytes >= large && row_bytes % bytes == 0 &&
+           reinterpret_cast<uintptr_t>(out) % uintptr_t(bytes) == 0;
   }
 };
 

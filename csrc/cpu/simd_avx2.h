@@ -60,6 +60,21 @@ struct Avx2F32 {
     _mm_stream_si128((__m128i*)p, _mm_load_si128((const __m128i*)lane));
   }
 
+  template <class T>
+  void stream_first(T* p, int) const {
+    stream(p);
+  }
+  template <class T>
+  static void store_pairs(Avx2F32 even, Avx2F32 odd, T* p) {
+    interleave(even, odd, even, odd);
+    even.store(p), odd.store(p + kLanes);
+  }
+  template <class T>
+  static void stream_pairs(Avx2F32 even, Avx2F32 odd, T* p) {
+    interleave(even, odd, even, odd);
+    even.stream(p), odd.stream(p + kLanes);
+  }
+
   static void fence() { _mm_sfence(); }
 
   template <class T>
@@ -100,6 +115,16 @@ struct Avx2F32 {
   }
 
   static Mask mask_at(const uint8_t* p) { return to_mask(*p); }
+  template <int first>
+  static Mask mask_of_pairs(const uint8_t* p) {
+    uint16_t bits;
+    std::memcpy(&bits, p, sizeof bits);
+    const __m256i lane =
+        _mm256_setr_epi32(1 << first, 4 << first, 16 << first, 64 << first, 256 << first,
+                          1024 << first, 4096 << first, 16384 << first);
+    const __m256i mine = _mm256_and_si256(_mm256_set1_epi32(bits), lane);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(mine, lane));
+  }
   static void put_mask(uint8_t* p, Mask m) { *p = to_bits(m); }
   static Avx2F32 held(Avx2F32 v) {
     asm("" : "+x"(v.v));
@@ -109,8 +134,10 @@ struct Avx2F32 {
   template <int k>
   static Avx2F32 join(Avx2F32 before, Avx2F32 here) {
     // alignr works within 128-bit halves.
-    const __m256i low = _mm256_castps_si256(_mm256_permute2f128_ps(before.v, here.v, 0x21));
-    return {_mm256_castsi256_ps(_mm256_alignr_epi8(_mm256_castps_si256(here.v), low, 16 - 4 * k))};
+    const __m256i all = _mm256_castps_si256(here.v), none = _mm256_castps_si256(before.v);
+    const __m256i mid = _mm256_castps_si256(_mm256_permute2f128_ps(before.v, here.v, 0x21));
+    if constexpr (k <= 4) return {_mm256_castsi256_ps(_mm256_alignr_epi8(all, mid, 16 - 4 * k))};
+    else return {_mm256_castsi256_ps(_mm256_alignr_epi8(mid, none, 32 - 4 * k))};
   }
 
   static void deinterleave(Avx2F32 lo, Avx2F32 hi, Avx2F32& even, Avx2F32& odd) {

@@ -43,6 +43,36 @@ struct Avx512F32 {
     _mm256_stream_si256((__m256i*)p, narrow(p));
   }
 
+  void stream_first(float* p, int n) const {
+    _mm256_stream_ps(p, _mm512_castps512_ps256(v));
+    if (n > 8) _mm256_stream_ps(p + 8, _mm512_extractf32x8_ps(v, 1));
+  }
+  template <class T>
+  void stream_first(T* p, int) const {
+    stream(p);
+  }
+
+  static void store_pairs(Avx512F32 even, Avx512F32 odd, float* p) {
+    interleave(even, odd, even, odd);
+    even.store(p), odd.store(p + kLanes);
+  }
+  static void stream_pairs(Avx512F32 even, Avx512F32 odd, float* p) {
+    interleave(even, odd, even, odd);
+    if (is_line(p)) even.stream(p), odd.stream(p + kLanes);
+    else even.stream_first(p, kLanes), odd.stream_first(p + kLanes, kLanes);
+  }
+  template <class T>
+  static void store_pairs(Avx512F32 even, Avx512F32 odd, T* p) {
+    _mm512_storeu_si512(p, narrow_pairs(even, odd, p));
+  }
+  template <class T>
+  static void stream_pairs(Avx512F32 even, Avx512F32 odd, T* p) {
+    const __m512i pairs = narrow_pairs(even, odd, p);
+    if (is_line(p)) return _mm512_stream_si512((__m512i*)p, pairs);
+    _mm256_stream_si256((__m256i*)p, _mm512_castsi512_si256(pairs));
+    _mm256_stream_si256((__m256i*)p + 1, _mm512_extracti64x4_epi64(pairs, 1));
+  }
+
   static void fence() { _mm_sfence(); }
 
   void store_first(float* p, int n) const { _mm512_mask_storeu_ps(p, first(n), v); }
@@ -84,6 +114,15 @@ struct Avx512F32 {
     asm("kmovw %1, %0" : "=k"(mask) : "m"(*(const Word*)p));
     return mask;
   }
+  template <int first>
+  static Mask mask_of_pairs(const uint8_t* p) {
+    int32_t bits;
+    std::memcpy(&bits, p, sizeof bits);
+    const __m512i lane = _mm512_sllv_epi32(
+        _mm512_set1_epi32(1 << first),
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30));
+    return _mm512_test_epi32_mask(_mm512_set1_epi32(bits), lane);
+  }
   static void put_mask(uint8_t* p, Mask m) { asm("kmovw %1, %0" : "=m"(*(Word*)p) : "k"(m)); }
   static Avx512F32 held(Avx512F32 v) {
     asm("" : "+v"(v.v));
@@ -111,6 +150,7 @@ struct Avx512F32 {
   }
 
  private:
+  static bool is_line(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
   static Mask first(int n) { return Mask((1u << n) - 1); }
   static Avx512F32 widen(const c10::Half*, __m256i raw) { return {_mm512_cvtph_ps(raw)}; }
   static Avx512F32 widen(const c10::BFloat16*, __m256i raw) {
@@ -119,14 +159,24 @@ struct Avx512F32 {
   __m256i narrow(const c10::Half*) const {
     return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
-  // By hand: the bfloat16 conversion instruction flushes denormals.
   __m256i narrow(const c10::BFloat16*) const {
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(), 16));
+  }
+  // bfloat16 in the upper half of each lane. By hand: the conversion instruction flushes denormals.
+  __m512i rounded() const {
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i lsb = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i even = _mm512_add_epi32(bits, _mm512_add_epi32(lsb, _mm512_set1_epi32(0x7fff)));
     const Mask nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    const __m512i rounded = _mm512_mask_blend_epi32(nan, even, _mm512_set1_epi32(0x7fc00000));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+    return _mm512_mask_blend_epi32(nan, even, _mm512_set1_epi32(0x7fc00000));
+  }
+  static __m512i narrow_pairs(Avx512F32 even, Avx512F32 odd, const c10::BFloat16*) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(even.rounded(), 16),
+                                   odd.rounded());
+  }
+  static __m512i narrow_pairs(Avx512F32 even, Avx512F32 odd, const c10::Half* p) {
+    const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd.narrow(p)), 16);
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(even.narrow(p)), high);
   }
 };
 

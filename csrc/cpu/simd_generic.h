@@ -8,12 +8,15 @@
 //   splat, load, load_where   from memory of any storage type T, widening
 //   store, store_first        to memory of T, rounding to nearest even
 //   stream, fence             store past the caches, aligned; and wait for all that did
+//   stream_first              the first lanes, as whole pieces of kPiece bytes, and so aligned
+//   store_pairs, stream_pairs what interleave gives: two vectors, in pieces if need be
 //   greater, beats, max       the tie rule for numbers; for anything; the value that goes with it
 //   add, fma, blend, add_where, interleave, deinterleave
 //   join<k>                   the last k lanes of one vector before all but those of the next
 //   select                    of two Masks, lane by lane
 //   to_bits, to_mask          between Word and Mask
 //   mask_at, put_mask         the Mask of the bits at an address, and the other way round
+//   mask_of_pairs<k>          the Mask of every second bit at an address, from bit k on
 //   held                      the same vector, which a compiler must not load again for each use
 //
 // A level's file (level_*.cpp) defines FASTBLUR_CPU_LEVEL, its namespace, so that code compiled for
@@ -75,6 +78,21 @@ struct Generic {
     store(p);
   }
 
+  template <class T>
+  void stream_first(T* p, int n) const {
+    store_first(p, n);
+  }
+  template <class T>
+  static void store_pairs(Generic even, Generic odd, T* p) {
+    interleave(even, odd, even, odd);
+    even.store(p), odd.store(p + kLanes);
+  }
+  template <class T>
+  static void stream_pairs(Generic even, Generic odd, T* p) {
+    interleave(even, odd, even, odd);
+    even.stream(p), odd.stream(p + kLanes);
+  }
+
   static void fence() {}
 
   static Generic add(Generic a, Generic b) { return {a.v + b.v}; }
@@ -107,6 +125,12 @@ struct Generic {
   }
 
   static Mask mask_at(const uint8_t* p) { return to_mask(*p); }
+  template <int first>
+  static Mask mask_of_pairs(const uint8_t* p) {
+    const Mask lane = {1 << first,   4 << first,    16 << first,   64 << first,
+                       256 << first, 1024 << first, 4096 << first, 16384 << first};
+    return ((Mask{} + I(p[0] | p[1] << 8)) & lane) != 0;
+  }
   static void put_mask(uint8_t* p, Mask m) {
     const Word bits = to_bits(m);
     std::memcpy(p, &bits, sizeof bits);
@@ -115,10 +139,9 @@ struct Generic {
 
   template <int k>
   static Generic join(Generic before, Generic here) {
-    static_assert(k == 1 || k == 2);
-    if constexpr (k == 1)
-      return {__builtin_shufflevector(before.v, here.v, 7, 8, 9, 10, 11, 12, 13, 14)};
-    else return {__builtin_shufflevector(before.v, here.v, 6, 7, 8, 9, 10, 11, 12, 13)};
+    return [&]<int... i>(std::integer_sequence<int, i...>) {
+      return Generic{__builtin_shufflevector(before.v, here.v, kLanes - k + i...)};
+    }(std::make_integer_sequence<int, kLanes>{});
   }
 
   // a b c d ... , e f g h ...  ->  even: a c ... e g ... , odd: b d ... f h ...

@@ -31,7 +31,8 @@ struct Walk {
   int64_t pitch;   // of m and its codes
   bool same_rows;  // whether it is that of x too
   int code_bits;
-  bool stream_y = false;  // past the caches
+  bool stream_y = false;   // past the caches, in whole vectors
+  bool stream_dx = false;  // in whole pieces; see kPiece
   S taps_h[kMaxTaps], taps_w[kMaxTaps];
   std::vector<Border1d> borders;  // of a row of m
 
@@ -108,12 +109,22 @@ void put_codes(const Walk<V>& walk, const Tile& tile, int64_t pitch, int64_t fir
   }
   for (int b = 0; b < walk.code_bits; ++b) {
     uint8_t* const to = codes + code_row_start(p, tile.unit, b, first) + tile.at / 8;
+    if (tile.n == walk.pitch)  // then those of the next rows are next
+      for (int64_t i = 0; i < rows * row_bytes; i += 64) prefetch(to + rows * row_bytes + i);
     if (joined) {
       put_bits(to, {planes[b], from * pitch}, rows * pitch, mask);
       continue;
     }
-    for (int64_t r = 0; r < rows; ++r)
-      put_bits(to + r * row_bytes, {planes[b], (from + r) * pitch}, tile.n);
+    int64_t r = 0;
+    if (tile.n == walk.pitch && 64 % pitch == 0) {
+      // Whole words, what is too much being written over by the next row.
+      for (; (rows - r) * row_bytes >= 8; ++r) {
+        const int64_t bit = (from + r) * pitch;
+        const uint64_t row = get_word(planes[b], bit >> 6) >> (bit & 63);
+        put_word(to + r * row_bytes, 0, row & first_bits(tile.n));
+      }
+    }
+    for (; r < rows; ++r) put_bits(to + r * row_bytes, {planes[b], (from + r) * pitch}, tile.n);
   }
 }
 
