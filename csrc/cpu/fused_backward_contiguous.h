@@ -43,9 +43,7 @@ class FusedRowsBack {
         code_reach_(blocks_ * kBlock / 8),
         last_codes_(2 * walk.code_bits, 8 * code_reach_),
         begun_(1, blocks_ * kBegun, 0),
-        spare_(1, walk.x_row, 0),
-        targets_(1, walk.vertical.most_targets(), 0),
-        weights_(1, walk.vertical.most_targets(), 0) {
+        spare_(1, walk.x_row, 0) {
     for (int64_t block = 0; block < blocks_; ++block) edges_.push_back(edge_of(block));
     while (inner_begin_ < blocks_ && !is_inner(inner_begin_)) ++inner_begin_;
     for (inner_end_ = inner_begin_; inner_end_ < blocks_ && is_inner(inner_end_);) ++inner_end_;
@@ -151,13 +149,19 @@ class FusedRowsBack {
     }
   }
 
+  // Near the borders, which for a small map is nearly everywhere.
   void sum_row(VerticalTaps::List targets, const T* dy, S* dv) {
-    int n = 0;
-    for (const auto& tap : targets) {
-      targets_[0][n] = dy + tap.row * walk_.y_row;
-      weights_[0][n++] = S(tap.weight);
+    const int64_t n = walk_.y_row;
+    for (int64_t i = 0; i < n; i += L) {
+      const auto lanes = lanes_between<V>(0, n - i);
+      V sum = V::splat(0);
+      for (const auto& tap : targets) {
+        const T* const y = dy + tap.row * n + i;
+        sum =
+            V::fma(V::splat(S(tap.weight)), i + L <= n ? V::load(y) : V::load_where(y, lanes), sum);
+      }
+      sum.store(dv + i);
     }
-    sum_rows<V>(targets_[0], weights_[0], n, walk_.y_row, dv);
   }
 
   // Two rows of m, and of dx those that have all they get after these.
@@ -353,12 +357,13 @@ class FusedRowsBack {
     }
     V low, high;
     V::interleave(even, odd, low, high);
-    if (n > 0) put_first(low, dx, int(least(n, L)), rows.stream);
-    if (n > L) put_first(high, dx + L, int(n - L), rows.stream);
+    if (n > 0) put_first(low, dx, n, rows.stream);
+    if (n > L) put_first(high, dx + L, n - L, rows.stream);
   }
-  static void put_first(V v, T* dx, int n, bool stream) {
-    if (stream) v.stream_first(dx, n);
-    else v.store_first(dx, n);
+  static void put_first(V v, T* dx, int64_t n, bool stream) {
+    if (stream) v.stream_first(dx, int(least(n, L)));
+    else if (n >= L) v.store(dx);
+    else v.store_first(dx, int(n));
   }
 
   const Walk<V>& walk_;
@@ -373,9 +378,7 @@ class FusedRowsBack {
   Bits last_codes_;                        // copies, behind which more can be read
   Scratch<S> begun_;                       // the rows of dx that are begun, block after block
   Scratch<T> spare_;                       // a row of dx for those that others make
-  Scratch<const T*> targets_;
-  Scratch<S> weights_;
-  std::vector<Edge> edges_;  // of all blocks
+  std::vector<Edge> edges_;                // of all blocks
 };
 
 }  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL
