@@ -71,7 +71,9 @@ def test_codes_of_what_is_not_finite(width: int, channels_last: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("width", [64, 45])  # rows of whole vectors, and not
+@pytest.mark.parametrize(
+    "width", [64, 48, 40, 45]
+)  # rows of whole lines, of pieces of them, and not
 @pytest.mark.parametrize(
     "geometry",
     [Geometry.resolve(3, 2, 1), Geometry.resolve(2), Geometry.resolve(1), Geometry.resolve(1, 3)],
@@ -82,7 +84,7 @@ def test_large_results_are_those_of_their_parts(
 ) -> None:
     """From 4 and 2 MiB on y and dx can go past the caches, in stores of their own."""
     assert _extension.C is not None
-    shape, part = (96, 32, 64, width), 2
+    shape, part = (104, 32, 64, width), 2
     arguments = (*geometry.arguments(), channels_last)
     x = in_format(fill(shape, "normal", dtype), channels_last)
     assert x.nbytes >= 2 << 20 > part * x[0].nbytes

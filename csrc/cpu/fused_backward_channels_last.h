@@ -9,6 +9,7 @@
 // one, it finds again at the beginning of the next. So dx is written nearly in the order of memory.
 #pragma once
 
+#include "routing.h"
 #include "walk.h"
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
@@ -52,7 +53,8 @@ class FusedPixelsBack {
     for (int64_t k = 0; K > 1 && k < vectors_; ++k)
       std::memset((void*)begun_[k], 0, sizeof(S) * size_t(p.w.size * (K - 1) * L));
     // Two rows are an even one of padded m and the next, wherever x0 is: so is the order of sums.
-    const int64_t reach = x0 + p.h.pad - K + 1 + p.h.before;  // the first row of padded m
+    // The first row of padded m that reaches these, and that exists.
+    const int64_t reach = most(x0 + p.h.pad - K + 1, 0) + p.h.before;
     for (int64_t u = 2 * (reach >> 1) - p.h.before; u - p.h.pad < x1; u += 2) {
       Rows rows;
       rows.dy = dy_ + unit * p.h.out() * walk_.y_row;
@@ -63,7 +65,7 @@ class FusedPixelsBack {
         rows.targets[e] = exists ? walk_.vertical.targets(u + e) : VerticalTaps::List{};
         rows.codes[e] = p.linear() ? row_[0] : codes_of(unit, exists ? u + e : 0, e);
       }
-      if (are_usual(rows)) go_along_all<true>(rows);
+      if (UsualRows<F>::are(rows.targets[0], rows.targets[1])) go_along_all<true>(rows);
       else go_along_all<false>(rows);
     }
   }
@@ -73,8 +75,7 @@ class FusedPixelsBack {
   static constexpr int kHistory = (F - 1) / 2;  // columns of dy behind the last that take part
   static constexpr int kReached = K + 1;        // rows of dx that two rows of m reach
   static constexpr int kKept = kReached * (K - 1) + 2 * kHistory;
-  // Rows of dy that an even and an odd row of padded m take from, the last being the same.
-  static constexpr int kEven = (F + 1) / 2, kOdd = F / 2;
+  static constexpr int kEven = UsualRows<F>::kEven, kOdd = UsualRows<F>::kOdd;
   static constexpr int64_t kPairsOfTile = 8;
   static constexpr int64_t kMostPadding =
       8;  // what it adds is looked for at every column of an edge
@@ -97,16 +98,6 @@ class FusedPixelsBack {
     for (const auto& fold : folds_)
       if (fold.to == v || fold.to == v + 1) return false;
     return t < w.out() && v >= most(0, w.pad) && v + 1 < least(w.pooled(), w.size + w.pad - K + 1);
-  }
-
-  static bool are_usual(const Rows& rows) {
-    const auto &even = rows.targets[0], &odd = rows.targets[1];
-    if (even.size() != kEven || odd.size() != kOdd) return false;
-    const int64_t last = even.end()[-1].row;
-    bool usual = true;
-    for (int k = 0; k < kEven; ++k) usual &= even.end()[-1 - k].row == last - k;
-    for (int k = 0; k < kOdd; ++k) usual &= odd.end()[-1 - k].row == last - k;
-    return usual;
   }
 
   // Where vector k begins. If the channels are not whole vectors, the last one is that much further
@@ -182,45 +173,20 @@ class FusedPixelsBack {
     }
   };
 
-  // S_h' S_v' of one window: its gradient goes to where its code says. Rows first: blends may use
-  // more of a processor's ports than sums.
+  // S_h' S_v' of one window: its gradient goes to where its code says.
   __attribute__((always_inline)) static void give(V dm, const uint8_t* code, int64_t plane,
                                                   bool relu, V (*to)[K]) {
-    const auto mask = [&](int b)
-                          __attribute__((always_inline)) { return V::mask_at(code + b * plane); };
-    constexpr int kRow = column_bits(K);  // the first plane of the row
-    const V zero = V::splat(0);
-    V given[K];
-    if constexpr (K == 1) {
-      to[0][0] = V::add(to[0][0], relu ? V::blend(mask(kRow), zero, dm) : dm);
-    } else if constexpr (K == 2) {
-      const Mask second = mask(kRow), right = mask(0), left = V::neither(right, right);
-      given[0] = V::blend(second, zero, dm);
-      if (relu) given[0] = V::blend(mask(kRow + 1), zero, given[0]);
-      given[1] = V::blend(second, dm, zero);
-#pragma GCC unroll 2
-      for (int r = 0; r < K; ++r) {
-        to[r][0] = V::add_where(left, to[r][0], given[r]);
-        to[r][1] = V::add_where(right, to[r][1], given[r]);
-      }
-    } else {
-      const Mask second = mask(kRow), third = mask(kRow + 1);
-      const Mask middle = mask(0), right = mask(1), left = V::neither(middle, right);
-      const V not_third = V::blend(third, zero, dm);
-      given[0] = V::blend(second, zero, not_third);
-      given[1] = V::blend(second, not_third, zero);
-      given[2] = V::blend(third, dm, zero);
-      if (relu) given[2] = V::blend(second, zero, given[2]);  // both: nobody
+    Routing<V, K> routing;
+    routing.find(dm, relu, [&](int b) __attribute__((always_inline)) {
+      return V::mask_at(code + b * plane);
+    });
 #pragma GCC unroll 3
-      for (int r = 0; r < K; ++r) {
-        to[r][0] = V::add_where(left, to[r][0], given[r]);
-        to[r][1] = V::add_where(middle, to[r][1], given[r]);
-        to[r][2] = V::add_where(right, to[r][2], given[r]);
-      }
-    }
+    for (int r = 0; r < K; ++r)
+#pragma GCC unroll 3
+      for (int c = 0; c < K; ++c) routing.give(false, r, c, to[r][c]);
   }
 
-  // All vectors of channels, along pairs of columns [begin, end). kUsual: see are_usual; kInner:
+  // All vectors of channels, along pairs of columns [begin, end). kUsual: see UsualRows; kInner:
   // see is_inner.
   template <bool kUsual, bool kInner, bool kMayRelu = true>
   __attribute__((noinline)) void go_along(const Rows& rows, int64_t begin, int64_t end) {

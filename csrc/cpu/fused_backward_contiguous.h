@@ -38,13 +38,14 @@ class FusedRowsBack {
               2),
         dv_pitch_((walk.y_row + kGap + L - 1) / L * L),
         dv_(1, band_ * dv_pitch_, kGap),
-        code_row_(code_row_bytes(walk.p)),
+        code_row_(walk.p.linear() ? 0 : code_row_bytes(walk.p)),
         plane_(walk.p.h.pooled() * code_row_),
-        code_reach_(blocks_ * kBlock / 8),
-        last_codes_(2 * walk.code_bits, 8 * code_reach_),
+        code_reach_(walk.p.linear() ? 0 : (walk.code_bits - 1) * plane_ + blocks_ * kBlock / 8),
+        last_codes_(2 * walk.code_bits, blocks_ * kBlock),
         begun_(1, blocks_ * kBegun, 0),
         spare_(1, walk.x_row, 0) {
-    for (int64_t block = 0; block < blocks_; ++block) edges_.push_back(edge_of(block));
+    const auto folds = folds_of(walk.p.w, walk.p.border, walk.taps_w);
+    for (int64_t block = 0; block < blocks_; ++block) edges_.push_back(edge_of(block, folds));
     while (inner_begin_ < blocks_ && !is_inner(inner_begin_)) ++inner_begin_;
     for (inner_end_ = inner_begin_; inner_end_ < blocks_ && is_inner(inner_end_);) ++inner_end_;
   }
@@ -54,7 +55,8 @@ class FusedRowsBack {
     const Params& p = walk_.p;
     std::memset((void*)begun_[0], 0, sizeof(S) * size_t(blocks_ * kBegun));
     // Two rows are an even one of padded m and the next, wherever x0 is: so is the order of sums.
-    const int64_t reach = x0 + p.h.pad - K + 1 + p.h.before;  // the first row of padded m
+    // The first row of padded m that reaches these, and that exists.
+    const int64_t reach = most(x0 + p.h.pad - K + 1, 0) + p.h.before;
     const int64_t end = x1 + p.h.pad;
     for (int64_t u = 2 * (reach >> 1) - p.h.before, next; u < end; u = next) {
       next = least(u + band_, u + (end - u + 1) / 2 * 2);
@@ -69,9 +71,9 @@ class FusedRowsBack {
  private:
   static constexpr int L = V::kLanes;
   static constexpr int64_t kBlock = 2 * L;
-  static constexpr int64_t kBegun = (K - 1) * kBlock;    // of a block
-  static constexpr int64_t kMostPadding = 8;             // more would reach beyond the gap
-  static constexpr int64_t kGap = 2 * L + kMostPadding;  // zeros between rows of dv
+  static constexpr int64_t kBegun = (K - 1) * kBlock;  // of a block
+  static constexpr int64_t kMostPadding = 8;           // each column of it is seen to in every row
+  static constexpr int64_t kGap = 2 * L;  // zeros between rows of dv, more than are read
 
   // What a column of the padding gives to one lane of a block; see Fold.
   struct LaneFold {
@@ -87,11 +89,11 @@ class FusedRowsBack {
     std::vector<LaneFold> folds;
   };
 
-  Edge edge_of(int64_t block) const {
+  Edge edge_of(int64_t block, const std::vector<Fold<S>>& folds) const {
     Edge edge;
     for (int f = 0; f < 2; ++f)
       edge.exists[f] = lanes_between<V>(0, (walk_.m_row - block * kBlock - f + 1) >> 1);
-    for (const auto& fold : folds_of(walk_.p.w, walk_.p.border, walk_.taps_w)) {
+    for (const auto& fold : folds) {
       const int64_t v = fold.to - block * kBlock;
       if (v >= 0 && v < kBlock)
         edge.folds.push_back({fold.from, fold.weight, 1u << (v / 2), v % 2 != 0});
@@ -181,7 +183,7 @@ class FusedRowsBack {
   void keep_from_end(Rows& rows) {
     for (int e = 0; e < 2; ++e) {
       const uint8_t*& code = rows.code[e];
-      if (code <= end_of_codes_ - (walk_.code_bits - 1) * plane_ - code_reach_) continue;
+      if (end_of_codes_ - code >= code_reach_) continue;
       uint8_t* const copy = last_codes_[e * walk_.code_bits];
       for (int b = 0; b < walk_.code_bits; ++b)
         std::memcpy(copy + b * last_codes_.stride(), code + b * plane_, size_t(code_row_));
@@ -210,9 +212,9 @@ class FusedRowsBack {
     rows.even_from = rows.odd_from + rows.swaps;
     rows.stream = walk_.stream_dx;
     const S* dv = dv_[0];
-    const int64_t last_row = walk_.p.h.pooled() - 1, code_row = code_row_;
+    const int64_t last_row = walk_.p.h.pooled() - 1;
+    const int64_t code_row = code_row_, code_reach = code_reach_;
     const uint8_t* const codes = codes_ + code_row_start(walk_.p, unit, 0, 0);
-    const uint8_t* const safe = end_of_codes_ - (walk_.code_bits - 1) * plane_ - code_reach_;
     dx += unit * walk_.p.h.size * walk_.x_row;
     for (; u < end; u += 2, dv += 2 * dv_pitch_) {
       for (int e = 0; e < 2; ++e) {
@@ -223,7 +225,7 @@ class FusedRowsBack {
         rows.code[e] = codes + most(0, least(u + e, last_row)) * code_row;
         rows.plane[e] = plane_;
       }
-      if (rows.code[1] > safe) keep_from_end(rows);
+      if (end_of_codes_ - rows.code[1] < code_reach) keep_from_end(rows);
       Sums carried, held;
 #pragma GCC unroll 4
       for (int r = 0; r <= K; ++r) {
@@ -243,7 +245,7 @@ class FusedRowsBack {
     }
   }
 
-  // held: what is finished, but for a block to come.
+  // held, if kLate: the last block of rows of dx, which waits for this one.
   template <bool kRelu, bool kLate, class E>
   __attribute__((always_inline)) static void make_block(const Rows& rows, int64_t j, const V* taps,
                                                         Sums& carried, Sums& held, const E edge) {
@@ -374,11 +376,12 @@ class FusedRowsBack {
   int64_t band_;  // rows of m at a time, an even number
   int64_t dv_pitch_;
   Scratch<S> dv_;
-  int64_t code_row_, plane_, code_reach_;  // bytes of a row, to the next plane, and read for a row
-  Bits last_codes_;                        // copies, behind which more can be read
-  Scratch<S> begun_;                       // the rows of dx that are begun, block after block
-  Scratch<T> spare_;                       // a row of dx for those that others make
-  std::vector<Edge> edges_;                // of all blocks
+  // Bytes of a row of codes, to the next plane, and from a row on to the end of what it needs.
+  int64_t code_row_, plane_, code_reach_;
+  Bits last_codes_;          // copies, behind which more can be read
+  Scratch<S> begun_;         // the rows of dx that are begun, block after block
+  Scratch<T> spare_;         // a row of dx for those that others make
+  std::vector<Edge> edges_;  // of all blocks
 };
 
 }  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

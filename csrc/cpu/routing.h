@@ -6,8 +6,9 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
-// Rows of dy that an even and an odd row of padded m take from, with F taps and stride 2, away from
-// the borders: the last is the same.
+// Two rows of dv = B_v' dy, an even one of padded m and the next, as F taps and a stride of 2 give
+// them away from the borders: the rows of dy that each sums lie one after the other, and the last
+// is the same.
 template <int F>
 struct UsualRows {
   static constexpr int kEven = (F + 1) / 2, kOdd = F / 2;
@@ -28,7 +29,7 @@ class Routing {
  public:
   using Mask = typename V::Mask;
 
-  // Of gradients dm. mask(b): plane b of the codes. Bits that name no candidate name several.
+  // Of gradients dm. mask(b): plane b of the codes. Bits that name no candidate may name several.
   template <class F>
   __attribute__((always_inline)) void find(V dm, bool relu, F mask) {
     constexpr int kRow = column_bits(K);  // the first plane of the row

@@ -62,6 +62,7 @@ struct Avx2F32 {
 
   template <class T>
   void stream_first(T* p, int) const {
+    static_assert(kLanes * sizeof(float) <= kPiece);  // the first lanes are all
     stream(p);
   }
   template <class T>
