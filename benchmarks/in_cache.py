@@ -18,7 +18,11 @@ from rich.table import Table
 from .counts import calls
 from .rows import Row, both_layouts
 
-ROWS = [Row((1, 32, 112, 112), 3, 1, 3), Row((1, 32, 112, 112), 2, 0, 4)]
+ROWS = [
+    Row((1, 32, 112, 112), *layer, dtype)
+    for dtype in (torch.float32, torch.bfloat16)
+    for layer in ((3, 1, 3), (2, 0, 4))
+]
 LARGER = (8, 64)  # images and channels of the maps that are past the caches
 CALLS = 40
 
@@ -35,14 +39,14 @@ def best(call: Callable[[], object], elements: int) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    table = Table("layer", "layout", "call", "in cache, ns", "not, ns")
+    table = Table("layer", "dtype", "layout", "call", "in cache, ns", "not, ns")
     for small in (row for base in ROWS for row in both_layouts(base)):
         sizes = (small, replace(small, shape=(*LARGER, *small.shape[2:])))
         both = [(calls(row), math.prod(row.shape)) for row in sizes]
         _, layer = small.layer.split(" ", 1)
         for name in ("training forward", "backward"):
             times = [best(of[name], elements) for of, elements in both]
-            table.add_row(layer, small.layout, name, *(f"{t:.1f}" for t in times))
+            table.add_row(layer, small.kind, small.layout, name, *(f"{t:.1f}" for t in times))
     Console().print(table)
 
 
