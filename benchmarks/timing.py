@@ -19,7 +19,9 @@ import torch
 from .rows import Traffic
 
 Runner = Callable[[], object]
-SMALLEST_BUFFER = 64 * 2**20  # bytes
+# Bytes. A cache of hundreds of MiB serves far more cores than take part in a race: to read three
+# times as much would take longer than the race does.
+SMALLEST_BUFFER, LARGEST_BUFFER = 64 * 2**20, 512 * 2**20
 SLEEP_CYCLES = 4_000_000  # about two milliseconds, longer than Python takes to queue any rival
 
 
@@ -61,13 +63,13 @@ class Clock:
 
     Attributes:
         now: the moment: two of them differ by seconds.
-        buffer: what the caches are filled with, three times as large as they are.
+        buffer: what the caches are filled with, three times as large as they are, within limits.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.on_gpu = device, device.type == "cuda"
         self.now: Callable[[], Any] = CudaStamp if self.on_gpu else time.perf_counter
-        size = max(3 * cache_bytes(device), SMALLEST_BUFFER)
+        size = min(max(3 * cache_bytes(device), SMALLEST_BUFFER), LARGEST_BUFFER)
         # Ones: pages of zeros that nobody wrote are one page, and reading them evicts nothing.
         self.buffer = torch.ones(size // 4, device=device)
 
