@@ -34,8 +34,8 @@ class FusedRowsBack {
         end_of_codes_(codes + walk.p.batch * code_bytes_per_image(walk.p)),
         late_(walk.p.w.pad != 0),
         blocks_((walk.x_row + late_ + kBlock - 1) / kBlock),
-        band_(least(rows_of_band(kBandOfDm, walk.pitch) + kRowsOfDm, walk.p.h.pooled() + 3) / 2 *
-              2),
+        band_(least(most(rows_of_band(kBandOfDm, walk.pitch), kRowsOfDm), walk.p.h.pooled() + 3) /
+              2 * 2),
         dv_pitch_((walk.y_row + kGap + L - 1) / L * L),
         dv_(1, band_ * dv_pitch_, kGap),
         code_row_(walk.p.linear() ? 0 : code_row_bytes(walk.p)),
@@ -54,16 +54,17 @@ class FusedRowsBack {
   void make(int64_t unit, int64_t x0, int64_t x1, T* dx) {
     const Params& p = walk_.p;
     std::memset((void*)begun_[0], 0, sizeof(S) * size_t(blocks_ * kBegun));
-    // Two rows are an even one of padded m and the next, wherever x0 is: so is the order of sums.
     // The first row of padded m that reaches these, and that exists.
     const int64_t reach = most(x0 + p.h.pad - K + 1, 0) + p.h.before;
     const int64_t end = x1 + p.h.pad;
+    // Two rows are an even one of padded m and the next, wherever x0 is: so is the order of sums.
     for (int64_t u = 2 * (reach >> 1) - p.h.before, next; u < end; u = next) {
       next = least(u + band_, u + (end - u + 1) / 2 * 2);
       make_rows_of_dv(unit, u, next);
       with_truth(p.relu, [&](auto relu) {
-        with_truth(K > 1 && p.w.pad > 0,
-                   [&](auto late) { go_along<relu(), late()>(unit, u, next, x0, x1, dx); });
+        // A window of one element has no padding.
+        if (K > 1 && late_) go_along<relu(), (K > 1)>(unit, u, next, x0, x1, dx);
+        else go_along<relu(), false>(unit, u, next, x0, x1, dx);
       });
     }
   }
@@ -290,17 +291,15 @@ class FusedRowsBack {
 #pragma GCC unroll 2
     for (int e = 0; e < 2; ++e) {
       Routing<V, K> of_even, of_odd;
-      if (K == 1 && !kRelu) {
-        of_even.all(dm[e][0]), of_odd.all(dm[e][1]);
-      } else {
-        const uint8_t* const code = rows.code[e] + j * (kBlock / 8);
-        of_even.find(dm[e][0], kRelu, [&](int b) __attribute__((always_inline)) {
-          return V::template mask_of_pairs<0>(code + b * rows.plane[e]);
-        });
-        of_odd.find(dm[e][1], kRelu, [&](int b) __attribute__((always_inline)) {
-          return V::template mask_of_pairs<1>(code + b * rows.plane[e]);
-        });
-      }
+      const auto code = [&](int b) __attribute__((always_inline)) {
+        return rows.code[e] + j * (kBlock / 8) + b * rows.plane[e];
+      };
+      of_even.find(dm[e][0], kRelu, [&](int b) __attribute__((always_inline)) {
+        return V::template mask_of_pairs<0>(code(b));
+      });
+      of_odd.find(dm[e][1], kRelu, [&](int b) __attribute__((always_inline)) {
+        return V::template mask_of_pairs<1>(code(b));
+      });
 #pragma GCC unroll 3
       for (int w = 0; w < K; ++w) {
         const int r = w + e;
@@ -349,13 +348,12 @@ class FusedRowsBack {
   __attribute__((always_inline)) static void put(V even, V odd, const Rows& rows, int r,
                                                  int64_t j) {
     T* const dx = rows.dx[r] + j * kBlock;
-    const int64_t n = rows.columns - j * kBlock;
+    const int64_t n = kInner ? kBlock : rows.columns - j * kBlock;
     if (!rows.stream)  // then memory's lines are written in part, and have to be there
       for (int64_t i = 0; i < kBlock; i += 64 / int64_t(sizeof(T))) prefetch(dx + kAhead + i);
-    if (kInner || n >= kBlock) {
-      if (rows.stream) V::stream_pairs(even, odd, dx);
-      else V::store_pairs(even, odd, dx);
-      return;
+    if constexpr (requires { V::store_pairs(even, odd, dx); }) {
+      if (n >= kBlock)
+        return rows.stream ? V::stream_pairs(even, odd, dx) : V::store_pairs(even, odd, dx);
     }
     V low, high;
     V::interleave(even, odd, low, high);

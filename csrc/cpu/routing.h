@@ -54,9 +54,6 @@ class Routing {
     }
   }
 
-  // Where there is one candidate, and it gets all.
-  __attribute__((always_inline)) void all(V dm) { given_[0] = dm; }
-
   // Adds what candidate (r, c) gets to its sum, or begins the sum with it.
   __attribute__((always_inline)) void give(bool begins, int r, int c, V& sum) const {
     if (K == 1) sum = begins ? given_[r] : V::add(sum, given_[r]);

@@ -65,16 +65,6 @@ struct Avx2F32 {
     static_assert(kLanes * sizeof(float) <= kPiece);  // the first lanes are all
     stream(p);
   }
-  template <class T>
-  static void store_pairs(Avx2F32 even, Avx2F32 odd, T* p) {
-    interleave(even, odd, even, odd);
-    even.store(p), odd.store(p + kLanes);
-  }
-  template <class T>
-  static void stream_pairs(Avx2F32 even, Avx2F32 odd, T* p) {
-    interleave(even, odd, even, odd);
-    even.stream(p), odd.stream(p + kLanes);
-  }
 
   static void fence() { _mm_sfence(); }
 

@@ -9,7 +9,7 @@
 //   store, store_first        to memory of T, rounding to nearest even
 //   stream, fence             store past the caches, aligned; and wait for all that did
 //   stream_first              the first lanes, as whole pieces of kPiece bytes, and so aligned
-//   store_pairs, stream_pairs what interleave gives: two vectors, in pieces if need be
+//   store_pairs, stream_pairs interleave and store at once; where V has something better for it
 //   greater, beats, max       the tie rule for numbers; for anything; the value that goes with it
 //   add, fma, blend, add_where, interleave, deinterleave
 //   join<k>                   the last k lanes of one vector before all but those of the next
@@ -81,16 +81,6 @@ struct Generic {
   template <class T>
   void stream_first(T* p, int n) const {
     store_first(p, n);
-  }
-  template <class T>
-  static void store_pairs(Generic even, Generic odd, T* p) {
-    interleave(even, odd, even, odd);
-    even.store(p), odd.store(p + kLanes);
-  }
-  template <class T>
-  static void stream_pairs(Generic even, Generic odd, T* p) {
-    interleave(even, odd, even, odd);
-    even.stream(p), odd.stream(p + kLanes);
   }
 
   static void fence() {}
