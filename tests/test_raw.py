@@ -167,6 +167,18 @@ def test_arbitrary_codes_of_the_right_shape_are_harmless(channels_last: bool) ->
         torch.testing.assert_close(*inner, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("width", [5, 15, 45, 70])  # rows in part of a word, in all of it, in two
+def test_bits_behind_a_row_of_codes_are_zero(width: int) -> None:
+    """As csrc/cpu/codes.h says, though there ReLU would hold everything back."""
+    assert C is not None
+    x = torch.randn(2, 3, 12, width)
+    for level in C.build_info()["cpu_levels"]:
+        C.set_cpu_level(level)
+        _, codes = C.forward(x, *Geometry.resolve(2, relu=True).arguments())
+        rows = codes.view(2 * 3 * 3 * 11, (width + 7) // 8)
+        assert not (rows[:, -1] >> width % 8).any(), level
+
+
 def test_cpu_levels() -> None:
     assert C is not None
     usable = C.build_info()["cpu_levels"]

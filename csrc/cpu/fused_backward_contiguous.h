@@ -357,6 +357,8 @@ class FusedRowsBack {
     }
     V low, high;
     V::interleave(even, odd, low, high);
+    if (n >= kBlock && rows.stream) return low.stream(dx), high.stream(dx + L);
+    if (n >= kBlock) return low.store(dx), high.store(dx + L);
     if (n > 0) put_first(low, dx, n, rows.stream);
     if (n > L) put_first(high, dx + L, n - L, rows.stream);
   }
