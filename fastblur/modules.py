@@ -33,6 +33,9 @@ class _Known(NamedTuple):
     call: Any
 
 
+_NOT_KEPT = {"_known", "_together"}  # by copies and files
+
+
 class Pool(nn.Module):
     """What the four layers share: a checked geometry, a backend, the arguments to print back."""
 
@@ -40,6 +43,7 @@ class Pool(nn.Module):
     backend: BackendName
     only_pools = True  # whether a call is that of the geometry and nothing else
     _known: _Known | None = None
+    _together: tuple[Any, ...] | None = None  # of surgery.joining, with what stands in front
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
         super().__init__()
@@ -102,6 +106,15 @@ class Pool(nn.Module):
                 self._remember(input.device)
         return y
 
+    def compute(self, input: Tensor, geometry: Geometry) -> Tensor:
+        """Applies the layer with the work of what stands in front of it, too.
+
+        Args:
+            input: of what stands in front.
+            geometry: of all together.
+        """
+        return run(input, geometry, self.backend)
+
     def _remember(self, device: torch.device) -> None:
         chosen = _backends.choose(self.backend, device)
         call = chosen.plain_call and chosen.plain_call(self.geometry, device)
@@ -109,7 +122,7 @@ class Pool(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        return {name: value for name, value in state.items() if name != "_known"}
+        return {name: value for name, value in state.items() if name not in _NOT_KEPT}
 
     def __prepare_scriptable__(self) -> NoReturn:
         """What ``torch.jit.script`` asks first: it cannot compile the layers."""

@@ -3,11 +3,9 @@
 from .antialias import AntialiasReport, AntialiasRow, antialias_
 from .filtered_pool import BlurredConv2d, FilteredPool
 from .fuse import fuse_, unfuse_
-from .joining import Absorbed
 from .report import FuseReport, FuseRow, UnfuseReport
 
 __all__ = [
-    "Absorbed",
     "AntialiasReport",
     "AntialiasRow",
     "BlurredConv2d",

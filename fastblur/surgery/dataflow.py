@@ -8,6 +8,7 @@ from torch import fx, nn
 from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _NormBase
 
+from .joining import calls_in_turn
 from .tracing import Part, graphs_of, join
 
 # Elementwise, so that they keep what blur means; a GLU or a softmax is not.
@@ -35,7 +36,7 @@ def parent_of(path: str) -> str:
 
 def is_plain_sequential(module: nn.Module) -> bool:
     """Whether it calls its children in turn, and does nothing else."""
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return isinstance(module, nn.Sequential) and calls_in_turn(module)
 
 
 def calls_as_conv2d(conv: nn.Conv2d) -> bool:
@@ -54,7 +55,6 @@ class Flow:
         stems: paths of first convolutions.
         text: all its calls, in words.
         entire: whether the model could be traced as a whole.
-        escaped: nodes whose result somebody held after the call.
     """
 
     def __init__(self, modules: dict[str, nn.Module], parts: list[Part]) -> None:
@@ -63,7 +63,6 @@ class Flow:
         self.whole: set[str] = set()
         self.stems: set[str] = set()
         self.entire = [part.path for part in parts] == [""]
-        self.escaped = frozenset(node for part in parts for node in part.escaped)
         self._inside: dict[fx.Node, tuple[str, ...]] = {}
         self._results: dict[str, fx.Node] = {}
         self._paths: dict[fx.Node, str] = {}

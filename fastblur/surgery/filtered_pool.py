@@ -133,9 +133,25 @@ class FilteredPool(Pool):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        filter = self.filter
-        if _has_values(filter) and self._stamp != _stamp(filter):
+        self._refresh_taps()
+        return self._run(input, self.geometry)
+
+    def compute(self, input: Tensor, geometry: Geometry) -> Tensor:
+        """Applies the layer with the work of what stands in front of it, too."""
+        if self._refresh_taps():
+            taps_h, taps_w = self.taps
+            geometry = dataclasses.replace(geometry, taps_h=taps_h, taps_w=taps_w)
+        return self._run(input, geometry)
+
+    def _refresh_taps(self) -> bool:
+        """Reads the taps again if the filter has changed, and tells whether it has."""
+        changed = _has_values(self.filter) and self._stamp != _stamp(self.filter)
+        if changed:
             self._read_taps()
+        return changed
+
+    def _run(self, input: Tensor, geometry: Geometry) -> Tensor:
+        filter = self.filter
         one_dimensional = filter.dim() == 3
         axis, channels = -2 if one_dimensional else -3, channels_of(filter)
         if not isinstance(input, Tensor):
@@ -146,7 +162,7 @@ class FilteredPool(Pool):
                 f"got shape {tuple(input.shape)}"
             )
         run_it = run_1d if one_dimensional else run
-        return run_it(input, self.geometry, self.backend)
+        return run_it(input, geometry, self.backend)
 
     def extra_repr(self) -> str:
         """What the geometry says, the taps by their number."""
@@ -281,3 +297,8 @@ class BlurredConv2d(FilteredPool):
             result: Tensor = self.conv(super().forward(input))
             return result
         return super().forward(self.conv(input))
+
+    def compute(self, input: Tensor, geometry: Geometry) -> Tensor:
+        """Applies the two, the blur first, with the work of what stands in front of it, too."""
+        result: Tensor = self.conv(super().compute(input, geometry))
+        return result

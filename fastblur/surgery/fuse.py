@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
-from torch import nn
+from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from .. import _backends
 from .._backends import BackendName
 from ..modules import Pool
+from .call_sites import Change, class_before, find_changes, set_class
 from .dataflow import Flow, flows_of, parent_of
-from .joining import Absorbed, Joiner, has_call_hooks
+from .joining import Step, has_call_hooks, together
 from .models import check_model, check_module
+from .reasons import why_not_joined
 from .recognise import CannotFuse, Layer, check_contents, check_numbers, recognise
 from .report import FuseReport, FuseRow, UnfuseReport, describe
 from .tracing import graphs_of, without_data
+
+_STATE_HOOKS = (
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
 
 
 def fuse_(model: nn.Module, *, relu: bool = True, backend: BackendName = "auto") -> FuseReport:
     """Replaces the anti-aliasing layers of a model by fused ones, in place.
 
     Recognised are the layers of antialiased_cnns, timm, kornia, Composer, TResNet and
-    ffcv-imagenet, with a max of stride 1 and a ReLU where these directly and only feed them, and
-    average pools behind a ReLU (timm's ``resnetaa``). The numbers stay the same, and so does the
-    state dict: checkpoints of before load into the fused model, strictly, and the other way. What
-    has joined another layer leaves an :class:`Absorbed` in its place. :func:`unfuse_` undoes it.
+    ffcv-imagenet, and average pools behind a ReLU (timm's ``resnetaa``). A max of stride 1 and a
+    ReLU join the layer behind them where the code that calls them proves that only the layer reads
+    their results: in an ``nn.Sequential``, and in consecutive calls in a method. The numbers stay
+    the same, and so does the state dict: checkpoints of before load into the fused model, strictly,
+    and the other way. :func:`unfuse_` undoes it.
 
     Nothing is guessed: a layer that is shared, hooked, subclassed or changed is left alone, and so
     is one whose filter is not separable or which does not compute what layers of its name compute.
-    The report says why. All is decided before anything changes. For that ``forward`` is traced, on
-    a copy without data, in eval and in train mode, with the model's attributes as they are.
+    The report says why. All is decided before anything changes.
 
-    Only ``forward`` is looked at. Where a ReLU or a max has joined a layer, other methods, and code
-    that takes the model apart, find the tensors between them as they are before the ReLU or the
-    max; the report names those modules, and ``relu=False`` leaves ReLUs alone.
+    A ReLU or a max that joins stays in its place and keeps its meaning: hooks, other methods and
+    code that takes the model apart find the values that they found before.
 
     Args:
         model: whose modules are replaced. It cannot itself be one of the layers.
-        relu: whether a ReLU that directly and only feeds a layer joins it.
+        relu: whether ReLUs join.
         backend: of the fused layers, as for :class:`fastblur.FusedMaxBlurPool`.
 
     Returns:
@@ -55,56 +63,50 @@ def fuse_(model: nn.Module, *, relu: bool = True, backend: BackendName = "auto")
     if not isinstance(relu, bool):
         raise TypeError(f"relu must be True or False, got {relu!r}")
     _backends.check_name(backend)
-    plans, already = _Planner(model, relu, backend).plans()
-    for plan in plans:
-        plan.carry_out(model)
-    return FuseReport(tuple(plan.row for plan in plans), already)
+    plan, already = _Planner(model, relu, backend).plan()
+    plan.carry_out(model)
+    return FuseReport(tuple(site.row for site in plan.sites), already)
 
 
 def unfuse_(model: nn.Module) -> UnfuseReport:
     """Puts back what :func:`fuse_` replaced, with the filters, convolutions and modes of now.
 
     Args:
-        model: that was fused, or a copy of it.
+        model: that was fused, or a copy or a part of it.
 
     Returns:
         The paths of the modules that are back; ``print`` it.
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: it is a fused layer itself, or holds but a part of what was fused together, or
-            hooks were set on what ``fuse_`` made. Nothing was changed then.
+        ValueError: it is a fused layer itself, or hooks were set on what ``fuse_`` made. Nothing
+            was changed then.
     """
     check_module(model)
     if _before(model) is not None:
         raise ValueError("model must hold the fused layers, got a fused layer")
     found = [
-        (path, module)
+        (path, module, before)
         for path, module in model.named_modules(remove_duplicate=False)
-        if _before(module) is not None
+        if (before := _before(module)) is not None
     ]
-    # A layer that was fused in two steps stands for both.
-    there = {id(one) for _, module in found for one in _history(module)}
-    for path, module in found:
-        partners = (partner for one in _history(module) for partner in _partners(one))
-        if any(id(partner) not in there for partner in partners):
-            raise ValueError(
-                f"model must hold all that was fused together: {path} ({type(module).__name__}) "
-                f"is there, and some of what it was fused with is not"
-            )
+    for path, module, _ in found:
         if has_call_hooks(module):
             raise ValueError(f"{path} has hooks, which would be lost; remove them first")
-    for path, module in found:
-        history = _history(module)
-        for fused, before in pairwise(history):
-            _hand_over(fused, before)
-        _put(model, path, history[-1])
-    return UnfuseReport(tuple(path for path, _ in found))
+    for path, module, before in found:
+        _hand_over(module, before)
+        _put(model, path, before)
+    apart = []
+    for path, module in model.named_modules():
+        if (kind := class_before(type(module))) is not None:
+            set_class(module, kind)
+            apart.append(path)
+    return UnfuseReport(tuple(path for path, _, _ in found), tuple(apart))
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """For one layer: its row of the report, and if there is no reason against it, the change."""
+class _Site:
+    """For one layer: its row of the report, and the layer that takes its place, if one does."""
 
     row: FuseRow
     fused: nn.Module | None = None
@@ -112,18 +114,24 @@ class _Plan:
     def carry_out(self, model: nn.Module) -> None:
         if self.fused is None:
             return
-        absorbed = []
-        for path in self.row.joined:
-            module = model.get_submodule(path)
-            absorbed.append(Absorbed(module, self.row.path).train(module.training))
-            _put(model, path, absorbed[-1])
-        module, fused = model.get_submodule(self.row.path), self.fused
-        fused.training = module.training
-        _put(model, self.row.path, fused)
-        # In tuples, for none of these is a child of another.
-        fused._replaced = (module,)  # type: ignore[assignment]
-        for one in (fused, *absorbed):
-            one._together = (fused, *absorbed)  # type: ignore[assignment]
+        module = model.get_submodule(self.row.path)
+        self.fused.training = module.training
+        _put(model, self.row.path, self.fused)
+        self.fused._replaced = (module,)  # type: ignore[assignment]  # in a tuple: it is no child
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that happens to a model."""
+
+    sites: tuple[_Site, ...] = ()
+    changes: tuple[Change, ...] = ()
+
+    def carry_out(self, model: nn.Module) -> None:
+        for site in self.sites:
+            site.carry_out(model)
+        for change in self.changes:
+            change.carry_out(model)
 
 
 class _Planner:
@@ -134,9 +142,11 @@ class _Planner:
         self._relu = relu
         self._backend = backend
         self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._uses = Counter(map(id, self._modules.values()))
+        self._flows: list[Flow] = []
 
-    def plans(self) -> tuple[list[_Plan], int]:
-        """A plan for each layer that is or may be one, and how many are fused already."""
+    def plan(self) -> tuple[_Plan, int]:
+        """What happens to the model, and how many layers are fused already."""
         found: list[tuple[str, Layer | CannotFuse]] = []
         for path, module in self._modules.items():
             try:
@@ -147,87 +157,127 @@ class _Planner:
                 if layer is not None and (path or layer.gains_alone):
                     found.append((path, layer))
         if not found:
-            return [], 0
-        flows = flows_of(self._model)
-        joiner = Joiner(self._model, self._modules, flows)
-        plans, already = [], 0
+            return _Plan(), 0
+        self._flows = flows_of(self._model)
+        layers: dict[str, tuple[Layer, nn.Module]] = {}
+        left: dict[str, _Site] = {}
         for path, layer_or_reason in found:
             try:
                 if isinstance(layer_or_reason, CannotFuse):
                     raise layer_or_reason
-                plan = self._plan(path, layer_or_reason, joiner)
+                if (fused := self._fused(path, layer_or_reason)) is not None:
+                    layers[path] = (layer_or_reason, fused)
             except CannotFuse as reason:
-                plan = self._left(path, str(reason))
-            if plan is not None:
-                plans.append(plan)
+                left[path] = self._left(path, str(reason))
+        stand_ins = {self._modules[path]: fused for path, (_, fused) in layers.items()}
+        changes = find_changes(self._model, stand_ins, self._relu)
+        joins: dict[int, Step] = {}
+        for step in (step for change in changes for step in change.joins):
+            # A call may take in more than one further inside, which then is not made.
+            known = joins.get(id(step.module))
+            if known is None or len(step.joined) > len(known.joined):
+                joins[id(step.module)] = step
+        sites, already = [], 0
+        for path, _ in found:
+            site = left.get(path)
+            if path in layers:
+                layer, fused = layers[path]
+                site = self._site(path, layer, fused, joins.get(id(fused)))
+            if site is not None:
+                sites.append(site)
             elif isinstance(self._modules[path], Pool):
                 already += 1
-        return self._confirmed(plans, flows), already
+        return self._confirmed(_Plan(tuple(sites), tuple(changes))), already
 
-    def _left(self, path: str, why: str) -> _Plan:
-        return _Plan(FuseRow(path, (type(self._modules[path]).__name__,), None, why))
+    def _left(self, path: str, why: str) -> _Site:
+        return _Site(FuseRow(path, (type(self._modules[path]).__name__,), None, why))
 
-    def _plan(self, path: str, layer: Layer, joiner: Joiner) -> _Plan | None:
-        """None where there is nothing to gain."""
-        module = self._modules[path]
+    def _fused(self, path: str, layer: Layer) -> nn.Module | None:
+        """The fused layer for one; the layer itself if it is fused; None if it is left unsaid."""
+        module: nn.Module = self._modules[path]
         if not path:
             raise CannotFuse("it is the model itself: put it into a Sequential")
-        obstacle = joiner.obstacle(path)
+        obstacle = self._obstacle(path)
         if obstacle is not None:
             if not layer.gains_alone:
                 return None
             raise CannotFuse(obstacle)
-        for flow, calls in joiner.calls(path):
-            if any(call.kwargs for call in calls):
-                raise CannotFuse("it is called with keyword arguments")
-            for call in calls:
+        for flow in self._flows:
+            for call in flow.calls.get(path, ()):
+                if call.kwargs:
+                    raise CannotFuse("it is called with keyword arguments")
                 _check_channels(layer, module, flow, call)
-        joined = joiner.join(path, layer, self._relu)
-        if not (layer.gains_alone or joined.paths):
-            return None
+        if not layer.unfused:
+            return module
         if layer.gains_alone:
             check_contents(module, layer)
             check_numbers(module, layer)
-        backend = module.backend if isinstance(module, Pool) else self._backend
-        classes = [type(self._modules[p]).__name__ for p in (*joined.paths, path)]
+        return layer.fused(module, layer.geometry, self._backend)
+
+    def _obstacle(self, path: str) -> str | None:
+        """Why the module at a path cannot be replaced, whatever it computes."""
+        module = self._modules[path]
+        if self._uses[id(module)] > 1:
+            others = [p for p, m in self._modules.items() if m is module and p != path]
+            return f"it is shared: the same module is at {', '.join(others)}"
+        if any(map(has_call_hooks, module.modules())):
+            return "it has hooks"
+        if any(getattr(module, hooks, None) for hooks in _STATE_HOOKS):
+            return "it has hooks of its state dict"
+        if parametrize.is_parametrized(module):
+            return "it is parametrized"
+        if "forward" in vars(module):
+            return "its forward has been replaced"
+        return None
+
+    def _site(self, path: str, layer: Layer, fused: nn.Module, step: Step | None) -> _Site | None:
+        """What happens to one layer; None where there is nothing to gain."""
+        if step is None and not layer.gains_alone:
+            return None
+        geometry, joined = layer.geometry, list[nn.Module]()
+        if step is not None:
+            assert isinstance(fused, Pool)
+            geometry = together(fused, step.relu, step.max) or geometry
+            joined = step.joined
+        paths = {module: p for p, module in reversed(self._modules.items())}
         row = FuseRow(
             path,
-            tuple(classes),
-            describe(joined.geometry),
-            "; ".join(joined.notes),
-            tuple(joined.paths),
+            tuple(type(m).__name__ for m in (*joined, self._modules[path])),
+            describe(geometry),
+            why_not_joined(path, layer, joined, self._flows, self._relu),
+            tuple(paths[m] for m in joined),
         )
-        return _Plan(row, layer.fused(module, joined.geometry, backend))
+        return _Site(row, fused if layer.unfused else None)
 
-    def _confirmed(self, plans: list[_Plan], flows: list[Flow]) -> list[_Plan]:
-        """Drops the plans after which the model's own code would do other calls.
+    def _confirmed(self, plan: _Plan) -> _Plan:
+        """The plan without the layers after which the model's own code would do other calls.
 
         It may look at the class of a module, or call one that it keeps elsewhere.
         """
-        before = [flow.text for flow in flows]
-        if self._unchanged(plans, before):
-            return plans
+        if self._same_calls(plan.sites):
+            return plan
         why = "what the model calls depends on the class of this layer, or it is kept elsewhere too"
-        kept = [
-            plan if self._unchanged([plan], before) else self._left(plan.row.path, why)
-            for plan in plans
-        ]
-        if self._unchanged(kept, before):
-            return kept
-        return [self._left(plan.row.path, plan.row.note or why) for plan in kept]
+        kept = tuple(
+            site if self._same_calls([site]) else self._left(site.row.path, why)
+            for site in plan.sites
+        )
+        if not self._same_calls(kept):
+            kept = tuple(self._left(site.row.path, site.row.note or why) for site in kept)
+        return _Plan(kept, plan.changes)
 
-    def _unchanged(self, plans: Iterable[_Plan], before: list[str]) -> bool:
+    def _same_calls(self, sites: Iterable[_Site]) -> bool:
+        """Whether the model calls the same modules with these layers in place."""
         try:
             shadow = without_data(self._model)
         except Exception:
-            return True  # what cannot be copied has no traces, and nothing joins
-        for plan in plans:
-            plan.carry_out(shadow)
+            return True  # no trace tells, so none tells otherwise
+        for site in sites:
+            site.carry_out(shadow)
         after = [Flow.text_of(graphs_of(shadow, training)) for training in (False, True)]
-        return after == before
+        return after == [flow.text for flow in self._flows]
 
 
-def _check_channels(layer: Layer, module: nn.Module, flow: Flow, call: Any) -> None:
+def _check_channels(layer: Layer, module: nn.Module, flow: Flow, call: fx.Node) -> None:
     channels = layer.channels(module)
     if channels is None or not call.all_input_nodes:
         return
@@ -242,26 +292,10 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
 
 def _before(module: nn.Module) -> nn.Module | None:
     """What the module replaced, if fuse_ made it."""
-    if not isinstance(module, (Pool, Absorbed)):
+    if not isinstance(module, Pool):
         return None
     replaced: tuple[nn.Module, ...] = getattr(module, "_replaced", ())
     return replaced[0] if replaced else None
-
-
-def _history(module: nn.Module) -> list[nn.Module]:
-    """The module, what it replaced, what that replaced, and so on."""
-    history = [module]
-    while (before := _before(history[-1])) is not None:
-        history.append(before)
-    return history
-
-
-def _partners(module: nn.Module) -> tuple[nn.Module, ...]:
-    """What was fused together with the module by one call of fuse_, itself included."""
-    if not isinstance(module, (Pool, Absorbed)):
-        return ()
-    together: tuple[nn.Module, ...] = getattr(module, "_together", ())
-    return together
 
 
 def _hand_over(fused: nn.Module, original: nn.Module) -> None:

@@ -1,285 +1,323 @@
-"""What stands in front of a blur and can join it: a max, and a ReLU in front of that.
+"""A ReLU and a max right in front of a blur: the blur's own kernel does their work.
 
-A module joins if its result goes to the blur and nowhere else, in eval and in train mode, and if
-nothing happens in between that could tell the difference. That is read off traces of the model as
-a whole (:mod:`.tracing`); where they do not tell, nothing joins.
+``fuse_`` leaves the ReLU and the max where they are, unchanged. What changes is the code that
+calls them and the blur in turn, and that code alone: the ``forward`` of an ``nn.Sequential``, or
+two calls in a method whose source shows that nobody else reads the value between them
+(:mod:`.rewriting`). There, each time anew, :func:`steps` decides what one call may do. Any other
+caller of the same modules gets what they always gave.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections import Counter
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
 
-from torch import fx, nn
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from torch.nn.utils import parametrize
 
 from .._geometry import Geometry
-from .dataflow import Flow, is_check, parent_of
-from .recognise import Layer
-from .tracing import GRAD
+from ..modules import FusedBlurPool, FusedMaxBlurPool, Pool
+from .filtered_pool import BlurredConv2d, FilteredPool
 
-_CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_STATE_HOOKS = (
-    "_state_dict_hooks",
-    "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
-)
-# Functions whose result is a new tensor, of which nobody else can hold a part.
-_FRESH = {"batch_norm", "conv2d", "conv1d", "group_norm", "layer_norm", "instance_norm"}
+Max: TypeAlias = nn.MaxPool2d | nn.MaxPool1d
+
+_MAXES = (nn.MaxPool2d, nn.MaxPool1d)
+_FRONTS = (nn.ReLU, *_MAXES)
+_POOLS = (FilteredPool, BlurredConv2d, FusedBlurPool, FusedMaxBlurPool)
+_MAKERS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
 
 
-class Absorbed(nn.Module):
-    """Stands for a module whose work a fused layer behind it does; passes its input on.
+@dataclass(frozen=True)
+class StandIns:
+    """What a model will have and has not yet: modules, and classes, by the modules it has."""
 
-    Args:
-        module: that stood here.
-        into: path of the fused layer, in the model that ``fuse_`` was given.
-    """
-
-    def __init__(self, module: nn.Module, into: str) -> None:
-        super().__init__()
-        self._replaced = (module,)  # in a tuple, for it is no child
-        self.into = into
-
-    def forward(self, input: Any) -> Any:
-        """Passes the input on."""
-        return input
-
-    def extra_repr(self) -> str:
-        """What stood here, and where its work is done."""
-        return f"{self._replaced[0]}, into {self.into!r}"
+    modules: Mapping[nn.Module, nn.Module] = field(default_factory=dict)
+    kinds: Mapping[nn.Module, type[nn.Module]] = field(default_factory=dict)
 
 
-@dataclass
-class Joined:
-    """A layer with what joins it.
+_NONE = StandIns()
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The last call in the ``forward`` of a class, whose result it returns.
 
     Attributes:
-        geometry: of all together.
-        paths: of the modules that join, in the order of their calls.
-        notes: why others do not.
+        name: of the attribute that is called.
+        before: of those that are called right before, each of whose results the next alone gets.
+        fresh: whether nobody else holds what the first of all of them gets.
+        rest: the ``forward`` without the call.
     """
 
-    geometry: Geometry
-    paths: list[str]
-    notes: list[str]
+    name: str
+    before: tuple[str, ...]
+    fresh: bool
+    rest: Callable[..., Any]
 
 
-class Joiner:
-    """Decides for the layers of one model what joins them.
+class Head:
+    """A module without its tail."""
+
+    def __init__(self, module: nn.Module, tail: Tail) -> None:
+        self._module = module
+        self._tail = tail
+
+    def __call__(self, x: Any) -> Any:
+        """What the tail would get."""
+        return self._tail.rest(self._module, x)
+
+    def is_fresh(self) -> bool:
+        """Whether nobody else holds the result."""
+        makers = [getattr(self._module, name) for name in self._tail.before]
+        return is_fresh(makers, self._tail.fresh)
+
+
+class Step(NamedTuple):
+    """One call: a module, and what it does the work of besides."""
+
+    module: nn.Module | Head
+    relu: nn.ReLU | None = None
+    max: Max | None = None
+
+    @property
+    def joined(self) -> list[nn.Module]:
+        """The modules whose work it does besides its own, in the order of their calls."""
+        return [module for module in (self.relu, self.max) if module is not None]
+
+    def __call__(self, x: Any) -> Any:
+        """The result of all of it."""
+        if self.relu is None and self.max is None:
+            return self.module(x)
+        assert isinstance(self.module, Pool)
+        geometry = together(self.module, self.relu, self.max)
+        assert geometry is not None  # else steps() would not join them
+        return self.module.compute(x, geometry)
+
+
+def run(modules: Sequence[nn.Module], x: Any, relu: bool) -> Any:
+    """Calls the modules in turn, in as few calls as :func:`steps` allows."""
+    if not isinstance(x, Tensor):  # a tracer's stand-in, say, which is to see each module
+        for module in modules:
+            x = module(x)
+        return x
+    for step in steps(modules, relu):
+        x = step(x)
+    return x
+
+
+def steps(
+    modules: Sequence[nn.Module], relu: bool, fresh: bool = False, stand_ins: StandIns = _NONE
+) -> list[Step]:
+    """The calls that do what the modules do in turn, when only the next reads a result.
 
     Args:
-        model: whose modules they are.
-        modules: of it, by path.
-        flows: its traces.
+        modules: in the order of their calls.
+        relu: whether ReLUs join, or only maxes.
+        fresh: whether nobody else holds the tensor that the first one gets.
+        stand_ins: what is taken for what is there.
     """
+    if hooks_of_all_modules():
+        return [Step(module) for module in modules]
+    line = _Line(modules, stand_ins)
+    found: list[Step] = []
+    while line.place < len(line.modules):
+        line.open_front()
+        step = line.join(relu, fresh)
+        if step is None:
+            step = Step(line.modules[line.place])
+            line.place += 1
+        found.append(step)
+        fresh = is_fresh([step.module], fresh)
+    return found
 
-    def __init__(self, model: nn.Module, modules: dict[str, nn.Module], flows: list[Flow]) -> None:
-        self._modules = modules
-        self._uses = Counter(map(id, modules.values()))
-        self._flows = flows
-        self._order = [_positions(flow) for flow in flows]
-        self.why_nothing = _why_nothing(model, flows)
 
-    def join(self, path: str, layer: Layer, relu: bool) -> Joined:
-        """What joins the layer at a path; ReLUs only if asked."""
-        joined, first = Joined(layer.geometry, [], []), path
-        wanted: list[tuple[bool, tuple[type[nn.Module], ...]]] = [
-            (layer.takes_max, (nn.MaxPool2d, nn.MaxPool1d)),
-            (layer.takes_relu and relu, (nn.ReLU,)),
-        ]
-        if self.why_nothing and any(takes for takes, _ in wanted):
-            joined.notes.append(f"without what may be in front of it: {self.why_nothing}")
-            return joined
-        for takes, kinds in wanted:
-            in_front = self._feeder(first, kinds) if takes else None
-            if in_front is None:
-                continue
-            module = self._modules[in_front]
-            geometry, why_not = _with(module, joined.geometry)
-            why_not = self._why_not(in_front, path) or why_not
-            if why_not or geometry is None:
-                joined.notes.append(f"without the {type(module).__name__} at {in_front}: {why_not}")
-                continue
-            joined.geometry, first = geometry, in_front
-            joined.paths.insert(0, in_front)
-        return joined
+class _Line:
+    """Modules that are called in turn, and the place of the next."""
 
-    def obstacle(self, path: str) -> str | None:
-        """Why the module at a path cannot be replaced, whatever it computes."""
-        module = self._modules[path]
-        if self._uses[id(module)] > 1:
-            others = [p for p, m in self._modules.items() if m is module and p != path]
-            return f"it is shared: the same module is at {', '.join(others)}"
-        if any(map(has_call_hooks, module.modules())):
-            return "it has hooks"
-        if any(getattr(module, hooks, None) for hooks in _STATE_HOOKS):
-            return "it has hooks of its state dict"
-        if parametrize.is_parametrized(module):
-            return "it is parametrized"
-        if "forward" in vars(module):
-            return "its forward has been replaced"
-        return None
+    def __init__(self, modules: Sequence[nn.Module], stand_ins: StandIns) -> None:
+        self._stand_ins = stand_ins
+        self.modules: list[Any] = [stand_ins.modules.get(m, m) for m in modules]
+        self.place = 0
 
-    def calls(self, path: str) -> list[tuple[Flow, list[fx.Node]]]:
-        """The traced calls of a module, in each mode."""
-        return [(flow, flow.calls.get(path, [])) for flow in self._flows]
+    def open_front(self) -> None:
+        """Takes the children of a module that ends where the following one could be joined."""
+        while self.place + 1 < len(self.modules):
+            module, following = self.modules[self.place : self.place + 2]
+            inner = self._children(module)
+            if inner is None or type(self._last(module)) not in _FRONTS:
+                return
+            if type(self._first(following)) not in _FRONTS + _POOLS:
+                return
+            self.modules[self.place : self.place + 1] = inner
 
-    def _feeder(self, path: str, kinds: tuple[type[nn.Module], ...]) -> str | None:
-        """The path of a module of these kinds whose result the one at ``path`` gets."""
-        found = set()
-        for flow, calls in self.calls(path):
-            if len(calls) == 1:
-                source = _source(flow, calls[0])
-                found.add(None if source is None else flow.path(source))
-        (first, *others) = found or {None}
-        if first is None or others or not isinstance(self._modules[first], kinds):
+    def join(self, relu: bool, fresh: bool) -> Step | None:
+        """The step of a ReLU, a max, or both, and of the pool that they are in front of."""
+        place, relu_, max_ = self.place, None, None
+        module = self.modules[place]
+        if type(module) is nn.ReLU:
+            if not relu or not is_unwatched(module) or (module.inplace and not fresh):
+                return None
+            relu_ = module
+            place = self._next(place + 1)
+        if place < len(self.modules) and type(self.modules[place]) in _MAXES:
+            max_ = self.modules[place]
+            if not is_unwatched(max_):
+                return None
+            place = self._next(place + 1)
+        if place >= len(self.modules) or (relu_ is None and max_ is None):
             return None
-        return first
+        pool = self.modules[place]
+        if type(pool) not in _POOLS or not is_unwatched(pool):
+            return None
+        if together(pool, relu_, max_) is None:
+            return None
+        self.place = place + 1
+        return Step(pool, relu_, max_)
 
-    def _why_not(self, path: str, site: str) -> str | None:
-        """Why the module at ``path``, which feeds the layer at ``site``, cannot join it."""
-        obstacle = self.obstacle(path)
-        if obstacle is not None:
-            return obstacle
-        for (flow, calls), position in zip(self.calls(path), self._order, strict=True):
-            sites = flow.calls.get(site, [])
-            if len(calls) != 1 or len(sites) != 1:
-                return f"it is called {len(calls)} times, and the layer {len(sites)} times"
-            why_not = self._why_not_here(flow, position, calls[0], sites[0])
-            if why_not is not None:
-                return why_not
-        return None
+    def _next(self, place: int) -> int:
+        """The place of what is called from here on, inside Sequentials and past identities."""
+        while place < len(self.modules):
+            module = self.modules[place]
+            inner = self._children(module)
+            if inner is not None and type(self._first(module)) in _FRONTS + _POOLS:
+                self.modules[place : place + 1] = inner
+            elif _is_identity(module):
+                place += 1
+            else:
+                break
+        return place
 
-    def _why_not_here(
-        self, flow: Flow, position: dict[fx.Node, int], call: fx.Node, site: fx.Node
-    ) -> str | None:
-        chain, node = [], call
-        while node is not site:
-            users = flow.users(node)
-            if len(users) != 1 or node in flow.escaped:
-                return "its result is used elsewhere too"
-            chain.append(node)
-            (node,) = users
-        if site.kwargs or call.kwargs:
-            return "it is called with keyword arguments"
-        site_path = flow.path(site)
-        for link in chain:
-            path = flow.path(link)
-            assert path is not None
-            assert site_path is not None
-            if link is not call and self.obstacle(path) is not None:
-                return f"{path}, between the two: {self.obstacle(path)}"
-            if (hooked := self._hooked_between(path, site_path)) is not None:
-                return f"{hooked} has hooks, which would see another tensor"
-        between = [n for n in position if position[call] < position[n] < position[site]]
-        if any(n not in chain and not is_check(n) for n in between):
-            return "something else runs between the two, which may change its input"
-        if call.meta.get(GRAD) != site.meta.get(GRAD):
-            return "gradients are recorded for one of the two only"
-        module = flow.module(call)
-        if getattr(module, "inplace", False) and not self._is_alone(flow, call):
-            return "it changes in place what is, or may be, used elsewhere"
-        return None
+    def _children(self, module: Any) -> list[Any] | None:
+        """What is called in turn where the module is called, if that is all that a call does."""
+        if not isinstance(module, nn.Module) or not is_unwatched(module):
+            return None
+        if isinstance(module, nn.Sequential):
+            inner = list(module._modules.values()) if calls_in_turn(module) else []
+            return [self._stand_ins.modules.get(m, m) for m in inner if m is not None] or None
+        kind = self._stand_ins.kinds.get(module, type(module))
+        tail: Tail | None = getattr(kind, "_tail", None)
+        return None if tail is None else [Head(module, tail), getattr(module, tail.name)]
 
-    def _is_alone(self, flow: Flow, call: fx.Node) -> bool:
-        """Whether nobody but this call can see the tensor that it gets."""
-        path = flow.path(call)
-        source = call
-        while source is call or _is_identity(flow, source):
-            if len(source.all_input_nodes) != 1:
-                return False
-            (source,) = source.all_input_nodes
-            if len(flow.users(source)) != 1 or source in flow.escaped:
-                return False
-        module, source_path = flow.module(source), flow.path(source)
-        if module is None or source_path is None or path is None:
-            name = str(getattr(source.target, "__name__", source.target))
-            return source.op == "call_function" and name in _FRESH
-        makes_new = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
-        return (
-            isinstance(module, makes_new)
-            and type(module).forward.__module__.startswith("torch.nn.")
-            and self.obstacle(source_path) is None
-            and self._hooked_between(source_path, path) is None
-        )
+    def _first(self, module: Any) -> Any:
+        while (inner := self._children(module)) is not None:
+            module = inner[0]
+        return module
 
-    def _hooked_between(self, path: str, other: str) -> str | None:
-        """A module with hooks around one of the two that is not around both."""
-        for outer in sorted(set(_around(path)) ^ set(_around(other))):
-            if has_call_hooks(self._modules[outer]):
-                return outer
-        return None
+    def _last(self, module: Any) -> Any:
+        while (inner := self._children(module)) is not None:
+            module = inner[-1]
+        return module
+
+
+def together(pool: Pool, relu: nn.ReLU | None, max: Max | None) -> Geometry | None:
+    """The geometry of a pool that does the work of these too; None where it cannot."""
+    settings = None
+    if max is not None:
+        settings = (max.kernel_size, max.stride, max.padding, max.dilation, max.return_indices)
+    known = pool._together
+    if known and known[:2] == (relu is not None, settings) and known[2] is pool.geometry:
+        return known[3]  # type: ignore[no-any-return]
+    geometry, _ = with_front(pool.geometry, relu, max)
+    if isinstance(pool, BlurredConv2d) and not pool.blur_first:
+        geometry = None
+    if max is not None and isinstance(max, nn.MaxPool1d) != pool.one_dimensional:
+        geometry = None
+    pool._together = (relu is not None, settings, pool.geometry, geometry)
+    return geometry
+
+
+def with_front(geometry: Geometry, relu: nn.Module | None, max: Any) -> tuple[Geometry | None, str]:
+    """The geometry with a ReLU and a max in front; or None, and the reason."""
+    if max is not None:
+        if not geometry.linear:
+            return None, "the layer has a max or a ReLU already"
+        if max.return_indices or _pair(max.dilation) != (1, 1):
+            return None, "it has dilation or return_indices"
+        if _pair(max.stride) != (1, 1):
+            return None, f"its stride is {max.stride}, not 1"
+        size, pad = _pair(max.kernel_size), _pair(max.padding)
+        if isinstance(max, nn.MaxPool1d):
+            size, pad = (1, size[1]), (0, pad[1])
+        try:
+            pooled = Geometry.resolve(size, 1, pad)
+        except ValueError as error:
+            return None, str(error)
+        geometry = replace(geometry, kernel_size=pooled.kernel_size, padding=pooled.padding)
+    if relu is not None:
+        if geometry.relu:
+            return None, "the layer has a ReLU already"
+        geometry = replace(geometry, relu=True)
+    return geometry, ""
+
+
+def is_unwatched(module: nn.Module) -> bool:
+    """Whether a call of the module is that of its class's ``forward``, and no hook sees it."""
+    return not has_call_hooks(module) and module.__dict__.get("forward") is None
 
 
 def has_call_hooks(module: nn.Module) -> bool:
     """Whether a call of the module, or its gradient, is watched."""
-    return any(getattr(module, hooks) for hooks in _CALL_HOOKS)
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
-def _why_nothing(model: nn.Module, flows: list[Flow]) -> str | None:
-    """Why the traces cannot tell what runs."""
-    if not all(flow.entire for flow in flows):
-        return "the model could not be traced as a whole"
-    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
-        return "there are hooks of all modules"
-    parameters = inspect.signature(model.forward).parameters.values()
-    optional = [p.name for p in parameters if p.default is not inspect.Parameter.empty]
-    if optional:
-        return f"what the model does with its optional {', '.join(optional)} was not traced"
-    return None
+def is_fresh(makers: Sequence[Any], fresh: bool) -> bool:
+    """Whether nobody else holds what the last of the makers returned, called in turn.
+
+    Args:
+        makers: modules; None where something else was called.
+        fresh: whether nobody else held what the first of them got.
+    """
+    for maker in reversed(makers):
+        if _makes_new(maker):
+            return True
+        if not _is_identity(maker):
+            return False
+    return fresh
 
 
-def _with(module: Any, geometry: Geometry) -> tuple[Geometry | None, str | None]:
-    """The geometry with the work of the module in front; or why that cannot be."""
+def _makes_new(module: Any) -> bool:
+    """Whether nobody else holds the result of a call: that of torch's convolutions and norms."""
+    while isinstance(module, nn.Sequential) and calls_in_turn(module) and is_unwatched(module):
+        module = next(reversed(module._modules.values()), None)
+    if isinstance(module, Head):
+        return module.is_fresh()
+    return (
+        isinstance(module, _MAKERS)
+        and type(module).forward.__module__.startswith("torch.nn.")
+        and is_unwatched(module)
+    )
+
+
+def _is_identity(module: Any) -> bool:
+    return type(module) is nn.Identity and is_unwatched(module)
+
+
+def calls_in_turn(module: nn.Sequential) -> bool:
+    """Whether a Sequential has the ``forward`` that all have, or what fuse_ makes of that."""
     kind = type(module)
-    if kind not in (nn.ReLU, nn.MaxPool2d, nn.MaxPool1d):
-        return None, f"it is a subclass, {kind.__name__}"
-    if kind is nn.ReLU:
-        return replace(geometry, relu=True), None
-    if module.return_indices or _pair(module.dilation) != (1, 1):
-        return None, "it has dilation or return_indices"
-    if _pair(module.stride) != (1, 1):
-        return None, f"its stride is {module.stride}, not 1"
-    size, pad = _pair(module.kernel_size), _pair(module.padding)
-    if kind is nn.MaxPool1d:
-        size, pad = (1, size[1]), (0, pad[1])
-    try:
-        pooled = Geometry.resolve(size, 1, pad)
-    except ValueError as error:
-        return None, str(error)
-    return replace(geometry, kernel_size=pooled.kernel_size, padding=pooled.padding), None
+    usual = kind.forward in (nn.Sequential.forward, sequential_forward)
+    return usual and kind.__iter__ is nn.Sequential.__iter__
 
 
-def _positions(flow: Flow) -> dict[fx.Node, int]:
-    """The order of all calls; of one graph, for else nothing joins."""
-    nodes = next((calls[0].graph.nodes for calls in flow.calls.values()), ())
-    return {node: place for place, node in enumerate(nodes)}
+def sequential_forward(self: Any, input: Any) -> Any:
+    """``nn.Sequential.forward``, in as few calls as can be."""
+    return run(tuple(self._modules.values()), input, self._fuses_relu)
 
 
-def _is_identity(flow: Flow, node: fx.Node) -> bool:
-    return type(flow.module(node)) in (nn.Identity, Absorbed)
-
-
-def _source(flow: Flow, node: fx.Node) -> fx.Node | None:
-    """The node whose result a call gets, through identities; None if it gets more than one."""
-    while True:
-        if len(node.all_input_nodes) != 1:
-            return None
-        (node,) = node.all_input_nodes
-        if not _is_identity(flow, node):
-            return node
-
-
-def _around(path: str) -> list[str]:
-    found = []
-    while path := parent_of(path):
-        found.append(path)
-    return found
+def hooks_of_all_modules() -> bool:
+    """Whether somebody watches every module there is."""
+    return bool(
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -49,15 +49,9 @@ class Layer:
         """Whether fusing it pays without anything in front: not if it is fused, or an average."""
         return self.unfused and self.filter_name is not None
 
-    @property
-    def takes_max(self) -> bool:
-        """Whether a max in front can join it."""
-        return self.blur_first and self.geometry.linear
-
-    @property
-    def takes_relu(self) -> bool:
-        """Whether a ReLU in front can join it."""
-        return self.blur_first and not self.geometry.relu
+    def takes(self, relu: bool) -> bool:
+        """Whether a ReLU, or else a max, in front can join it."""
+        return self.blur_first and (not self.geometry.relu if relu else self.geometry.linear)
 
     def channels(self, module: nn.Module) -> int | None:
         """That the blur's input must have, or None for any number."""

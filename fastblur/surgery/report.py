@@ -106,14 +106,20 @@ class UnfuseReport:
 
     Attributes:
         restored: the paths of the modules that are back, in the order of the model.
+        apart: the paths of the modules that call those in them one by one again; "" is the model.
     """
 
     restored: tuple[str, ...]
+    apart: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if not self.restored:
+        if not self.restored and not self.apart:
             return "nothing to unfuse: the model holds no layer that fuse_ made"
-        return f"back where they were: {', '.join(self.restored)}"
+        back = f"back where they were: {', '.join(self.restored) or 'none'}"
+        if not self.apart:
+            return back
+        paths = ", ".join(path or "the model" for path in self.apart)
+        return f"{back}; calls one by one again in: {paths}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import gc
 import inspect
 import random
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,17 +27,11 @@ class Part:
         graph: of its calls.
         results: for the path, in the part, of each module in it that was called once and returned
             one tensor and nothing else, the node of that.
-        escaped: nodes whose result somebody still held after the trace: an attribute, a list.
     """
 
     path: str
     graph: fx.Graph
     results: dict[str, fx.Node]
-    escaped: frozenset[fx.Node]
-
-
-#: Key of ``node.meta``: whether gradients were recorded when the node's call was traced.
-GRAD = "grad_enabled"
 
 
 def join(prefix: str, path: str) -> str:
@@ -117,13 +109,6 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self._opaque = opaque
         self._results: dict[str, list[fx.Node | None]] = {}
-        self._proxies: list[tuple[weakref.ref[fx.Proxy], fx.Node]] = []
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        node.meta[GRAD] = torch.is_grad_enabled()
-        proxy = super().proxy(node)
-        self._proxies.append((weakref.ref(proxy), node))
-        return proxy
 
     def call_module(
         self,
@@ -142,12 +127,6 @@ class _Tracer(fx.Tracer):
         """See Part."""
         once = {path: found[0] for path, found in self._results.items() if len(found) == 1}
         return {path: node for path, node in once.items() if node is not None}
-
-    @property
-    def escaped(self) -> frozenset[fx.Node]:
-        """See Part."""
-        gc.collect()
-        return frozenset(node for proxy, node in self._proxies if proxy() is not None)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
@@ -189,4 +168,4 @@ def _trace(prefix: str, module: nn.Module, opaque: set[nn.Module]) -> Part | Non
     except Exception:
         # Tracing runs the model's own code on proxies, which may raise anything.
         return None
-    return Part(prefix, graph, tracer.results, tracer.escaped)
+    return Part(prefix, graph, tracer.results)
