@@ -1,97 +1,141 @@
-// The CUDA backend of the three operators: device, stream, scratch memory, and errors. Nothing here
-// waits for the device or allocates outside torch's pool, so that CUDA graphs can capture it.
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
+#include "backend.h"
 
 #include <array>
 #include <atomic>
-
-#include "../backend_operators.h"
-#include "build.h"
+#include <sstream>
+#include <stdexcept>
 
 namespace fastblur::cuda {
 namespace {
 
+std::string describe(cudaError_t error) {
+  return std::string(cudaGetErrorName(error)) + ", " + cudaGetErrorString(error);
+}
+
+void check(cudaError_t error, const char* what, int device) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error("fastblur cannot " + std::string(what) + " CUDA device " +
+                           std::to_string(device) + ": " + describe(error));
+}
+
+// Makes a device current, and puts back the one that was.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device) {
+    check(cudaGetDevice(&before_), "find the current one before", device);
+    if (before_ == device) return;
+    check(cudaSetDevice(device), "use", device);
+    changed_ = true;
+  }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+  ~CurrentDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
 int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
-  const cudaError_t error = cudaDeviceGetAttribute(&value, which, device);
-  TORCH_CHECK(error == cudaSuccess, "fastblur cannot read the attributes of CUDA device ", device,
-              ": ", cudaGetErrorName(error), ", ", cudaGetErrorString(error));
+  check(cudaDeviceGetAttribute(&value, which, device), "read the attributes of", device);
   return value;
 }
 
 // Asked of each device once: a small call has no time for more.
-int multiprocessors(c10::DeviceIndex device) {
-  static std::array<std::atomic<int>, C10_COMPILE_TIME_MAX_GPUS> known{};
-  auto& count = known.at(size_t(device));
+int multiprocessors(int device) {
+  static std::array<std::atomic<int>, 64> known{};
+  if (size_t(device) >= known.size()) return attribute(cudaDevAttrMultiProcessorCount, device);
+  auto& count = known[size_t(device)];
   if (count.load(std::memory_order_relaxed) == 0)
     count.store(attribute(cudaDevAttrMultiProcessorCount, device), std::memory_order_relaxed);
   return count.load(std::memory_order_relaxed);
 }
 
-void check_launch(cudaError_t error, const char* name, const Params& p, Type type, int device) {
-  if (error == cudaSuccess) return;
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+std::ostream& operator<<(std::ostream& out, const std::vector<std::string>& values) {
+  out << '[';
+  for (size_t i = 0; i < values.size(); ++i) out << (i ? ", " : "") << values[i];
+  return out << ']';
+}
+
+[[noreturn]] void fail(cudaError_t error, const char* name, const Params& p, Type type,
+                       int device) {
+  std::ostringstream text;
   if (error == cudaErrorNoKernelImageForDevice) {
     const int major = attribute(cudaDevAttrComputeCapabilityMajor, device);
     const int minor = attribute(cudaDevAttrComputeCapabilityMinor, device);
-    TORCH_CHECK(false, "fastblur was built for ", built_archs(),
-                " and has no kernels for CUDA device ", device, ", of compute capability ", major,
-                ".", minor, "; rebuild it with TORCH_CUDA_ARCH_LIST=", major, ".", minor);
+    text << "fastblur was built for " << built_archs() << " and has no kernels for CUDA device "
+         << device << ", of compute capability " << major << '.' << minor
+         << "; rebuild it with TORCH_CUDA_ARCH_LIST=" << major << '.' << minor;
+  } else {
+    text << "fastblur " << name << " (" << specialisation(p, type)
+         << ") could not start: " << describe(error);
   }
-  TORCH_CHECK(false, "fastblur ", name, " (", specialisation(p, type),
-              ") could not start: ", cudaGetErrorName(error), ", ", cudaGetErrorString(error));
+  throw std::runtime_error(text.str());
 }
 
-// Calls f(type, queue) with the device of t current, and checks the launch that it returns.
+// Calls f(queue) with the device current, and checks the launch that it returns.
 template <class F>
-void launch_on_device_of(const at::Tensor& t, const char* name, const Params& p, F f) {
-  const c10::cuda::CUDAGuard guard(t.device());
-  const Type type = type_of(t.scalar_type());
-  const Queue queue{c10::cuda::getCurrentCUDAStream(), multiprocessors(t.device().index())};
-  check_launch(f(type, queue), name, p, type, t.device().index());
+void launch_on(Place place, const char* name, const Params& p, Type type, F f) {
+  const CurrentDevice current(place.device);
+  const auto stream = reinterpret_cast<cudaStream_t>(place.stream);
+  const cudaError_t error = f(Queue{stream, multiprocessors(place.device)});
+  if (error != cudaSuccess) fail(error, name, p, type, place.device);
 }
-
-const uint32_t* words(const at::Tensor& codes) {
-  return static_cast<const uint32_t*>(codes.const_data_ptr());
-}
-
-struct Cuda {
-  static constexpr at::ScalarType kCodeType = at::kInt;
-  static constexpr uintptr_t kAlignment = 16;  // the widest access; torch's own memory has more
-
-  static int64_t codes_per_image(const Params& p, at::ScalarType type) {
-    return code_words_per_image(p, type_of(type));
-  }
-
-  static void forward(const Params& p, const at::Tensor& x, const at::Tensor& y,
-                      const at::Tensor& codes) {
-    const bool scratch = codes.size(1) == 0 && forward_needs_codes(p, type_of(x.scalar_type()));
-    const at::Tensor room =
-        scratch ? at::empty({p.batch, codes_per_image(p, x.scalar_type())}, codes.options())
-                : codes;
-    auto* out = room.size(1) ? static_cast<uint32_t*>(room.mutable_data_ptr()) : nullptr;
-    launch_on_device_of(x, "forward", p, [&](Type type, const Queue& queue) {
-      return cuda::forward(p, type, x.const_data_ptr(), y.mutable_data_ptr(), out, queue);
-    });
-  }
-
-  static void backward(const Params& p, const at::Tensor& dy, const at::Tensor& codes,
-                       const at::Tensor& dx) {
-    launch_on_device_of(dy, "backward", p, [&](Type type, const Queue& queue) {
-      return cuda::backward(p, type, dy.const_data_ptr(), words(codes), dx.mutable_data_ptr(),
-                            queue);
-    });
-  }
-
-  static void apply(const Params& p, const at::Tensor& x, const at::Tensor& codes,
-                    const at::Tensor& y) {
-    launch_on_device_of(x, "apply", p, [&](Type type, const Queue& queue) {
-      return cuda::apply(p, type, x.const_data_ptr(), words(codes), y.mutable_data_ptr(), queue);
-    });
-  }
-};
-
-TORCH_LIBRARY_IMPL(fastblur, CUDA, m) { Operators<Cuda>::implement(m); }
 
 }  // namespace
+
+void forward_on(Place place, const Params& p, Type type, const void* x, void* y, uint32_t* codes) {
+  if (codes == nullptr && forward_needs_codes(p, type) && p.batch > 0)
+    throw std::invalid_argument("forward needs room for codes, see sizes()");
+  launch_on(place, "forward", p, type,
+            [&](const Queue& queue) { return forward(p, type, x, y, codes, queue); });
+}
+
+void backward_on(Place place, const Params& p, Type type, const void* dy, const uint32_t* codes,
+                 void* dx) {
+  launch_on(place, "backward", p, type,
+            [&](const Queue& queue) { return backward(p, type, dy, codes, dx, queue); });
+}
+
+void apply_on(Place place, const Params& p, Type type, const void* x, const uint32_t* codes,
+              void* y) {
+  launch_on(place, "apply", p, type,
+            [&](const Queue& queue) { return apply(p, type, x, codes, y, queue); });
+}
+
+std::optional<std::string> problem() {
+  int driver = 0, devices = 0;
+  const std::string needed = version_text(CUDART_VERSION / 1000 * 1000);
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+    return "there is no CUDA driver (fastblur needs one for CUDA " + needed + " or later)";
+  // A driver runs what any release of its major version, or of an earlier one, has built.
+  if (driver < CUDART_VERSION / 1000 * 1000)
+    return "the driver is for CUDA " + version_text(driver) + ", fastblur needs one for CUDA " +
+           needed + " or later";
+  const cudaError_t error = cudaGetDeviceCount(&devices);
+  cudaGetLastError();  // torch must not find it
+  if (error != cudaSuccess) return "no CUDA device can be used: " + describe(error);
+  return {};
+}
+
+std::string runtime_version() { return version_text(CUDART_VERSION); }
+
+std::vector<std::string> built_archs() {
+#define FASTBLUR_TEXT_OF(...) #__VA_ARGS__
+#define FASTBLUR_TEXT(...) FASTBLUR_TEXT_OF(__VA_ARGS__)
+  std::istringstream text(FASTBLUR_TEXT(FASTBLUR_CUDA_ARCHS));
+#undef FASTBLUR_TEXT
+#undef FASTBLUR_TEXT_OF
+  std::vector<std::string> archs;
+  for (std::string arch; std::getline(text, arch, ',');) archs.push_back(arch);
+  return archs;
+}
+
 }  // namespace fastblur::cuda

@@ -1,9 +1,9 @@
-// What the torch side of the CUDA backend shares: element types, and the architectures built for.
+// The CUDA backend on a device and a stream. Nothing here waits for the device or allocates, so
+// that CUDA graphs can capture it. All tensors are dense in the layout of the Params, and aligned
+// to 16 bytes.
 #pragma once
 
-#include <c10/core/ScalarType.h>
-
-#include <sstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,26 +11,26 @@
 
 namespace fastblur::cuda {
 
-// For the four types that check_tensor lets pass.
-inline Type type_of(c10::ScalarType type) {
-  switch (type) {
-    case c10::kFloat: return Type::f32;
-    case c10::kDouble: return Type::f64;
-    case c10::kHalf: return Type::f16;
-    default: return Type::bf16;
-  }
-}
+struct Place {
+  int device;
+  uintptr_t stream;  // a cudaStream_t
+};
+
+// Each throws std::runtime_error if the launch fails.
+void forward_on(Place place, const Params& p, Type type, const void* x, void* y,
+                uint32_t* codes);  // codes may be null unless forward_needs_codes
+void backward_on(Place place, const Params& p, Type type, const void* dy, const uint32_t* codes,
+                 void* dx);
+void apply_on(Place place, const Params& p, Type type, const void* x, const uint32_t* codes,
+              void* y);
+
+// Why no call can work on this machine, if so.
+std::optional<std::string> problem();
+
+// The version of CUDA that is linked in.
+std::string runtime_version();
 
 // "sm_90" for each architecture that there is machine code for, "compute_120" for PTX.
-inline std::vector<std::string> built_archs() {
-#define FASTBLUR_TEXT_OF(...) #__VA_ARGS__
-#define FASTBLUR_TEXT(...) FASTBLUR_TEXT_OF(__VA_ARGS__)
-  std::istringstream text(FASTBLUR_TEXT(FASTBLUR_CUDA_ARCHS));
-#undef FASTBLUR_TEXT
-#undef FASTBLUR_TEXT_OF
-  std::vector<std::string> archs;
-  for (std::string arch; std::getline(text, arch, ',');) archs.push_back(arch);
-  return archs;
-}
+std::vector<std::string> built_archs();
 
 }  // namespace fastblur::cuda
