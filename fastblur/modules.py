@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -19,18 +20,18 @@ from ._geometry import (
     TapsArgument,
 )
 from ._signatures import names_its_arguments
-from .functional import resolve_1d, run, run_1d
+from .functional import as_map, resolve_1d, run
 
 __all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlurPool1d"]
 
 
-class _Known(NamedTuple):
-    """What a layer found out about a device, and the short cut there, if there is one."""
+class _Road(NamedTuple):
+    """What a layer found out about a device: the direct road there, if there is one."""
 
     geometry: Geometry
     backend: BackendName
     device: torch.device
-    call: Any
+    direct: Callable[[Tensor], Tensor | None] | None
 
 
 class Pool(nn.Module):
@@ -39,7 +40,7 @@ class Pool(nn.Module):
     geometry: Geometry
     backend: BackendName
     only_pools = True  # whether a call is that of the geometry and nothing else
-    _known: _Known | None = None
+    _road: _Road | None = None
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
         super().__init__()
@@ -90,26 +91,33 @@ class Pool(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
+        return self._pool(input)
+
+    def _pool(self, input: Tensor) -> Tensor:
+        """The geometry on a map of two axes."""
         if torch.compiler.is_compiling():
             return run(input, self.geometry, self.backend)
-        known = self._known
-        if known and (known.geometry is not self.geometry or known.backend != self.backend):
-            known = None
-        y: Tensor | None = known.call(input) if known and known.call else None
+        road = self._road
+        if road and (road.geometry is not self.geometry or road.backend != self.backend):
+            road = None
+        y = road.direct(input) if road and road.direct else None
         if y is None:
             y = run(input, self.geometry, self.backend)
-            if known is None or known.device != input.device:
-                self._remember(input.device)
+            if road is None or road.device != input.device:
+                self._look_for_a_road(input.device)
         return y
 
-    def _remember(self, device: torch.device) -> None:
-        chosen = _backends.choose(self.backend, device)
-        call = chosen.plain_call and chosen.plain_call(self.geometry, device)
-        self._known = _Known(self.geometry, self.backend, device, call)
+    def _pool_1d(self, input: Tensor) -> Tensor:
+        """The geometry on [N, C, L] or [C, L]."""
+        return self._pool(as_map(input, self.geometry)).squeeze(-2)
+
+    def _look_for_a_road(self, device: torch.device) -> None:
+        direct = _backends.choose(self.backend, device).direct(self.geometry, device)
+        self._road = _Road(self.geometry, self.backend, device, direct)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        return {name: value for name, value in state.items() if name != "_known"}
+        return {name: value for name, value in state.items() if name != "_road"}
 
     def __prepare_scriptable__(self) -> NoReturn:
         """What ``torch.jit.script`` asks first: it cannot compile the layers."""
@@ -205,7 +213,7 @@ class _Pool1d(Pool):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        return run_1d(input, self.geometry, self.backend)
+        return self._pool_1d(input)
 
 
 class FusedMaxBlurPool1d(_Pool1d):

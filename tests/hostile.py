@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastblur import _extension
+from fastblur._backends import compiled
 
 from . import test_raw
 
@@ -150,9 +150,9 @@ def calls() -> Iterator[Call]:
 def run(call: Call) -> object:
     """Makes the call; everything but one argument is right."""
     way, name = call.entry.split(".")
-    assert _extension.C is not None
+    assert compiled.C is not None
     x = torch.ones(SIZE)
-    _, codes = _extension.C.forward(x, **GEOMETRY)
+    _, codes = compiled.C.forward(x, **GEOMETRY)
     arguments: dict[str, Any] = {
         "forward": dict(x=x),
         "backward": dict(grad_output=torch.ones(2, 3, 3, 3), codes=codes, input_size=SIZE),
@@ -170,7 +170,7 @@ def run(call: Call) -> object:
         value = table[value]()
     arguments[call.argument] = value
     if way == "raw":
-        return getattr(_extension.C, name)(**arguments)
+        return getattr(compiled.C, name)(**arguments)
     return getattr(torch.ops.fastblur, f"max_blur_pool_{name}")(**arguments)
 
 

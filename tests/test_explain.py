@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import fastblur
-from fastblur import FusedBlurPool, FusedMaxBlurPool, FusedMaxBlurPool1d, _extension, explain
+from fastblur import FusedBlurPool, FusedMaxBlurPool, FusedMaxBlurPool1d, explain
+from fastblur._backends import compiled
 from fastblur._geometry import Geometry
 from fastblur.surgery import BlurredConv2d, FilteredPool
 
@@ -32,8 +33,8 @@ def test_explains_the_cpu_call() -> None:
     assert found.refused["reference"] == "slower"
     assert "CUDA" in found.refused["cuda"]
     assert "max 3x3, 3x3 taps (specialised)" in found.specialisation
-    assert _extension.C is not None
-    assert _extension.C.cpu_level() in found.specialisation
+    assert compiled.C is not None
+    assert compiled.C.cpu.level() in found.specialisation
     assert str(found).count("\n") == 6
 
 
@@ -177,7 +178,7 @@ def test_broken_extension_warns() -> None:
         "there = importlib.machinery.ModuleSpec('fastblur._C', None, origin='/nowhere/_C.so')",
         "util.find_spec = lambda name, *a: there if name == 'fastblur._C' else find(name, *a)",
         "import fastblur",
-        "print(fastblur._extension.WHY_NOT)",
+        "print(fastblur.compiled.WHY_NOT)",
     )
     assert done.returncode == 0, done.stderr
     assert "RuntimeWarning: fastblur: the compiled extension does not load" in done.stderr

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastblur import _codes, _extension, _ops
+from fastblur._backends import compiled
+from fastblur._backends.specialised import is_specialised
 from fastblur._geometry import DTYPES, MAX_POOL, MAX_TAPS, Geometry, binomial_taps
 
 from .cases import CASES, MODES, Case
@@ -25,12 +26,12 @@ def raw(geometry: Geometry) -> list[object]:
 def test_three_statements_agree(case: Case) -> None:
     geometry = case.geometry()
     n, c, h, w = case.shape
-    assert _extension.C is not None
-    in_cpp = _extension.C.output_size(list(case.shape), *raw(geometry))
+    assert compiled.C is not None
+    in_cpp = compiled.C.output_size(list(case.shape), *raw(geometry))
     assert in_cpp == [n, c, *geometry.output_size(h, w)]
     assert in_cpp == list(judge(torch.zeros(case.shape), *case.chain()).shape)  # type: ignore[arg-type]
     for channels_last in (False, True):
-        code_bytes = _extension.C.code_bytes(list(case.shape), *raw(geometry), channels_last)
+        code_bytes = compiled.C.code_bytes(list(case.shape), *raw(geometry), channels_last)
         shape, dtype = _codes.shape_and_dtype(
             geometry, case.shape, channels_last, "cpu", torch.float32
         )
@@ -63,12 +64,12 @@ def test_a_mode_that_the_walking_kernels_do_not_know_is_not_theirs() -> None:
     modes = {"mirrored": False, "circular": False, "reflect": True, "zeros": True}
     for mode, walks in modes.items():
         geometry = replace(Geometry.resolve(), padding_mode=mode)
-        assert _codes.is_specialised(geometry, (1, 2, 20, 20), torch.float32) == walks
+        assert is_specialised(geometry, (1, 2, 20, 20), torch.float32) == walks
 
 
-@pytest.mark.skipif(not _ops.CUDA_ARCHS, reason="asks the CUDA backend, which is not built")
+@pytest.mark.skipif(not compiled.CUDA_ARCHS, reason="asks the CUDA backend, which is not built")
 def test_cuda_codes_have_the_size_that_python_says() -> None:
-    assert _extension.C is not None
+    assert compiled.C is not None
     sizes = [(2, 3, 13, 18), (1, 5, 14, 7), (3, 1, 40, 41), (1, 2, 16, 40), (0, 3, 14, 14)]
     checked = set()
     for geometry, size, dtype in itertools.product(code_geometries(), sizes, DTYPES):
@@ -79,9 +80,9 @@ def test_cuda_codes_have_the_size_that_python_says() -> None:
         for channels_last in (False, True):
             shape, kind = _codes.shape_and_dtype(geometry, size, channels_last, "cuda", dtype)
             arguments = (list(size), *raw(geometry), channels_last)
-            in_cpp = _extension.C.cuda_code_bytes(*arguments, dtype=dtype)
+            in_cpp = compiled.C.cuda_code_bytes(*arguments, dtype=dtype)
             assert in_cpp == shape[0] * shape[1] * kind.itemsize, (geometry, size, dtype)
-            checked.add(_extension.C.cuda_specialisation(*arguments, dtype=dtype))
+            checked.add(compiled.C.cuda_specialisation(*arguments, dtype=dtype))
     assert len(checked) > 1  # specialised kernels and others
 
 
@@ -89,7 +90,7 @@ def test_cuda_codes_have_the_size_that_python_says() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_python_and_cpp_refuse_the_same(mode: str) -> None:
     """All small axes: the same answer, or an error from both, and from neither where one exists."""
-    assert _extension.C is not None
+    assert compiled.C is not None
     checked = refused = 0
     axes = itertools.product(
         range(1, 8), (1, 2, 3, 4), (1, 2, 3), (1, 2, 4, 7), (0, 1, 2, 6), (0, 1, 5)
@@ -105,7 +106,7 @@ def test_python_and_cpp_refuse_the_same(mode: str) -> None:
                 ours = None
                 refused += 1
             try:
-                theirs: object = _extension.C.output_size([1, 1, size, 3], *raw(geometry))
+                theirs: object = compiled.C.output_size([1, 1, size, 3], *raw(geometry))
             except ValueError:
                 theirs = None
             assert ours == theirs, (geometry, size)
@@ -128,17 +129,17 @@ def test_binomial_taps() -> None:
 
 @needs_extension
 def test_limits_agree() -> None:
-    assert _extension.C is not None
+    assert compiled.C is not None
     size = [1, 1, 40, 40]
     one = [(1, 1), (0, 0), (1.0,), (1.0,), (0, 0, 0, 0), "reflect", False]
-    _extension.C.output_size(size, (MAX_POOL, MAX_POOL), *one)
+    compiled.C.output_size(size, (MAX_POOL, MAX_POOL), *one)
     with pytest.raises(ValueError, match=f"1 to {MAX_POOL}"):
-        _extension.C.output_size(size, (MAX_POOL + 1, 1), *one)
+        compiled.C.output_size(size, (MAX_POOL + 1, 1), *one)
     one[2] = (1.0,) * MAX_TAPS
-    _extension.C.output_size(size, (1, 1), *one)
+    compiled.C.output_size(size, (1, 1), *one)
     one[2] = (1.0,) * (MAX_TAPS + 1)
     with pytest.raises(ValueError, match=f"1 to {MAX_TAPS}"):
-        _extension.C.output_size(size, (1, 1), *one)
+        compiled.C.output_size(size, (1, 1), *one)
 
 
 def test_output_of_same_padding_is_the_ceiling() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastblur import _extension
+from fastblur._backends import compiled
 from fastblur._geometry import Geometry
 
 from .conftest import needs_extension
 
 pytestmark = needs_extension
-C = _extension.C
+C = compiled.C
 
 GEOMETRY = dict(
     kernel_size=[2, 2],

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fastblur import _extension
+from fastblur._backends import compiled
 from fastblur.functional import max_blur_pool2d
 
 from .cases import fill
@@ -149,7 +149,7 @@ def others_run_during(call: Callable[[], object]) -> bool:
 
 
 def test_the_gil_is_released() -> None:
-    C = _extension.C
+    C = compiled.C
     assert C is not None
     geometry = ([2, 2], [2, 2], [0, 0], [0.25, 0.5, 0.25], [0.25, 0.5, 0.25], [1, 1, 1, 1])
     x = torch.zeros(1, 64, 32, 32)
