@@ -124,8 +124,7 @@ def weigh() -> Counts:
 
 def origin() -> dict[str, str]:
     """What the counts depend on besides the sources."""
-    build: dict[str, Any] = compiled.BUILD  # type: ignore[union-attr]
-    return {"torch": build["torch"], "compiler": str(build["compiler"])}
+    return {"torch": torch.__version__, "compiler": str(compiled.BUILD["compiler"])}
 
 
 def compare(found: Counts, baseline: Counts) -> list[tuple[str, int | None, int | None, str]]:

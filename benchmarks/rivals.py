@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from fastblur import FusedBlurPool, FusedMaxBlurPool
 from fastblur._backends import compiled
-from fastblur._backends.triton import TRITON
 
 from .rows import Row
 

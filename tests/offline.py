@@ -24,6 +24,7 @@ def main(expected: str | None) -> int:
 
     import fastblur
     from fastblur import __main__ as doctor
+    from fastblur._backends import compiled
 
     if expected is not None and (compiled.C is not None) != (expected == "compiled"):
         print(f"expected the {expected} package, but: {compiled.WHY_NOT or 'compiled'}")

@@ -54,7 +54,6 @@ def test_fake_tensors(case: Case, channels_last: bool) -> None:
         compiled.OPERATORS.backward(y, codes, case.shape, arguments),
         compiled.OPERATORS.apply(x, codes, arguments),
     ]
-    assert compiled.C is not None
     for dtype in DTYPES:
         with FakeTensorMode():
             x = in_format(torch.zeros(case.shape, dtype=dtype, device="cuda"), channels_last)
@@ -68,7 +67,8 @@ def test_fake_tensors(case: Case, channels_last: bool) -> None:
             assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), dtype)
         assert codes.dtype == torch.int32
         assert codes.device.type == "cuda"
-        assert codes.nbytes == compiled.C.cuda_code_bytes(case.shape, *arguments, dtype=dtype)
+        call = compiled.CUDA.call(geometry.arguments(), case.shape, channels_last, x)
+        assert tuple(codes.shape) == call.codes_shape
 
 
 def test_codes_on_another_device(fake: FakeTensorMode) -> None:
@@ -93,7 +93,7 @@ def test_shape_of_the_codes_asks_nothing_of_unknown_sizes(fake: FakeTensorMode) 
     h, w = (fake.shape_env.create_unbacked_symint() for _ in range(2))
     for geometry in (layer.geometry for layer in net()):  # type: ignore[union-attr]
         before = len(fake.shape_env.guards)
-        (n, words), _ = _codes.shape_and_dtype(geometry, (2, 3, h, w), False, "cuda", torch.float32)
+        (n, words), _ = compiled.CUDA.codes(geometry, (2, 3, h, w), False, torch.zeros(1))
         assert n == 2
         assert isinstance(words, torch.SymInt)
         assert len(fake.shape_env.guards) == before

@@ -255,9 +255,10 @@ def test_a_gpu_that_the_build_is_not_for(
     gpu = SimpleNamespace(major=capability[0], minor=capability[1])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
-    monkeypatch.setattr(_ops, "CUDA_ARCHS", archs)
-    monkeypatch.setattr(_backends, "_why_not_known_gpu", _backends._why_not_gpu)
-    monkeypatch.setattr(_ops, "AVAILABLE", True)
+    monkeypatch.setattr(compiled, "CUDA_ARCHS", archs)
+    monkeypatch.setattr(compiled, "_why_not_known_gpu", compiled.why_not_gpu)
+    works = SimpleNamespace(cuda=SimpleNamespace(problem=lambda: None))
+    monkeypatch.setattr(compiled, "C", works)
     device = torch.device("cuda", 0)
     assert _backends.choose("auto", device).name == ("cuda" if runs else NEXT)
     if not runs:

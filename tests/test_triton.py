@@ -104,7 +104,7 @@ def test_codes_are_no_other_backend_s() -> None:
             torch.zeros(2, 30, dtype=torch.uint8, device="cuda"),
             torch.zeros(2, 8, dtype=torch.int32, device="cuda"),
         ):
-            with pytest.raises(TypeError, match=r"codes must be the torch\.int8 tensor"):
+            with pytest.raises(TypeError, match="codes must be the int8 tensor"):
                 TRITON.operators.apply(x, theirs, arguments)
         _, codes = TRITON.operators.forward(x, arguments, True)
     assert codes.dim() == 4  # theirs have two
@@ -127,14 +127,12 @@ def test_begins_with_a_whole_word() -> None:
 @pytest.mark.parametrize("name", ["forward", "backward", "apply"])
 def test_opcheck(name: str) -> None:
     """Schema, registration and fake kernels, on the CPU as far as nothing is launched: batch 0."""
-    from fastblur import _triton  # noqa: F401
-
-    ops = torch.ops.fastblur
+    family = TRITON.operators  # which loads them
     for relu in (False, True):
         for channels_last in (False, True):
             arguments = (*Geometry.resolve(3, 2, 1, relu=relu).arguments(), channels_last)
             x = in_format(torch.zeros(0, 3, 9, 12), channels_last).requires_grad_()
-            y, codes = ops.triton_max_blur_pool_forward(x, *arguments, True)
+            y, codes = family.forward(x, arguments, True)
             y = y.detach().requires_grad_()
             call = {
                 "forward": (x, *arguments, True),
@@ -142,7 +140,7 @@ def test_opcheck(name: str) -> None:
                 "apply": (x, codes, *arguments),
             }[name]
             opcheck(
-                getattr(ops, f"triton_max_blur_pool_{name}").default,
+                family.named(name).default,
                 call,
                 test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
             )
@@ -155,15 +153,15 @@ def test_auto_prefers_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, xpu, cpu = map(torch.device, ("cuda", "xpu", "cpu"))
     names = [backend.name for backend in _backends.BACKENDS]
     assert names == ["cuda", "triton", "cpu", "reference"]
-    assert _backends.choose("auto", cpu).name == ("cpu" if _ops.AVAILABLE else "reference")
+    assert _backends.choose("auto", cpu).name == ("cpu" if compiled.C is not None else "reference")
     assert _backends.choose("auto", xpu).name == "triton"
     assert _backends.choose("triton", cuda).name == "triton"
     if compiled.CUDA_ARCHS:
         assert _backends.choose("auto", cuda).name == "cuda"
-    monkeypatch.setattr(_ops, "CUDA_ARCHS", ())
+    monkeypatch.setattr(compiled, "CUDA_ARCHS", ())
     assert _backends.choose("auto", cuda).name == "triton"
-    monkeypatch.setattr(_ops, "AVAILABLE", False)
-    monkeypatch.setattr(_extension, "WHY_NOT", "it is not installed")
+    monkeypatch.setattr(compiled, "C", None)
+    monkeypatch.setattr(compiled, "WHY_NOT", "it is not installed")
     assert _backends.choose("auto", cuda).name == "triton"
     with pytest.raises(RuntimeError, match=r"'triton' cannot run: it runs on GPUs only .* 'cpu'"):
         FusedMaxBlurPool(backend="triton")(torch.zeros(1, 1, 9, 9))

@@ -27,6 +27,7 @@ def test_messages_met_are_read_as_they_are() -> None:
     import torch
 
     from fastblur import FusedMaxBlurPool
+    from fastblur._backends import compiled
 
     raised = []
     with pytest.raises(ValueError, match="padding must") as python:

@@ -95,6 +95,7 @@ class Session:
 def facts(session: Session) -> dict[str, Any]:
     """Which machine and which software: without them a figure means nothing."""
     import fastblur
+    from fastblur._backends import compiled
 
     found: dict[str, Any] = {
         "fastblur": fastblur.__version__,

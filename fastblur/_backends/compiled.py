@@ -20,55 +20,12 @@ from torch import Tensor
 from .. import _autograd
 from .._direct import Direct
 from .._geometry import FIELDS, Geometry
-from .._operators import Arguments, Operators, Size
+from .._operators import Arguments, Kernels, Operators, Size
 from .backend import Backend, Codes, in_words
 from .specialised import is_specialised
 
 _REINSTALL = "pip install --no-cache-dir --force-reinstall --no-deps, from the sources"
 
-
-def _load() -> tuple[Any, str | None]:
-    """The extension, or None and the reason."""
-    if util.find_spec("fastblur._C") is None:
-        sources = Path(__file__).parents[2]
-        if (sources / "setup.py").exists():
-            return None, (
-                f"the compiled extension is not installed: fastblur was imported from its sources "
-                f"in {sources}, where it has not been built (pip install --editable . builds it "
-                f"there; elsewhere Python imports the fastblur that pip installed)"
-            )
-        return None, (
-            "the compiled extension is not installed: fastblur was built without a C++ compiler "
-            f"(install one, then: {_REINSTALL})"
-        )
-    try:
-        return import_module("fastblur._C"), None
-    except Exception as error:  # whatever it is, the reference can run
-        reason = (
-            f"the compiled extension does not load; install fastblur again ({_REINSTALL}): {error}"
-        )
-    # Unlike a missing extension, a broken one is nobody's intention.
-    _warn(f"fastblur: {reason}")
-    return None, reason
-
-
-def _warn(text: str) -> None:
-    """At the line that imports fastblur: what is between it and here depends on the import."""
-    frame = sys._getframe()
-    while frame.f_back is not None and _imports(frame.f_globals.get("__name__", "")):
-        frame = frame.f_back
-    warnings.warn_explicit(text, RuntimeWarning, frame.f_code.co_filename, frame.f_lineno)
-
-
-def _imports(module: str) -> bool:
-    """Whether the module is fastblur's, or of the import system."""
-    return module.partition(".")[0] in ("fastblur", "importlib", "_frozen_importlib")
-
-
-C, WHY_NOT = _load()
-BUILD: dict[str, Any] = {} if C is None else C.build_info()
-# "sm_90" for machine code, "compute_90" for PTX; none if the extension was built without CUDA.
-CUDA_ARCHS: tuple[str, ...] = tuple(BUILD["cuda_archs"]) if BUILD.get("cuda") else ()
 
 _NUMBERS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # as in csrc
 
@@ -314,20 +271,55 @@ def codes_of(geometry: Geometry, size: Size, channels_last: bool, beside: Tensor
 OPERATORS = Operators("max_blur_pool", codes_of)
 
 
-def _define() -> str | None:
-    """Registers the operators, or tells why there are none."""
+def _load() -> tuple[Any, str | None]:
+    """The extension with its operators registered, or None and the reason."""
+    if util.find_spec("fastblur._C") is None:
+        sources = Path(__file__).parents[2]
+        if (sources / "setup.py").exists():
+            return None, (
+                f"the compiled extension is not installed: fastblur was imported from its sources "
+                f"in {sources}, where it has not been built (pip install --editable . builds it "
+                f"there; elsewhere Python imports the fastblur that pip installed)"
+            )
+        return None, (
+            "the compiled extension is not installed: fastblur was built without a C++ compiler "
+            f"(install one, then: {_REINSTALL})"
+        )
     try:
-        OPERATORS.define({"CPU": CPU, **({"CUDA": CUDA} if CUDA_ARCHS else {})})
+        extension = import_module("fastblur._C")
+        kernels: dict[str, Kernels] = {"CPU": CPU}
+        if extension.build_info()["cuda"]:
+            kernels["CUDA"] = CUDA
+        OPERATORS.define(kernels)
         _autograd.register(OPERATORS)
-    except Exception as error:  # of a torch that is not known yet
-        return f"its operators cannot be registered with torch {torch.__version__} ({error})"
-    return None
+        return extension, None
+    except Exception as error:  # whatever it is, the reference can run
+        reason = (
+            f"the compiled extension does not load with torch {torch.__version__} "
+            f"({type(error).__name__}: {error}); install fastblur again ({_REINSTALL})"
+        )
+    # Unlike a missing extension, a broken one is nobody's intention.
+    _warn(f"fastblur: {reason}")
+    return None, reason
 
 
-if C is not None:
-    WHY_NOT = _define()
-    if WHY_NOT is not None:
-        C = None
+def _warn(text: str) -> None:
+    """At the line that imports fastblur: what is between it and here depends on the import."""
+    frame = sys._getframe()
+    while frame.f_back is not None and _imports(frame.f_globals.get("__name__", "")):
+        frame = frame.f_back
+    warnings.warn_explicit(text, RuntimeWarning, frame.f_code.co_filename, frame.f_lineno)
+
+
+def _imports(module: str) -> bool:
+    """Whether the module is fastblur's, or of the import system."""
+    return module.partition(".")[0] in ("fastblur", "importlib", "_frozen_importlib")
+
+
+C, WHY_NOT = _load()
+BUILD: dict[str, Any] = {} if C is None else C.build_info()
+# "sm_90" for machine code, "compute_90" for PTX; none if the extension was built without CUDA.
+CUDA_ARCHS: tuple[str, ...] = tuple(BUILD["cuda_archs"]) if BUILD.get("cuda") else ()
 
 
 class MaxBlurPoolFunction(_autograd.Forward):
