@@ -218,7 +218,7 @@ _record_forward, _record_backward, _record_apply = map(
 
 def _forward_at_key(operators: Operators, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     arguments, need_codes = rest[:-1], rest[-1]
-    x, tangent = _split(x)
+    x, tangent = _split("input", x)
     if _is_recorded(x):
         if not need_codes:
             raise ValueError("need_codes must be True for an input that requires grad, got False")
@@ -234,7 +234,7 @@ def _forward_at_key(operators: Operators, x: Tensor, *rest: Any) -> tuple[Tensor
 def _backward_at_key(
     operators: Operators, dy: Tensor, codes: Tensor, input_size: Sequence[int], *arguments: Any
 ) -> Tensor:
-    dy, tangent = _split(dy)
+    dy, tangent = _split("grad_output", dy)
     if _is_recorded(dy):
         dx: Tensor = _record_backward(operators, dy, codes, input_size, *arguments)
     else:
@@ -246,7 +246,7 @@ def _backward_at_key(
 
 
 def _apply_at_key(operators: Operators, x: Tensor, codes: Tensor, *arguments: Any) -> Tensor:
-    x, tangent = _split(x)
+    x, tangent = _split("input", x)
     if _is_recorded(x):
         y: Tensor = _record_apply(operators, x, codes, *arguments)
     else:
@@ -260,8 +260,10 @@ def _is_recorded(t: Tensor) -> bool:
 
 
 # Forward mode has one level in torch, number 0. Which the compiler enters without telling Python.
-def _split(x: Tensor) -> tuple[Tensor, Tensor | None]:
+def _split(name: str, x: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The primal of a dual number and its tangent, None if there is none."""
+    if x is None:  # which a schema takes for a tensor
+        raise TypeError(f"{name} must be a tensor, got None")
     if forward_ad._current_level < 0 and not _transforms_at_work():
         return x, None
     primal, tangent = torch._VF._unpack_dual(x, level=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -58,9 +58,8 @@ def _plain(device_type: str) -> _Plain:
                 keys.add(_keys_of(torch.empty(0, device=device_type)).raw_repr())
                 around[_included().raw_repr(), _excluded().raw_repr()] = cast
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    thread.join()
+    with ThreadPoolExecutor(1) as other:
+        other.submit(ask).exception()  # of a torch that is not known yet: then nothing is plain
     return _Plain(frozenset(keys), around)
 
 

@@ -260,7 +260,9 @@ def _check_grad_output(call: Sizes | Call, dy: Tensor) -> None:
         )
 
 
-def _check_codes(call: Sizes | Call, codes: Tensor, beside: Tensor) -> None:
+def _check_codes(call: Sizes | Call, codes: Tensor | None, beside: Tensor) -> None:
+    if codes is None:
+        raise TypeError("codes must be a tensor, got None")
     if codes.device != beside.device:
         raise RuntimeError(
             f"codes must be on the input's device {beside.device}, got {codes.device}"

@@ -125,11 +125,15 @@ def same(got: Tensor, want: Tensor) -> None:
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_every_road_gives_the_same(
     make: Callable[[], Pool], dtype: torch.dtype, channels_last: bool
 ) -> None:
-    """Values, first and second derivatives, bit for bit; strides where the road keeps them."""
+    """Values, first and second derivatives, bit for bit, in the same layout.
+
+    But a mapped tensor does not tell its layout and goes as a contiguous one, where gradients are
+    summed in another order.
+    """
     layer = make()
     plain = in_format(fill((2, 3, 9, 12), "ties", dtype), channels_last)
     found: dict[str, list[Tensor]] = {}
@@ -146,8 +150,11 @@ def test_every_road_gives_the_same(
         with torch.no_grad():
             same(road(layer, plain), y)
         for ours, theirs in zip(found[name], found["direct"], strict=False):
-            same(ours, theirs)
-            assert ours.stride() == theirs.stride() or name == "vmap"
+            if name == "vmap" and channels_last:
+                torch.testing.assert_close(ours, theirs)
+            else:
+                same(ours, theirs)
+                assert ours.stride() == theirs.stride()
     assert all(len(results) >= 2 for results in found.values())
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Callable
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any
@@ -127,8 +126,9 @@ class Compiled(Backend):
         call: CompiledCall = self.calls(plan(geometry), size, channels_last, beside.dtype)
         return call
 
-    def direct(self, geometry: Geometry, device: torch.device) -> Callable[[Tensor], Any]:
-        """The direct road."""
+    def direct(self, geometry: Geometry, device: torch.device) -> Direct | None:
+        if device.type != self.device_type:
+            return None
         return Direct(self, plan(geometry.arguments()), geometry, device)
 
 
