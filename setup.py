@@ -3,31 +3,34 @@
 Environment:
     FASTBLUR_BUILD        ``1``: the extension must build, ``0``: pure Python, unset: build it if
                           there is a C++ compiler and otherwise install pure Python, saying so.
-    FASTBLUR_CUDA         ``1``: it must have CUDA kernels, ``0``: none, unset: it has them if torch
-                          and a CUDA toolkit of the same major version are there. A visible GPU
-                          plays no part.
+    FASTBLUR_CUDA         ``1``: it must have CUDA kernels, ``0``: none, unset: it has them for the
+                          GPUs of this machine, if there are any and a CUDA toolkit.
+    TORCH_CUDA_ARCH_LIST  the architectures instead, as torch takes them: "8.0;9.0+PTX". Unset, and
+                          with FASTBLUR_CUDA=1: DEFAULT_ARCHS.
     CUDA_HOME             the toolkit (or CUDA_PATH); unset: that of the nvcc on PATH.
-    TORCH_CUDA_ARCH_LIST  the architectures, as torch takes them; unset: DEFAULT_ARCHS.
     FASTBLUR_SANITIZE     what -fsanitize= takes, for ``.ci/sanitize``; unset: nothing.
-    CXX, MAX_JOBS         the compiler, and how many to run at a time, as usual.
+    CXX, CXXFLAGS, LDFLAGS, MAX_JOBS
+                          the compiler, more for it, and how many to run at a time, as usual.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+from typing import NamedTuple
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
 # One for each generation, where the toolkit knows it; the last also as PTX, for what comes after.
-DEFAULT_ARCHS = ("8.0", "9.0", "10.0", "12.0")
+DEFAULT_ARCHS = ("7.5", "8.0", "9.0", "10.0", "12.0")
 
 
 def wanted(name: str) -> bool | None:
@@ -44,27 +47,35 @@ def say(text: str) -> None:
         print(f"fastblur: {text}", file=sys.stderr)
 
 
-def compiler() -> str | None:
-    """The path of the C++ compiler that the build would use, if there is one."""
-    command = os.environ.get("CXX", "c++").split()
-    return shutil.which(command[0]) if command else None
+def compiler() -> list[str] | None:
+    """The command of the C++ compiler that the build would use, if there is one."""
+    command = shlex.split(os.environ.get("CXX", "c++"))
+    return command if command and shutil.which(command[0]) else None
 
 
 def output_of(*command: str | Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def cuda_toolkit() -> tuple[Path | None, str]:
-    """The root of the CUDA toolkit to build with, or None and the reason."""
-    import torch
+class Cuda(NamedTuple):
+    """The toolkit to build with, and the architectures to build for."""
 
-    if torch.version.cuda is None:
-        return None, f"torch {torch.__version__} is a build without CUDA"
+    root: Path
+    archs: list[str]  # "sm_90", and "compute_90" for PTX
+
+    def existing(self, *folders: str) -> list[Path]:
+        """Those of the folders that the toolkit has; their places differ by distribution."""
+        here = [self.root / folder for folder in folders]
+        return [folder for folder in here if folder.exists()]
+
+
+def cuda_root() -> Path:
+    """The root of the CUDA toolkit; RuntimeError if there is none."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if not home:
         nvcc = shutil.which("nvcc")
         if nvcc is None:
-            return None, "there is no nvcc (put it on PATH, or set CUDA_HOME to the toolkit)"
+            raise RuntimeError("there is no nvcc (put it on PATH, or set CUDA_HOME to the toolkit)")
         # It may be a script that starts another, so it is asked where it really is.
         command = [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull]
         plan = subprocess.run(command, capture_output=True, text=True).stderr
@@ -72,116 +83,192 @@ def cuda_toolkit() -> tuple[Path | None, str]:
         home = top[1].strip() if top else str(Path(nvcc).resolve().parent.parent)
     root = Path(home).resolve()
     if not (root / "bin" / "nvcc").exists():
-        return None, f"CUDA_HOME is {root}, which has no bin/nvcc"
-    release = re.search(r"release (\d+)\.(\d+)", output_of(root / "bin" / "nvcc", "--version"))
-    version = ".".join(release.groups()) if release else "unknown"
-    if version.split(".")[0] != torch.version.cuda.split(".")[0]:
-        return None, (
-            f"the toolkit in {root} is CUDA {version}, torch is built for CUDA "
-            f"{torch.version.cuda}, and their major versions must be equal"
+        raise RuntimeError(f"CUDA_HOME is {root}, which has no bin/nvcc")
+    return root
+
+
+def gpus() -> list[str]:
+    """The compute capabilities of the GPUs that are there."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        return sorted(set(re.findall(r"^\d+\.\d+$", output_of(*command), re.MULTILINE)))
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
+def choose_cuda(required: bool) -> Cuda:
+    """What to build the CUDA kernels with and for; RuntimeError with the reason to build none."""
+    listed = re.split(r"[\s;,]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip())
+    archs = [] if listed == [""] else listed
+    found = [] if archs or required else gpus()
+    if not (archs or required or found):
+        raise RuntimeError(
+            "there is no GPU (FASTBLUR_CUDA=1 or TORCH_CUDA_ARCH_LIST asks for CUDA kernels)"
         )
-    return root, ""
+    root = cuda_root()
+    known = known_archs(root)
+    if found:
+        archs = [arch for arch in found if arch in known]
+        if any(number(arch) > number(known[-1]) for arch in found):
+            archs.append(known[-1] + "+PTX")
+        if not archs:
+            raise RuntimeError(f"the toolkit in {root} knows none of the GPUs, {', '.join(found)}")
+    if not archs:
+        archs = [arch for arch in DEFAULT_ARCHS if arch in known]
+        archs[-1] += "+PTX"
+    return Cuda(root, arch_codes(archs))
 
 
-def cpp_extension() -> object:
-    """torch.utils.cpp_extension, without its remark that there is no GPU."""
-    logging.disable(logging.WARNING)
-    from torch.utils import cpp_extension
-
-    logging.disable(logging.NOTSET)
-    return cpp_extension
+def number(arch: str) -> int:
+    """75 of "7.5", "sm_75" or "compute_75"."""
+    return int(re.sub(r"\D", "", arch))
 
 
-def arch_flags(toolkit: Path, torch_build: object) -> list[str]:
-    known = output_of(toolkit / "bin" / "nvcc", "--list-gpu-arch").split()
-    default = [arch for arch in DEFAULT_ARCHS if f"compute_{arch.replace('.', '')}" in known]
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ";".join(default) + "+PTX")
-    return torch_build._get_cuda_arch_flags()
+def known_archs(root: Path) -> list[str]:
+    """The architectures that the toolkit compiles for, from old to new."""
+    listed = re.findall(r"compute_(\d+)(\d)", output_of(root / "bin" / "nvcc", "--list-gpu-arch"))
+    return sorted((f"{major}.{minor}" for major, minor in listed), key=number)
 
 
-def extensions(toolkit: Path | None) -> dict[str, object]:
-    if toolkit is not None:
-        os.environ["CUDA_HOME"] = str(toolkit)  # torch guesses it on import
-    torch_build = cpp_extension()
+def arch_codes(archs: list[str]) -> list[str]:
+    """Names of machine code, from old to new, and then of PTX."""
+    codes = set()
+    for arch in archs:
+        match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)
+        if match is None:
+            sys.exit(f'TORCH_CUDA_ARCH_LIST is made of entries like "9.0" or "9.0+PTX", got {arch!r}')
+        codes.add(f"sm_{match[1]}{match[2]}")
+        if match[3]:
+            codes.add(f"compute_{match[1]}{match[2]}")
+    return sorted(codes, key=lambda code: (not code.startswith("sm"), number(code)))
 
-    def files(*patterns: str) -> list[str]:
-        found = [path for pattern in patterns for path in (ROOT / "csrc").rglob(pattern)]
-        return sorted(str(path.relative_to(ROOT)) for path in found)
 
-    flags = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
-    # With -fopenmp, ATen's parallel_for uses torch's own thread pool; without it, it runs serially.
-    openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
-    sanitize = []
-    if os.environ.get("FASTBLUR_SANITIZE"):
-        sanitize = [f"-fsanitize={os.environ['FASTBLUR_SANITIZE']}", "-fno-sanitize-recover=all"]
-        # Python's own -fwrapv would make every overflow lawful.
-        flags += [*sanitize, "-fno-wrapv", "-O1", "-g1", "-fno-omit-frame-pointer"]
-    compile_args = {"cxx": flags + openmp}
-    if toolkit is None:
-        make = torch_build.CppExtension
-        sources = [path for path in files("*.cpp") if not path.startswith("csrc/cuda/")]
-    else:
-        make = torch_build.CUDAExtension
-        sources = files("*.cpp", "*.cu")
-        archs = arch_flags(toolkit, torch_build)
-        built = ",".join(sorted(re.findall(r",code=(\w+)", " ".join(archs)), key=arch_order))
-        compile_args["cxx"].append(f"-DFASTBLUR_CUDA_ARCHS={built}")
-        # torch takes the operators of the 16-bit types away; the kernels use them.
-        types = ("HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_CONVERSIONS")
-        operators = [f"-U__CUDA_NO_{name}__" for name in types]
-        # 128: "loop is not reachable", of loops that a template argument makes empty.
-        quiet = ["-diag-suppress=128", "-Xcompiler=-Wno-psabi"]
-        compile_args["nvcc"] = ["-O3", "-Xfatbin=-compress-all", *quiet, *operators, *archs]
-    extension = make(
-        "fastblur._C",
-        sources,
-        depends=files("*.h", "*.cuh"),
-        extra_compile_args=compile_args,
-        extra_link_args=openmp + sanitize,
+def sources(*patterns: str) -> list[str]:
+    found = [path for pattern in patterns for path in (ROOT / "csrc").rglob(pattern)]
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
+RULES = """\
+ninja_required_version = 1.5
+builddir = {folder}
+rule cxx
+  command = {cxx} -MMD -MF $out.d {cxxflags} $flags -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+  description = $in
+rule nvcc
+  command = {nvcc} -MD -MF $out.d {nvccflags} -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+  description = $in
+rule link
+  command = {cxx} -shared $in -o $out {ldflags}
+  description = $out
+"""
+
+
+def ninja_file(folder: str, module: str, cuda: Cuda | None) -> str:
+    """The build of `module`; objects, which no Python plays a part in but one, go to `folder`."""
+    import pybind11
+
+    threads = [] if sys.platform == "darwin" else ["-fopenmp"]
+    cxxflags = ["-std=c++20", "-O3", "-g0", "-DNDEBUG", "-fPIC", "-fvisibility=hidden"]
+    cxxflags += ["-Wall", "-Wno-psabi", *threads]
+    ldflags = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else threads[:]
+    sanitize = os.environ.get("FASTBLUR_SANITIZE")
+    if sanitize:
+        ldflags.append(f"-fsanitize={sanitize}")
+        cxxflags += [ldflags[-1], "-fno-sanitize-recover=all", "-O1", "-g1"]
+        cxxflags.append("-fno-omit-frame-pointer")
+    includes = [pybind11.get_include(), sysconfig.get_path("include")]
+    python = [f"-isystem{include}" for include in includes]
+    nvcc, nvccflags, cuda_flags = [], [], []
+    if cuda is not None:
+        nvcc = [str(cuda.root / "bin" / "nvcc")]
+        if "CXX" in os.environ:
+            nvcc.append(f"-ccbin={os.environ['CXX']}")
+        nvccflags = nvcc_flags(cuda)
+        headers = cuda.existing("include", "targets/x86_64-linux/include")
+        cuda_flags = [f"-DFASTBLUR_CUDA_ARCHS={','.join(cuda.archs)}"]
+        cuda_flags += [f"-isystem{folder}" for folder in headers]
+        libraries = cuda.existing("lib64", "lib", "targets/x86_64-linux/lib")
+        ldflags += [f"-L{folder}" for folder in libraries]
+        ldflags += ["-lcudart_static", "-lrt", "-ldl", "-lpthread", "-Wl,--exclude-libs,ALL"]
+    parts = dict(
+        cxx=shlex.join(compiler() or []),
+        cxxflags=f"{shlex.join(cxxflags)} {os.environ.get('CXXFLAGS', '')}",
+        nvcc=shlex.join(nvcc),
+        nvccflags=shlex.join(nvccflags),
+        ldflags=f"{shlex.join(ldflags)} {os.environ.get('LDFLAGS', '')}",
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": recording(torch_build, toolkit)}}
+    lines = [RULES.format(folder=folder, **{name: part.replace("$", "$$") for name, part in parts.items()})]
+    objects = []
+    for source in sources("*.cpp") if cuda is None else sources("*.cpp", "*.cu"):
+        if source.startswith("csrc/cuda/") and cuda is None:
+            continue
+        path = Path(source)
+        glue = path.name == "bindings.cpp"
+        tag = f".{Path(module).name}" if glue else ""
+        objects.append(f"{folder}/{path.with_suffix('').as_posix()}{tag}.o")
+        lines.append(f"build {objects[-1]}: {'nvcc' if path.suffix == '.cu' else 'cxx'} {source}")
+        flags = (python if glue else []) + (cuda_flags if glue or "cuda" in path.parts else [])
+        if flags:
+            lines.append("  flags = " + shlex.join(flags).replace("$", "$$"))
+    lines.append(f"build {module}: link {' '.join(objects)}")
+    return "\n".join(lines) + "\n"
 
 
-def recording(torch_build: object, toolkit: Path | None) -> type:
-    """The build command, that also writes down which torch it built for: fastblur/_extension.py."""
-    import torch
-
-    cuda = None if toolkit is None else torch.version.cuda
-    built_for = json.dumps({"torch": torch.__version__, "cuda": cuda}) + "\n"
-
-    class Build(torch_build.BuildExtension):
-        def build_extension(self, ext: object) -> None:
-            super().build_extension(ext)
-            module = Path(self.get_ext_fullpath(ext.name))
-            module.with_name("_built_for.json").write_text(built_for)
-
-        def copy_extensions_to_source(self) -> None:
-            super().copy_extensions_to_source()  # of an editable installation
-            (ROOT / "fastblur" / "_built_for.json").write_text(built_for)
-
-    return Build
+def nvcc_flags(cuda: Cuda) -> list[str]:
+    # 128: "loop is not reachable", of loops that a template argument makes empty.
+    flags = ["-std=c++20", "-O3", "-DNDEBUG", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wno-psabi"]
+    flags += ["--expt-relaxed-constexpr", "-diag-suppress=128", "-Xfatbin=-compress-all"]
+    virtual = [re.sub(r"^sm", "compute", arch) for arch in cuda.archs]
+    pairs = zip(virtual, cuda.archs, strict=True)
+    return flags + [f"-gencode=arch={arch},code={code}" for arch, code in pairs]
 
 
-def arch_order(arch: str) -> tuple[bool, int]:
-    """Machine code before PTX, each from old to new."""
-    kind, _, number = arch.partition("_")
-    return kind != "sm", int(re.sub(r"\D", "", number))
+class Build(build_ext):
+    """Compiles with ninja, which builds anew what a change touches, on all cores."""
+
+    def build_extension(self, ext: Extension) -> None:
+        scripts = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+        ninja = shutil.which("ninja", path=scripts)
+        if ninja is None:
+            sys.exit("fastblur needs ninja to build: pip install ninja")
+        folder = "build/" + re.sub(r"\W+", "-", f"objects {os.environ.get('FASTBLUR_SANITIZE', '')}")
+        folder = folder.strip("-")
+        module = f"{folder}/{Path(self.get_ext_filename(ext.name)).name}"
+        file = ROOT / f"{module}.ninja"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(ninja_file(folder, module, self.cuda))
+        command = [ninja, "-f", file.relative_to(ROOT)]
+        if "MAX_JOBS" in os.environ:
+            command += ["-j", os.environ["MAX_JOBS"]]
+        if subprocess.run(command, cwd=ROOT).returncode != 0:
+            sys.exit("fastblur did not compile; FASTBLUR_BUILD=0 installs it in pure Python")
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / module, target)
+        target.chmod(0o755)
 
 
-build, cuda = wanted("FASTBLUR_BUILD"), wanted("FASTBLUR_CUDA")
-if cuda and build is False:
+build, asked = wanted("FASTBLUR_BUILD"), wanted("FASTBLUR_CUDA")
+if asked and build is False:
     sys.exit("FASTBLUR_CUDA=1 asks for compiled kernels, and FASTBLUR_BUILD=0 for none")
-if (build or cuda) and compiler() is None:
+if (build or asked) and compiler() is None:
     name = "FASTBLUR_BUILD" if build else "FASTBLUR_CUDA"
     sys.exit(f"{name}=1, but there is no C++ compiler (set CXX or install one)")
-toolkit = None
 if build is not False and compiler() is None:
     say("no C++ compiler found, installing without the compiled kernels")
     build = False
-if build is not False and cuda is not False:
-    toolkit, why_not = cuda_toolkit()
-    if cuda and toolkit is None:
-        sys.exit(f"FASTBLUR_CUDA=1, but {why_not}")
-    if toolkit is None:
-        say(f"building for the CPU only: {why_not}")
-setup(**({} if build is False else extensions(toolkit)))
+Build.cuda = None
+if build is not False and asked is not False:
+    try:
+        Build.cuda = choose_cuda(bool(asked))
+        say(f"CUDA kernels for {', '.join(Build.cuda.archs)}, by the toolkit in {Build.cuda.root}")
+    except RuntimeError as reason:
+        if asked:
+            sys.exit(f"FASTBLUR_CUDA=1, but {reason}")
+        say(f"building for the CPU only: {reason}")
+extension = Extension("fastblur._C", sources("*.cpp", "*.cu"), depends=sources("*.h", "*.cuh"))
+setup(**({} if build is False else dict(ext_modules=[extension], cmdclass=dict(build_ext=Build))))

@@ -1,19 +1,18 @@
-// The Python module fastblur._C: the raw operators, without autograd, and facts about the build.
-#include <ATen/core/LegacyTypeDispatch.h>
+// The Python module fastblur._C: the kernels on raw addresses, and facts about the build. It is
+// private: what a tensor must be is checked in Python, and only sizes and arguments are here.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/utils/pybind.h>
-#include <torch/version.h>
 
-#include "call_operators.h"
+#include <stdexcept>
+#include <tuple>
+
+#include "cpu/backend.h"
 #include "cpu/codes.h"
 #include "cpu/level_choice.h"
-#include "cpu/specialisation.h"
-#include "plain_call.h"
+#include "plan.h"
 
 #if defined(FASTBLUR_CUDA_ARCHS)  // what setup.py built for
-#include "cuda/build.h"
+#include "cuda/backend.h"
 #endif
 
 namespace py = pybind11;
@@ -21,62 +20,131 @@ namespace py = pybind11;
 namespace fastblur {
 namespace {
 
-using Ints = std::vector<int64_t>;
-using Doubles = std::vector<double>;
+using FreeGil = py::call_guard<py::gil_scoped_release>;
+using Address = uintptr_t;
 
-#define FASTBLUR_RAW_PARAMETERS                                                            \
-  const Ints &kernel_size, const Ints &stride, const Ints &padding, const Doubles &taps_h, \
-      const Doubles &taps_w, const Ints &blur_padding, const std::string &padding_mode, bool relu
-#define FASTBLUR_RAW_ARGUMENTS \
-  kernel_size, stride, padding, taps_h, taps_w, blur_padding, padding_mode, relu, channels_last
-#define FASTBLUR_RAW_NAMES                                                             \
-  py::arg("kernel_size"), py::arg("stride"), py::arg("padding"), py::arg("taps_h"),    \
-      py::arg("taps_w"), py::arg("blur_padding"), py::arg("padding_mode") = "reflect", \
-                                                  py::arg("relu") = false,             \
-                                                  py::arg("channels_last") = false
-
-std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& x, FASTBLUR_RAW_PARAMETERS,
-                                           bool channels_last, bool need_codes) {
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return call_forward(x, {FASTBLUR_RAW_ARGUMENTS}, need_codes);
+Type type_of(int dtype) {
+  if (dtype < 0 || dtype > int(Type::bf16))
+    throw std::invalid_argument("dtype must be 0 to 3, got " + std::to_string(dtype));
+  return Type(dtype);
 }
 
-at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& codes, const Ints& input_size,
-                    FASTBLUR_RAW_PARAMETERS, bool channels_last) {
-  at::AutoDispatchBelowADInplaceOrView guard;
-  const auto size = c10::fromIntArrayRefSlow(input_size);
-  return call_backward(grad_output, codes, size, {FASTBLUR_RAW_ARGUMENTS});
+template <class T = void>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
 }
 
-at::Tensor apply(const at::Tensor& x, const at::Tensor& codes, FASTBLUR_RAW_PARAMETERS,
-                 bool channels_last) {
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return call_apply(x, codes, {FASTBLUR_RAW_ARGUMENTS});
+// A binding of f(params, type, where ...), with the arguments that every call begins with.
+template <class... Where, class F>
+void bind(py::module_& m, const char* name, F f, const char* doc) {
+  m.def(
+      name,
+      [f](const Plan& plan, int dtype, bool channels_last, int64_t n, int64_t c, int64_t h,
+          int64_t w, Where... where) {
+        return f(plan.params({n, c, h, w, channels_last}), type_of(dtype), where...);
+      },
+      FreeGil(), doc);
 }
 
-Params params_of(const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last) {
-  return make_params(input_size, {FASTBLUR_RAW_ARGUMENTS});
+void bind_plan(py::module_& m) {
+  py::class_<Plan>(m, "Plan", "The geometry of calls, checked.")
+      .def(py::init<const std::vector<int64_t>&, const std::vector<int64_t>&,
+                    const std::vector<int64_t>&, const std::vector<double>&,
+                    const std::vector<double>&, const std::vector<int64_t>&, const std::string&,
+                    bool>(),
+           py::arg("kernel_size"), py::arg("stride"), py::arg("padding"), py::arg("taps_h"),
+           py::arg("taps_w"), py::arg("blur_padding"), py::arg("padding_mode"), py::arg("relu"))
+      .def_property_readonly("linear", [](const Plan& plan) { return plan.geometry().linear(); }, "Whether there are no codes.")
+      .def(
+          "output_size",
+          [](const Plan& plan, int64_t h, int64_t w) {
+            const Params p = plan.params({1, 1, h, w, false});
+            return std::tuple{p.h.out(), p.w.out()};
+          },
+          py::arg("h"), py::arg("w"), "(h, w) of x -> (h_out, w_out) of y.");
 }
 
-PlainCall plain_call(FASTBLUR_RAW_PARAMETERS, const at::Device& device) {
-  constexpr bool channels_last = false;  // the input will tell
-  return PlainCall({FASTBLUR_RAW_ARGUMENTS}, device);
+void bind_cpu(py::module_ m) {
+  bind(
+      m, "sizes",
+      [](const Params& p, Type) {
+        return std::tuple{p.h.out(), p.w.out(), cpu::code_bytes_per_image(p)};
+      },
+      "(h_out, w_out, bytes of an image's codes)");
+  bind<Address, Address, Address, int>(
+      m, "forward",
+      [](const Params& p, Type type, Address x, Address y, Address codes, int threads) {
+        cpu::forward(p, type, pointer(x), pointer(y), pointer<uint8_t>(codes), threads);
+      },
+      "(..., x, y, codes, threads); codes 0: none are kept.");
+  bind<Address, Address, Address, int>(
+      m, "backward",
+      [](const Params& p, Type type, Address dy, Address codes, Address dx, int threads) {
+        cpu::backward(p, type, pointer(dy), pointer<uint8_t>(codes), pointer(dx), threads);
+      },
+      "(..., dy, codes, dx, threads)");
+  bind<Address, Address, Address, int>(
+      m, "apply",
+      [](const Params& p, Type type, Address x, Address codes, Address y, int threads) {
+        cpu::apply(p, type, pointer(x), pointer<uint8_t>(codes), pointer(y), threads);
+      },
+      "(..., x, codes, y, threads): forward with the winners given by codes instead of chosen.");
+  m.def(
+      "specialisation",
+      [](const Plan& plan, bool channels_last) {
+        return cpu::specialisation(plan.geometry(), channels_last);
+      },
+      py::arg("plan"), py::arg("channels_last"),
+      "Which sizes of a call the kernels know at compile time, in words.");
+  m.def("levels", &cpu::usable_levels, "The instruction-set levels of this machine, best first.");
+  m.def("level", [] { return cpu::level().name; }, "The level in use.");
+  m.def("set_level", &cpu::set_level, py::arg("name"), "Uses another level from now on.");
 }
 
-// y, or None; see plain_call.h.
-py::object call_plainly(const PlainCall& call, py::handle x) {
-  if (!THPVariable_CheckExact(x.ptr())) return py::none();
-  std::optional<at::Tensor> y;
-  {
-    py::gil_scoped_release no_gil;
-    y = call(THPVariable_Unpack(x.ptr()));
-  }
-  return y ? py::cast(*std::move(y)) : py::none();
+#if defined(FASTBLUR_CUDA_ARCHS)
+void bind_cuda(py::module_ m) {
+  bind(
+      m, "sizes",
+      [](const Params& p, Type type) {
+        const int64_t words = cuda::code_words_per_image(p, type);
+        return std::tuple{p.h.out(), p.w.out(), words,
+                          cuda::forward_needs_codes(p, type) ? words : 0};
+      },
+      "(h_out, w_out, words of an image's codes, words that forward needs even if none are kept)");
+  bind<Address, Address, Address, int, Address>(
+      m, "forward",
+      [](const Params& p, Type type, Address x, Address y, Address codes, int device,
+         Address stream) {
+        cuda::forward_on({device, stream}, p, type, pointer(x), pointer(y),
+                         pointer<uint32_t>(codes));
+      },
+      "(..., x, y, codes, device, stream); codes 0: none are kept.");
+  bind<Address, Address, Address, int, Address>(
+      m, "backward",
+      [](const Params& p, Type type, Address dy, Address codes, Address dx, int device,
+         Address stream) {
+        cuda::backward_on({device, stream}, p, type, pointer(dy), pointer<uint32_t>(codes),
+                          pointer(dx));
+      },
+      "(..., dy, codes, dx, device, stream)");
+  bind<Address, Address, Address, int, Address>(
+      m, "apply",
+      [](const Params& p, Type type, Address x, Address codes, Address y, int device,
+         Address stream) {
+        cuda::apply_on({device, stream}, p, type, pointer(x), pointer<uint32_t>(codes),
+                       pointer(y));
+      },
+      "(..., x, codes, y, device, stream): forward with the winners given by codes.");
+  bind(
+      m, "specialisation",
+      [](const Params& p, Type type) { return cuda::specialisation(p, type); },
+      "Which kernels run a call, in words.");
+  m.def("problem", &cuda::problem, "Why no call can work here, or None.");
 }
+#endif
 
 py::dict build_info() {
   py::dict info;
-  info["torch"] = TORCH_VERSION;
 #if defined(__VERSION__)
   info["compiler"] = __VERSION__;
 #endif
@@ -86,77 +154,26 @@ py::dict build_info() {
 #else
   info["openmp"] = false;
 #endif
+#if defined(FASTBLUR_CUDA_ARCHS)
+  info["cuda"] = cuda::runtime_version();
+  info["cuda_archs"] = cuda::built_archs();
+#else
   info["cuda"] = py::none();
   info["cuda_archs"] = std::vector<std::string>();
-#if defined(FASTBLUR_CUDA_ARCHS)
-  info["cuda"] =
-      std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
-  info["cuda_archs"] = cuda::built_archs();
 #endif
-  info["cpu_levels"] = cpu::usable_levels();
   return info;
 }
 
 }  // namespace
 }  // namespace fastblur
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+PYBIND11_MODULE(_C, m) {
   using namespace fastblur;
-  m.doc() = "Compiled kernels of fastblur: raw operators without autograd, and facts of the build.";
-  const auto free_gil = py::call_guard<py::gil_scoped_release>();
-  m.def("forward", &forward, py::arg("x"), FASTBLUR_RAW_NAMES, py::arg("need_codes") = true,
-        free_gil,
-        "x [N, C, H, W] -> (y [N, C, H_out, W_out], codes); codes is empty without need_codes.");
-  m.def("backward", &backward, py::arg("grad_output"), py::arg("codes"), py::arg("input_size"),
-        FASTBLUR_RAW_NAMES, free_gil, "Gradient of the input, from that of y and forward's codes.");
-  m.def("apply", &apply, py::arg("x"), py::arg("codes"), FASTBLUR_RAW_NAMES, free_gil,
-        "The forward map, linear in x, with the winners given by codes instead of chosen.");
-  m.def(
-      "output_size",
-      [](const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last) {
-        const auto size = output_size(params_of(input_size, FASTBLUR_RAW_ARGUMENTS));
-        return Ints(size.begin(), size.end());
-      },
-      py::arg("input_size"), FASTBLUR_RAW_NAMES, "Sizes of y for the four sizes of x.");
-  m.def(
-      "code_bytes",
-      [](const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last) {
-        const Params p = params_of(input_size, FASTBLUR_RAW_ARGUMENTS);
-        return p.batch * cpu::code_bytes_per_image(p);
-      },
-      py::arg("input_size"), FASTBLUR_RAW_NAMES, "Bytes that the CPU backend keeps for backward.");
-  m.def("specialisation", &cpu::specialisation, py::arg("pool_h"), py::arg("pool_w"),
-        py::arg("taps_h"), py::arg("taps_w"), py::arg("stride_w"), py::arg("channels_last"),
-        "Which sizes of a call the CPU kernels know at compile time, in words.");
+  m.doc() = "Compiled kernels of fastblur on raw addresses, and facts of the build.";
+  bind_plan(m);
+  bind_cpu(m.def_submodule("cpu", "The CPU backend."));
 #if defined(FASTBLUR_CUDA_ARCHS)
-  m.def(
-      "cuda_code_bytes",
-      [](const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last,
-         at::ScalarType dtype) {
-        const Params p = params_of(input_size, FASTBLUR_RAW_ARGUMENTS);
-        return p.batch * cuda::code_words_per_image(p, cuda::type_of(dtype)) * 4;
-      },
-      py::arg("input_size"), FASTBLUR_RAW_NAMES, py::arg("dtype") = at::kFloat,
-      "Bytes that the CUDA backend keeps for backward.");
-  m.def(
-      "cuda_specialisation",
-      [](const Ints& input_size, FASTBLUR_RAW_PARAMETERS, bool channels_last,
-         at::ScalarType dtype) {
-        const Params p = params_of(input_size, FASTBLUR_RAW_ARGUMENTS);
-        return cuda::specialisation(p, cuda::type_of(dtype));
-      },
-      py::arg("input_size"), FASTBLUR_RAW_NAMES, py::arg("dtype") = at::kFloat,
-      "Which kernels of the CUDA backend run a call, in words.");
+  bind_cuda(m.def_submodule("cuda", "The CUDA backend."));
 #endif
-  py::class_<PlainCall>(m, "PlainCall",
-                        "(x) -> y on a plain tensor of a device, differentiable; or None, where "
-                        "anything but autograd is at work, or the input does not fit.")
-      .def(py::init(&plain_call), py::arg("kernel_size"), py::arg("stride"), py::arg("padding"),
-           py::arg("taps_h"), py::arg("taps_w"), py::arg("blur_padding"), py::arg("padding_mode"),
-           py::arg("relu"), py::arg("device"))
-      .def("__call__", &call_plainly, py::arg("x"));
   m.def("build_info", &build_info, "What this extension was built with, and for.");
-  m.def("cpu_level", [] { return cpu::level().name; }, "The instruction-set level in use.");
-  m.def("set_cpu_level", &cpu::set_level, py::arg("name"),
-        "Uses another usable level from now on.");
 }

@@ -1,8 +1,8 @@
 // Sizes, border rules and code widths: the C++ statement of the geometry.
 //
-// Plain arithmetic for host and device, no torch. The Python statement is
-// fastblur/_geometry.py; tests/test_geometry.py holds the two, and the shapes that the reference
-// really produces, together.
+// Plain arithmetic for host and device. The Python statement is fastblur/_geometry.py;
+// tests/test_geometry.py holds the two, and the shapes that the reference really produces,
+// together.
 #pragma once
 
 #include <cstdint>

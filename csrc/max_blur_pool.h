@@ -1,9 +1,12 @@
-// What a kernel needs to know, and the kernels there are. No torch.
+// What a kernel needs to know.
 #pragma once
 
 #include "geometry.h"
 
 namespace fastblur {
+
+// Of the elements of x, y and their gradients.
+enum class Type : int { f32, f64, f16, bf16 };
 
 // The whole geometry of one call, as plain data.
 struct Params {

@@ -1,14 +1,13 @@
 // The kernels of one instruction-set level, and what they share: launch arguments and the vertical
-// taps. No torch but its 16-bit scalar types.
+// taps.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
-
 #include "../max_blur_pool.h"
+#include "float16.h"
 
 namespace fastblur::cpu {
 
@@ -65,13 +64,13 @@ struct Level {
   bool (*supported)();
   Kernels<float> f32;
   Kernels<double> f64;
-  Kernels<c10::Half> f16;
-  Kernels<c10::BFloat16> bf16;
+  Kernels<Half> f16;
+  Kernels<BFloat16> bf16;
 
   const Kernels<float>& kernels(const float*) const { return f32; }
   const Kernels<double>& kernels(const double*) const { return f64; }
-  const Kernels<c10::Half>& kernels(const c10::Half*) const { return f16; }
-  const Kernels<c10::BFloat16>& kernels(const c10::BFloat16*) const { return bf16; }
+  const Kernels<Half>& kernels(const Half*) const { return f16; }
+  const Kernels<BFloat16>& kernels(const BFloat16*) const { return bf16; }
 };
 
 namespace generic {

@@ -4,6 +4,7 @@
 // AVX-512 on could be the copy that the linker keeps for the whole program.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -13,9 +14,6 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>

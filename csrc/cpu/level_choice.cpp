@@ -4,8 +4,6 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#include "specialisation.h"
-
 namespace fastblur::cpu {
 namespace {
 
@@ -47,18 +45,6 @@ std::vector<std::string> usable_levels() {
 }
 
 const Level& level() { return *current().load(std::memory_order_relaxed); }
-
-std::string specialisation(int pool_h, int pool_w, int taps_h, int taps_w, int64_t stride_w,
-                           bool channels_last) {
-  const bool pool = specialised_pool(pool_h, pool_w) != 0;
-  const bool rows = RowCounts::known(taps_h) != 0;
-  const bool columns = TapCounts::known(taps_w) != 0 && (stride_w <= 2 || channels_last);
-  if (pool && rows && columns) return "specialised";
-  std::string generic;
-  for (const auto& [known, name] : {std::pair{pool, "max"}, {rows, "rows"}, {columns, "columns"}})
-    if (!known) generic += (generic.empty() ? "generic in its " : ", ") + std::string(name);
-  return generic;
-}
 
 void set_level(const std::string& name) { current().store(&find(name)); }
 

@@ -71,8 +71,8 @@ constexpr Level make_level(const char* name, bool (*supported)()) {
           supported,
           Entry<F32, float>::kernels(),
           Entry<F64, double>::kernels(),
-          Entry<F32, c10::Half>::kernels(),
-          Entry<F32, c10::BFloat16>::kernels()};
+          Entry<F32, Half>::kernels(),
+          Entry<F32, BFloat16>::kernels()};
 }
 
 }  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

@@ -16,10 +16,10 @@ struct Avx2F32 {
   static Avx2F32 splat(float s) { return {_mm256_set1_ps(s)}; }
 
   static Avx2F32 load(const float* p) { return {_mm256_loadu_ps(p)}; }
-  static Avx2F32 load(const c10::Half* p) {
+  static Avx2F32 load(const Half* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p))};
   }
-  static Avx2F32 load(const c10::BFloat16* p) {
+  static Avx2F32 load(const BFloat16* p) {
     const __m128i raw = _mm_loadu_si128((const __m128i*)p);
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16))};
   }
@@ -36,11 +36,11 @@ struct Avx2F32 {
   }
 
   void store(float* p) const { _mm256_storeu_ps(p, v); }
-  void store(c10::Half* p) const {
+  void store(Half* p) const {
     _mm_storeu_si128((__m128i*)p,
                      _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
-  void store(c10::BFloat16* p) const {
+  void store(BFloat16* p) const {
     const __m256i bits = _mm256_castps_si256(v);
     const __m256i lsb = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i even = _mm256_add_epi32(bits, _mm256_add_epi32(lsb, _mm256_set1_epi32(0x7fff)));

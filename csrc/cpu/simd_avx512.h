@@ -16,26 +16,26 @@ struct Avx512F32 {
   static Avx512F32 splat(float s) { return {_mm512_set1_ps(s)}; }
 
   static Avx512F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static Avx512F32 load(const c10::Half* p) {
+  static Avx512F32 load(const Half* p) {
     return widen(p, _mm256_loadu_si256((const __m256i*)p));
   }
-  static Avx512F32 load(const c10::BFloat16* p) {
+  static Avx512F32 load(const BFloat16* p) {
     return widen(p, _mm256_loadu_si256((const __m256i*)p));
   }
 
   static Avx512F32 load_where(const float* p, Word lanes) {
     return {_mm512_maskz_loadu_ps(lanes, p)};
   }
-  static Avx512F32 load_where(const c10::Half* p, Word lanes) {
+  static Avx512F32 load_where(const Half* p, Word lanes) {
     return widen(p, _mm256_maskz_loadu_epi16(lanes, p));
   }
-  static Avx512F32 load_where(const c10::BFloat16* p, Word lanes) {
+  static Avx512F32 load_where(const BFloat16* p, Word lanes) {
     return widen(p, _mm256_maskz_loadu_epi16(lanes, p));
   }
 
   void store(float* p) const { _mm512_storeu_ps(p, v); }
-  void store(c10::Half* p) const { _mm256_storeu_si256((__m256i*)p, narrow(p)); }
-  void store(c10::BFloat16* p) const { _mm256_storeu_si256((__m256i*)p, narrow(p)); }
+  void store(Half* p) const { _mm256_storeu_si256((__m256i*)p, narrow(p)); }
+  void store(BFloat16* p) const { _mm256_storeu_si256((__m256i*)p, narrow(p)); }
 
   void stream(float* p) const { _mm512_stream_ps(p, v); }
   template <class T>
@@ -76,8 +76,8 @@ struct Avx512F32 {
   static void fence() { _mm_sfence(); }
 
   void store_first(float* p, int n) const { _mm512_mask_storeu_ps(p, first(n), v); }
-  void store_first(c10::Half* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), narrow(p)); }
-  void store_first(c10::BFloat16* p, int n) const {
+  void store_first(Half* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), narrow(p)); }
+  void store_first(BFloat16* p, int n) const {
     _mm256_mask_storeu_epi16(p, first(n), narrow(p));
   }
 
@@ -152,14 +152,14 @@ struct Avx512F32 {
  private:
   static bool is_line(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
   static Mask first(int n) { return Mask((1u << n) - 1); }
-  static Avx512F32 widen(const c10::Half*, __m256i raw) { return {_mm512_cvtph_ps(raw)}; }
-  static Avx512F32 widen(const c10::BFloat16*, __m256i raw) {
+  static Avx512F32 widen(const Half*, __m256i raw) { return {_mm512_cvtph_ps(raw)}; }
+  static Avx512F32 widen(const BFloat16*, __m256i raw) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16))};
   }
-  __m256i narrow(const c10::Half*) const {
+  __m256i narrow(const Half*) const {
     return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
-  __m256i narrow(const c10::BFloat16*) const {
+  __m256i narrow(const BFloat16*) const {
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(), 16));
   }
   // bfloat16 in the upper half of each lane. By hand: the conversion instruction flushes denormals.
@@ -170,11 +170,11 @@ struct Avx512F32 {
     const Mask nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     return _mm512_mask_blend_epi32(nan, even, _mm512_set1_epi32(0x7fc00000));
   }
-  static __m512i narrow_pairs(Avx512F32 even, Avx512F32 odd, const c10::BFloat16*) {
+  static __m512i narrow_pairs(Avx512F32 even, Avx512F32 odd, const BFloat16*) {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(even.rounded(), 16),
                                    odd.rounded());
   }
-  static __m512i narrow_pairs(Avx512F32 even, Avx512F32 odd, const c10::Half* p) {
+  static __m512i narrow_pairs(Avx512F32 even, Avx512F32 odd, const Half* p) {
     const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd.narrow(p)), 16);
     return _mm512_or_si512(_mm512_cvtepu16_epi32(even.narrow(p)), high);
   }

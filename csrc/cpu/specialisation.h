@@ -2,10 +2,6 @@
 // same code with the size read at run time.
 #pragma once
 
-#include <string>
-
-#include "../max_blur_pool.h"
-
 namespace fastblur::cpu {
 
 template <int... kSizes>
@@ -22,9 +18,5 @@ using RowCounts = Sizes<1, 2, 3, 4, 5>;  // rows that one row of a blur, or of i
 constexpr int specialised_pool(int pool_h, int pool_w) {
   return pool_h == pool_w ? SquarePools::known(pool_h) : 0;
 }
-
-// For people: which of it applies to a call.
-std::string specialisation(int pool_h, int pool_w, int taps_h, int taps_w, int64_t stride_w,
-                           bool channels_last);
 
 }  // namespace fastblur::cpu

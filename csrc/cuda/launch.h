@@ -1,4 +1,4 @@
-// The CUDA backend's entry points, one for each operator. No torch: the tests run them on the host.
+// The CUDA backend's entry points, one for each operator. The tests run them on the host.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,6 @@
 #include "runtime.h"
 
 namespace fastblur::cuda {
-
-enum class Type : int { f32, f64, f16, bf16 };
 
 // Where a launch goes: a stream of the current device, and how many multiprocessors that has.
 struct Queue {

@@ -1,5 +1,5 @@
 // What the backend uses of CUDA, on a device or, with FASTBLUR_CUDA_ON_HOST, on the test runner
-// that executes device code on the CPU. No torch.
+// that executes device code on the CPU.
 #pragma once
 
 #if defined(FASTBLUR_CUDA_ON_HOST)

@@ -7,6 +7,13 @@
 
 #include "runtime.h"
 
+// max.NaN begins with compute capability 8.0.
+#if defined(FASTBLUR_CUDA_ON_HOST) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800)
+#define FASTBLUR_MAX_NAN 0
+#else
+#define FASTBLUR_MAX_NAN 1
+#endif
+
 namespace fastblur::cuda {
 
 FASTBLUR_DEVICE float to_float(float v) { return v; }
@@ -34,7 +41,7 @@ FASTBLUR_DEVICE bool takes_over(float later, float best) { return later > best |
 // `best`. Where `best` is already NaN the bit is set even if `later` is not; a kernel that uses
 // this looks for NaN in what it makes of the values, and then chooses again by the exact rule.
 FASTBLUR_DEVICE float take_larger(float best, float later, unsigned& code, unsigned bit) {
-#if defined(FASTBLUR_CUDA_ON_HOST)
+#if !FASTBLUR_MAX_NAN
   const float larger = best != best ? best : takes_over(later, best) ? later : best;
   if (!(larger == best)) code |= bit;
 #else
@@ -51,7 +58,7 @@ FASTBLUR_DEVICE float take_larger(float best, float later, unsigned& code, unsig
 
 // The larger of the two, or NaN.
 FASTBLUR_DEVICE float larger_of(float a, float b) {
-#if defined(FASTBLUR_CUDA_ON_HOST)
+#if !FASTBLUR_MAX_NAN
   return a != a ? a : takes_over(b, a) ? b : a;
 #else
   float larger;

@@ -15,7 +15,7 @@ namespace {
 using namespace cuda_on_host;
 using fastblur::Params;
 using fastblur::cuda::Queue;
-using fastblur::cuda::Type;
+using fastblur::Type;
 
 // Little-endian numbers, and strings of bytes, each of these behind its length.
 bool read(int64_t& number) { return fread(&number, sizeof number, 1, stdin) == 1; }

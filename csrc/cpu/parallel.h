@@ -1,0 +1,46 @@
+// A range, cut among the threads of OpenMP.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace fastblur::cpu {
+
+// Whether this process is a fork. OpenMP's threads stay behind in its parent, and GNU's waits for
+// them forever.
+bool is_forked_child();
+
+// Calls f(begin, end) on parts of [0, range), of `grain` or more as a rule. All of `threads` form
+// the team, for a smaller one would end the others, which PyTorch's operators share.
+template <class F>
+void parallel_for(int64_t range, int64_t grain, int threads, F f) {
+  if (range == 0) return;
+#if defined(_OPENMP)
+  if (threads > 1 && range > grain && !omp_in_parallel() && !is_forked_child()) {
+    std::atomic_flag failed = ATOMIC_FLAG_INIT;
+    std::exception_ptr failure;
+#pragma omp parallel num_threads(threads)
+    {
+      const int64_t parts = std::min<int64_t>(omp_get_num_threads(), (range - 1) / grain + 1);
+      const int64_t length = (range - 1) / parts + 1;
+      const int64_t begin = omp_get_thread_num() * length;
+      try {
+        if (begin < range) f(begin, std::min(range, begin + length));
+      } catch (...) {
+        if (!failed.test_and_set()) failure = std::current_exception();
+      }
+    }
+    if (failure) std::rethrow_exception(failure);
+    return;
+  }
+#endif
+  f(0, range);
+}
+
+}  // namespace fastblur::cpu
