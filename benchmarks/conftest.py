@@ -16,7 +16,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import fastblur
-from fastblur import _extension
+from fastblur._backends import compiled
 
 from .timing import Clock, Race, cache_bytes
 
@@ -94,10 +94,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     level = config.getoption("--simd")
     if level is not None:
-        if _extension.C is None:
-            raise pytest.UsageError(f"--simd {level}: {_extension.WHY_NOT}")
+        if compiled.C is None:
+            raise pytest.UsageError(f"--simd {level}: {compiled.WHY_NOT}")
         try:
-            _extension.C.set_cpu_level(level)
+            compiled.C.cpu.set_level(level)
         except ValueError as error:
             raise pytest.UsageError(f"--simd: {error}") from error
     for option in ("--rounds", "--threads"):
@@ -166,8 +166,8 @@ def pytest_benchmark_update_machine_info(
         "cache_bytes": cache_bytes(device),
         "versions": versions,
         "torch_simd": torch.backends.cpu.get_cpu_capability(),
-        "simd": None if _extension.C is None else _extension.C.cpu_level(),
-        "build": None if _extension.C is None else _extension.C.build_info(),
+        "simd": None if compiled.C is None else compiled.C.cpu.level(),
+        "build": None if compiled.C is None else compiled.BUILD,
         "command": command(config.invocation_params.args),
     }
 

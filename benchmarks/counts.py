@@ -18,13 +18,12 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastblur import _extension, _ops
+from fastblur._backends import compiled
 from fastblur._geometry import Geometry
 from tests.measure import peak_bytes, saved_bytes
 
@@ -55,11 +54,11 @@ def calls(row: Row) -> dict[str, Callable[[], object]]:
     arguments = (*geometry.arguments(), row.channels_last)
     cpu = torch.device("cpu")
     x, dy = row.input(cpu), row.output_gradient(cpu)
-    _, codes = _ops.forward(x, arguments, True)
+    _, codes = compiled.OPERATORS.forward(x, arguments, True)
     return {
-        "forward": lambda: _ops.forward(x, arguments, False),
-        "training forward": lambda: _ops.forward(x, arguments, True),
-        "backward": lambda: _ops.backward(dy, codes, x.shape, arguments),
+        "forward": lambda: compiled.OPERATORS.forward(x, arguments, False),
+        "training forward": lambda: compiled.OPERATORS.forward(x, arguments, True),
+        "backward": lambda: compiled.OPERATORS.backward(dy, codes, x.shape, arguments),
     }
 
 
@@ -69,7 +68,7 @@ def count_here() -> list[str]:
     torch.manual_seed(0)
     subprocess.run(["callgrind_control", "--instr=on", str(os.getpid())], check=True)
     names = []
-    for level in _extension.C.build_info()["cpu_levels"]:  # type: ignore[union-attr]
+    for level in compiled.C.cpu.levels():  # type: ignore[union-attr]
         for row in ROWS:
             for mode, call in calls(row).items():
                 with at_level(level):
@@ -124,8 +123,7 @@ def weigh() -> Counts:
 
 def origin() -> dict[str, str]:
     """What the counts depend on besides the sources."""
-    build: dict[str, Any] = _extension.C.build_info()  # type: ignore[union-attr]
-    return {"torch": build["torch"], "compiler": str(build["compiler"])}
+    return {"torch": torch.__version__, "compiler": str(compiled.BUILD["compiler"])}
 
 
 def compare(found: Counts, baseline: Counts) -> list[tuple[str, int | None, int | None, str]]:
@@ -158,8 +156,8 @@ def _number(value: int | None) -> str:
 
 def why_not() -> str | None:
     """Why nothing can be counted here."""
-    if _extension.C is None:
-        return f"there is nothing to count: {_extension.WHY_NOT}"
+    if compiled.C is None:
+        return f"there is nothing to count: {compiled.WHY_NOT}"
     missing = [name for name in ("valgrind", "callgrind_control") if shutil.which(name) is None]
     if missing:
         return f"{' and '.join(missing)} not found"

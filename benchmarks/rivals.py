@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastblur import FusedBlurPool, FusedMaxBlurPool, _extension
+from fastblur import FusedBlurPool, FusedMaxBlurPool
+from fastblur._backends import compiled
 
 from .rows import Row
 
@@ -112,7 +113,7 @@ def make(name: str, row: Row, device: torch.device, compiler: str = "inductor") 
     if reason is not None:
         raise Unavailable(reason)
     level = name.removeprefix(f"{OURS} ")
-    if _extension.C is not None and level in _extension.C.build_info()["cpu_levels"]:
+    if compiled.C is not None and level in compiled.C.cpu.levels():
         return Rival(ours(row), level=level)
     try:
         rival = MAKERS[name](row)
@@ -228,23 +229,23 @@ class Call:
 @contextmanager
 def at_level(level: str | None) -> Iterator[None]:
     """Fastblur's CPU kernels at this level, if one is given; then at the one of before."""
-    if _extension.C is None:
+    if compiled.C is None:
         yield
         return
-    before = _extension.C.cpu_level()
+    before = compiled.C.cpu.level()
     if level is not None:
-        _extension.C.set_cpu_level(level)
+        compiled.C.cpu.set_level(level)
     try:
         yield
     finally:
-        _extension.C.set_cpu_level(before)
+        compiled.C.cpu.set_level(before)
 
 
 def _set_first(rival: Rival, run: Callable[[], tuple[Tensor, ...]]) -> Any:
     """Sets the level of the CPU kernels, an atomic store, before each run."""
     if rival.level is None:
         return run
-    set_level = partial(_extension.C.set_cpu_level, rival.level)  # type: ignore[union-attr]
+    set_level = partial(compiled.C.cpu.set_level, rival.level)  # type: ignore[union-attr]
 
     def set_and_run() -> tuple[Tensor, ...]:
         set_level()

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fastblur import _extension
-
 from .conftest import Recorder, chosen_device
 from .contest import Contest
 from .rivals import (
@@ -85,7 +83,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         compiled = rows if full else compiled_too(device)
         fields = [Field(row, tuple(field(row, device, row in compiled))) for row in rows]
     elif metafunc.function is test_levels:
-        levels = [] if _extension.C is None else _extension.C.build_info()["cpu_levels"]
+        levels = [] if compiled.C is None else compiled.C.cpu.levels()
         names = tuple(f"{OURS} {level}" for level in levels) if device == "cpu" else ()
         fields = [Field(row, names) for row in both_layouts(LEVELS)]
     else:

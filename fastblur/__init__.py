@@ -7,10 +7,10 @@
 torch.Size([8, 64, 56, 56])
 """
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from . import export, functional, metrics
-from ._autograd import MaxBlurPoolFunction
+from ._backends.compiled import MaxBlurPoolFunction
 from ._explain import Explanation, explain
 from .modules import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
 from .surgery import (
@@ -24,7 +24,10 @@ from .surgery import (
     unfuse_,
 )
 
-__version__ = version("fastblur")
+try:
+    __version__ = version("fastblur")
+except PackageNotFoundError:  # a clone that is not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "AntialiasReport",

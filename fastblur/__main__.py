@@ -8,7 +8,8 @@ import sys
 
 import torch
 
-from . import __version__, _backends, _extension, _ops, _reference
+from . import __version__, _backends
+from ._backends import compiled
 from ._geometry import Geometry
 
 # A tie-rich map of odd size, so that borders, tails and the tie rule all take part.
@@ -28,19 +29,19 @@ def facts() -> dict[str, str]:
         "torch": torch.__version__,
         "threads": str(torch.get_num_threads()),
     }
-    extension = _extension.C
+    extension = compiled.C
     if extension is None:
-        found["extension"] = f"none: {_extension.WHY_NOT}"
+        found["extension"] = f"none: {compiled.WHY_NOT}"
     else:
-        info = extension.build_info()
+        info = compiled.BUILD
         openmp = "with OpenMP" if info["openmp"] else "without OpenMP: one thread"
-        found["extension"] = f"built for torch {info['torch']} by {info['compiler']}, {openmp}"
-        usable = ", ".join(info["cpu_levels"])
+        found["extension"] = f"built by {info['compiler']}, {openmp}"
+        usable = ", ".join(extension.cpu.levels())
         try:
-            found["CPU level"] = f"{extension.cpu_level()} (usable: {usable})"
+            found["CPU level"] = f"{extension.cpu.level()} (usable: {usable})"
         except ValueError as error:
             found["CPU level"] = f"ERROR: {error}"
-        archs = ", ".join(_ops.CUDA_ARCHS)
+        archs = ", ".join(compiled.CUDA_ARCHS)
         found["CUDA"] = f"{info['cuda']}, for {archs}" if archs else "none: built without it"
     found["GPU"] = "none visible"
     if torch.cuda.is_available():
@@ -71,7 +72,7 @@ def _first_difference(backend: _backends.Backend) -> str | None:
             x = x.to(memory_format=memory_format)
             results = []
             # The judge judges on the CPU, where no TensorFloat-32 rounds its convolution.
-            both = (backend.run, backend.device_type), (_reference.max_blur_pool, "cpu")
+            both = (backend.run, backend.device_type), (_backends.REFERENCE.run, "cpu")
             for run, where in both:
                 leaf = x.to(where).requires_grad_()
                 y = run(leaf, geometry)
@@ -100,7 +101,7 @@ def main() -> int:
             wrong = self_check(backend)
             failed |= wrong is not None
             verdict = f"WRONG: {wrong}" if wrong else "agrees with the reference"
-            if backend.run is _reference.max_blur_pool:
+            if backend is _backends.REFERENCE:
                 verdict = "the judge"
         print(f"{'backend':<10} {backend.name}: {verdict}")
     return int(failed)

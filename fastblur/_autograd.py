@@ -1,21 +1,23 @@
 """The op as differentiable functions, over the operators of a backend.
 
-Two roads lead to the operators, with the same derivatives (``tests/test_autograd.py`` walks both):
+Three Functions, one an operator; the derivative of each is another of them, as the op is linear
+once its winners are known. Three roads lead to them, with the same bits and the same derivatives
+(``tests/test_roads.py`` walks all):
 
-- plainly through the dispatcher, with the derivatives that the operators have there (in
-  ``csrc/autograd.cpp`` and ``_triton.py``): the fastest, and what ``torch.compile`` and
-  ``torch.export`` put in their graphs;
-- through the three Functions here, which add what those derivatives cannot have: the transforms of
-  ``torch.func``. They are taken when one of those is at work.
+- on a plain tensor with nothing else at work a layer calls the kernels directly: ``_direct.py``;
+- else the call goes through the dispatcher, whose Autograd key starts the Functions: what
+  ``torch.compile`` and ``torch.export`` put in their graphs;
+- under a transform of ``torch.func`` the Functions are started from here, above the dispatcher,
+  for a Function cannot be started below a transform's layer.
 
-The derivative of each is another of the three: the op is linear once its winners are known. Which
-operators they call is an argument of all: the module that has them.
+Which operators they call is an argument of all.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any, Protocol
+import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,42 +25,28 @@ from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
-from . import _extension, _ops
+from . import _compat
 from ._geometry import Geometry
+from ._operators import Operators, batch_of, fold, is_channels_last, unfold
 
 _Context = Any  # torch's context grows attributes
 
 
-class Operators(Protocol):
-    """A backend's three operators: ``_ops`` has the compiled ones, ``_triton`` those in Triton."""
-
-    HAS_FORWARD_MODE: bool  # whether the operators themselves carry tangents
-
-    def forward(
-        self, x: Tensor, arguments: tuple[Any, ...], need_codes: bool
-    ) -> tuple[Tensor, Tensor]: ...
-    def backward(
-        self,
-        dy: Tensor,
-        codes: Tensor,
-        input_size: tuple[int, ...],
-        arguments: tuple[Any, ...],
-    ) -> Tensor: ...
-    def apply(self, x: Tensor, codes: Tensor, arguments: tuple[Any, ...]) -> Tensor: ...
-
-
-def max_blur_pool(x: Tensor, geometry: Geometry, operators: Operators = _ops) -> Tensor:
+def max_blur_pool(x: Tensor, geometry: Geometry, operators: Operators) -> Tensor:
     """The fused op on a checked ``[N, C, H, W]`` input."""
-    if not torch.compiler.is_compiling() and (
-        _transforms_at_work() or not (operators.HAS_FORWARD_MODE or forward_ad._current_level < 0)
-    ):
+    if not torch.compiler.is_compiling() and _transforms_at_work():
         # A mapped tensor does not tell its memory format.
-        channels_last = not _is_mapped(x) and _ops.is_channels_last(x)
-        y: Tensor = _Forward.apply(operators, x, *geometry.arguments(), channels_last)[0]
+        channels_last = not _is_mapped(x) and is_channels_last(x)
+        y: Tensor = Forward.apply(operators, x, *geometry.arguments(), channels_last)[0]
         return y
     # A trace keeps the answer for good, and torch checks a trace without grad: so, one answer.
-    need_codes = (x.requires_grad and torch.is_grad_enabled()) or _ops.is_tracing()
-    return operators.forward(x, (*geometry.arguments(), _ops.is_channels_last(x)), need_codes)[0]
+    need_codes = (x.requires_grad and torch.is_grad_enabled()) or is_tracing()
+    return operators.forward(x, (*geometry.arguments(), is_channels_last(x)), need_codes)[0]
+
+
+def is_tracing() -> bool:
+    """Whether ``torch.jit.trace`` is recording."""
+    return torch._C._get_tracing_state() is not None  # faster than torch.jit.is_tracing
 
 
 def _transforms_at_work() -> bool:
@@ -75,7 +63,7 @@ def _is_mapped(x: Tensor) -> bool:
     return False
 
 
-class _Forward(Function):
+class Forward(Function):
     """``(operators, x, *arguments) -> (y, codes)``, differentiable any number of times."""
 
     @staticmethod
@@ -96,49 +84,19 @@ class _Forward(Function):
     @staticmethod
     def jvp(ctx: _Context, _: Any, x_tangent: Tensor, *__: Any) -> tuple[Tensor, None]:
         (codes,) = ctx.saved_tensors
-        return _Apply.apply(ctx.operators, x_tangent, codes, *ctx.arguments), None
+        return Apply.apply(ctx.operators, x_tangent, codes, *ctx.arguments), None
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[Any, ...], operators: Operators, x: Tensor, *arguments: Any
     ) -> Any:
-        folded = _ops.fold(x, in_dims[1], info.batch_size)
-        y, codes = _Forward.apply(operators, folded, *arguments)
-        b, n = info.batch_size, _batch_of(x, in_dims[1])
-        return (_ops.unfold(y, b, n), _ops.unfold(codes, b, n)), (0, 0)
+        folded = fold(x, in_dims[1], info.batch_size)
+        y, codes = Forward.apply(operators, folded, *arguments)
+        b, n = info.batch_size, batch_of(x, in_dims[1])
+        return (unfold(y, b, n), unfold(codes, b, n)), (0, 0)
 
 
-_ARGUMENTS = (*(field.name for field in fields(Geometry)), "channels_last")
-
-
-class MaxBlurPoolFunction(_Forward):
-    """``(x, *arguments) -> (y, codes)`` by the compiled operators, differentiable in both modes.
-
-    ``arguments`` are those of ``torch.ops.fastblur.max_blur_pool_forward`` between ``x`` and
-    ``need_codes``: kernel_size, stride, padding, taps_h, taps_w, blur_padding, padding_mode, relu,
-    channels_last. ``x`` is [N, C, H, W]; ``codes`` are opaque, and all that is kept for backward.
-    Most users want :func:`fastblur.functional.max_blur_pool2d`.
-
-    Raises:
-        RuntimeError: the compiled extension is not there.
-        TypeError: there are not so many arguments.
-    """
-
-    @classmethod
-    def apply(cls, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        """Runs it; any number of derivatives can be taken."""
-        if not _ops.AVAILABLE:
-            raise RuntimeError(f"MaxBlurPoolFunction cannot run: {_extension.WHY_NOT}")
-        if len(arguments) != len(_ARGUMENTS):
-            raise TypeError(
-                f"MaxBlurPoolFunction.apply takes x and {', '.join(_ARGUMENTS)}, all by position, "
-                f"got x and {len(arguments)} more"
-            )
-        result: tuple[Tensor, Tensor] = _Forward.apply(_ops, x, *arguments)
-        return result
-
-
-class _Backward(Function):
+class Backward(Function):
     """``(operators, dy, codes, input_size, *arguments) -> dx``, linear in dy."""
 
     @staticmethod
@@ -155,13 +113,13 @@ class _Backward(Function):
     @staticmethod
     def backward(ctx: _Context, ddx: Tensor | None) -> tuple[Any, ...]:
         (codes,) = ctx.saved_tensors
-        ddy = None if ddx is None else _Apply.apply(ctx.operators, ddx, codes, *ctx.arguments)
+        ddy = None if ddx is None else Apply.apply(ctx.operators, ddx, codes, *ctx.arguments)
         return None, ddy, None, None, *(None for _ in ctx.arguments)
 
     @staticmethod
     def jvp(ctx: _Context, _: Any, dy_tangent: Tensor, *__: Any) -> Tensor:
         (codes,) = ctx.saved_tensors
-        return _Backward.apply(  # type: ignore[no-any-return]
+        return Backward.apply(  # type: ignore[no-any-return]
             ctx.operators, dy_tangent, codes, ctx.input_size, *ctx.arguments
         )
 
@@ -176,13 +134,13 @@ class _Backward(Function):
         *arguments: Any,
     ) -> Any:
         b = info.batch_size
-        folded = _ops.fold(dy, in_dims[1], b), _ops.fold(codes, in_dims[2], b)
+        folded = fold(dy, in_dims[1], b), fold(codes, in_dims[2], b)
         size = (b * input_size[0], *input_size[1:])
-        dx = _Backward.apply(operators, *folded, size, *arguments)
-        return _ops.unfold(dx, b, input_size[0]), 0
+        dx = Backward.apply(operators, *folded, size, *arguments)
+        return unfold(dx, b, input_size[0]), 0
 
 
-class _Apply(Function):
+class Apply(Function):
     """``(operators, x, codes, *arguments) -> y``, linear in x."""
 
     @staticmethod
@@ -201,7 +159,7 @@ class _Apply(Function):
     @staticmethod
     def jvp(ctx: _Context, _: Any, x_tangent: Tensor, *__: Any) -> Tensor:
         (codes,) = ctx.saved_tensors
-        return _Apply.apply(ctx.operators, x_tangent, codes, *ctx.arguments)  # type: ignore[no-any-return]
+        return Apply.apply(ctx.operators, x_tangent, codes, *ctx.arguments)  # type: ignore[no-any-return]
 
     @staticmethod
     def vmap(
@@ -213,13 +171,9 @@ class _Apply(Function):
         *arguments: Any,
     ) -> Any:
         b = info.batch_size
-        folded = _ops.fold(x, in_dims[1], b), _ops.fold(codes, in_dims[2], b)
-        y = _Apply.apply(operators, *folded, *arguments)
-        return _ops.unfold(y, b, _batch_of(x, in_dims[1])), 0
-
-
-def _batch_of(x: Tensor, mapped: int | None) -> int:
-    return x.shape[1 if mapped == 0 else 0]
+        folded = fold(x, in_dims[1], b), fold(codes, in_dims[2], b)
+        y = Apply.apply(operators, *folded, *arguments)
+        return unfold(y, b, batch_of(x, in_dims[1])), 0
 
 
 def _remember(
@@ -240,6 +194,82 @@ def _to_input(ctx: _Context, dy: Tensor | None) -> Tensor | None:
     if dy is None:
         return None
     (codes,) = ctx.saved_tensors
-    return _Backward.apply(  # type: ignore[no-any-return]
+    return Backward.apply(  # type: ignore[no-any-return]
         ctx.operators, dy, codes, ctx.input_size, *ctx.arguments
     )
+
+
+# ---- the Autograd key --------------------------------------------------------------------------
+
+
+def register(operators: Operators) -> None:
+    """Gives a family its derivatives: reverse mode by the Functions, tangents by the operators."""
+    for rule in (_forward_at_key, _backward_at_key, _apply_at_key):
+        name = rule.__name__.split("_")[1]
+        operators.library.impl(
+            f"{operators.family}_{name}", functools.partial(rule, operators), "Autograd"
+        )
+
+
+_record_forward, _record_backward, _record_apply = map(
+    _compat.plain_apply, (Forward, Backward, Apply)
+)
+
+
+def _forward_at_key(operators: Operators, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    arguments, need_codes = rest[:-1], rest[-1]
+    x, tangent = _split("input", x)
+    if _is_recorded(x):
+        if not need_codes:
+            raise ValueError("need_codes must be True for an input that requires grad, got False")
+        y, codes = _record_forward(operators, x, *arguments)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            y, codes = operators.forward(x, arguments, need_codes or tangent is not None)
+    if tangent is not None:
+        y = _join(y, operators.apply(tangent, codes, arguments))
+    return y, codes
+
+
+def _backward_at_key(
+    operators: Operators, dy: Tensor, codes: Tensor, input_size: Sequence[int], *arguments: Any
+) -> Tensor:
+    dy, tangent = _split("grad_output", dy)
+    if _is_recorded(dy):
+        dx: Tensor = _record_backward(operators, dy, codes, input_size, *arguments)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            dx = operators.backward(dy, codes, input_size, arguments)
+    if tangent is not None:
+        dx = _join(dx, operators.backward(tangent, codes, input_size, arguments))
+    return dx
+
+
+def _apply_at_key(operators: Operators, x: Tensor, codes: Tensor, *arguments: Any) -> Tensor:
+    x, tangent = _split("input", x)
+    if _is_recorded(x):
+        y: Tensor = _record_apply(operators, x, codes, *arguments)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            y = operators.apply(x, codes, arguments)
+    return y if tangent is None else _join(y, operators.apply(tangent, codes, arguments))
+
+
+def _is_recorded(t: Tensor) -> bool:
+    return t.requires_grad and torch.is_grad_enabled()
+
+
+# Forward mode has one level in torch, number 0. Which the compiler enters without telling Python.
+def _split(name: str, x: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The primal of a dual number and its tangent, None if there is none."""
+    if x is None:  # which a schema takes for a tensor
+        raise TypeError(f"{name} must be a tensor, got None")
+    if forward_ad._current_level < 0 and not _transforms_at_work():
+        return x, None
+    primal, tangent = torch._VF._unpack_dual(x, level=0)
+    return (x, None) if tangent is None else (primal, tangent)
+
+
+def _join(primal: Tensor, tangent: Tensor) -> Tensor:
+    dual: Tensor = torch._VF._make_dual(primal, tangent, level=0)
+    return dual

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _backends, _codes, _extension, _ops
+from . import _backends
 from ._geometry import Geometry
+from ._operators import is_channels_last
 from ._signatures import arguments_of, check_names
 from .functional import as_map, autocast, max_blur_pool2d
 from .modules import Pool
@@ -98,20 +99,14 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
     batched = input if input.dim() == 4 else input.unsqueeze(0)
     size = (*batched.shape[:2], height, width)
     x_bytes, y_bytes = (prod(shape) * dtype.itemsize for shape in (size, output_size))
+    call = geometry, size, is_channels_last(batched), batched.new_empty(0, dtype=dtype)
     codes = 0
-    code_shape: tuple[int, ...]
     if chosen.keeps_codes:
-        channels_last = _ops.is_channels_last(batched)
-        if chosen.name == "triton":
-            code_shape, code_type = _codes.triton_shape_and_dtype(geometry, size, channels_last)
-        else:
-            code_shape, code_type = _codes.shape_and_dtype(
-                geometry, size, channels_last, input.device.type, dtype
-            )
+        code_shape, code_type = chosen.codes(*call)
         codes = prod(code_shape) * code_type.itemsize
     return Explanation(
         backend=chosen.name,
-        specialisation=_specialisation(chosen.name, geometry, batched, dtype),
+        specialisation=chosen.kernels(*call),
         refused=_refused(backend, chosen.name, input.device),
         output_size=shown_size,
         bytes_forward=x_bytes + y_bytes + codes,
@@ -130,25 +125,3 @@ def _refused(asked: str, chosen: str, device: torch.device) -> dict[str, str]:
                 unasked = f"backend={asked!r} was asked for"
             reasons[backend.name] = reason or unasked
     return reasons
-
-
-def _specialisation(backend: str, geometry: Geometry, x: Tensor, dtype: torch.dtype) -> str:
-    if backend == "reference":
-        return "max_pool2d, pad, conv2d"
-    k_h, k_w = geometry.kernel_size
-    f_h, f_w = len(geometry.taps_h), len(geometry.taps_w)
-    pool = "no max" if geometry.linear else f"max {k_h}x{k_w}"
-    channels_last = _ops.is_channels_last(x)
-    if backend == "triton":
-        from . import _triton_launch
-
-        arguments = (*geometry.arguments(), channels_last)
-        kind = _triton_launch.Call("input", x, x.shape, arguments).kernels()
-        return f"{pool}, {f_h}x{f_w} taps ({kind})"
-    assert _extension.C is not None  # else neither of the compiled backends were chosen
-    if backend == "cuda":
-        arguments = (*geometry.arguments(), channels_last)
-        kind = _extension.C.cuda_specialisation(list(x.shape), *arguments, dtype=dtype)
-        return f"{pool}, {f_h}x{f_w} taps ({kind})"
-    kind = _extension.C.specialisation(k_h, k_w, f_h, f_w, geometry.stride[1], channels_last)
-    return f"{_extension.C.cpu_level()}, {pool}, {f_h}x{f_w} taps ({kind})"

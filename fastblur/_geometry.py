@@ -1,6 +1,6 @@
 """Sizes, paddings and taps of the op: the Python statement of the geometry.
 
-The C++ statement is ``csrc/geometry.h`` and ``csrc/arguments.cpp``; ``tests/test_geometry.py``
+The C++ statement is ``csrc/geometry.h`` and ``fastblur._C.Plan``; ``tests/test_geometry.py``
 holds the two together with the shapes that plain PyTorch produces.
 
 Along one axis, with pool ``k``, max padding ``p``, blur padding ``before`` and ``after``, ``f``
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -107,16 +107,15 @@ class Geometry:
         )
 
     def arguments(self) -> tuple[Any, ...]:
-        """The fields in the order of the operators' schemas."""
-        return (
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.taps_h,
-            self.taps_w,
-            self.blur_padding,
-            self.padding_mode,
-            self.relu,
+        """The fields in the order of the operators' schemas, which are made of them."""
+        return tuple(getattr(self, name) for name in FIELDS)
+
+    def checked(self) -> Geometry:
+        """The same, for fields that come from elsewhere; raises as :meth:`resolve`."""
+        taps = self.taps_h, self.taps_w
+        return Geometry.resolve(
+            *(self.kernel_size, self.stride, self.padding, None, taps),
+            *(self.blur_padding, self.padding_mode, self.relu),
         )
 
     @property
@@ -191,6 +190,9 @@ class Geometry:
                 f"the filter's {n_taps} taps are longer than the padded pooled map, "
                 f"{pooled + before + after} along the {side} (input {size})"
             )
+
+
+FIELDS = tuple(field.name for field in fields(Geometry))
 
 
 def is_integer(value: Any) -> bool:

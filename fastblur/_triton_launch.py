@@ -1,23 +1,25 @@
-"""One call of the Triton backend: its sizes, its checks, and the kernels it launches."""
+"""One call of the Triton backend: its sizes, and the kernels it launches."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch._library.triton import is_wrap_triton_enabled
+from torch._library.triton import is_wrap_triton_enabled, set_wrap_triton_enabled
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from . import _codes, _triton_backward, _triton_forward, _triton_generic
-from ._codes import Size
-from ._geometry import DTYPES, Geometry
+from . import _triton_backward, _triton_forward, _triton_generic
+from ._backends.specialised import is_specialised
+from ._backends.triton import codes_of
+from ._geometry import Geometry
+from ._operators import Size, memory_format
 from ._triton_registers import launcher
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
@@ -30,80 +32,49 @@ _MIN_CHUNK = 8
 
 
 class Call:
-    """A checked call, by the arguments that the operators share.
+    """A checked call: what ``_operators.py`` runs. Sizes are symbolic where it is traced.
 
     Raises:
-        TypeError, ValueError: an argument is wrong; nothing has been run.
+        TypeError, ValueError: the sizes do not fit; nothing has been run.
     """
 
     def __init__(
-        self, name: str, beside: Tensor, input_size: Sequence[int], arguments: Sequence[Any]
+        self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor, traced: bool
     ) -> None:
-        *rest, self.channels_last = arguments
-        self.geometry = g = _geometry(*(tuple(a) if isinstance(a, list) else a for a in rest))
-        _check_tensor(name, beside)
-        if len(input_size) != 4:
-            raise ValueError(f"input_size must have 4 entries, got {tuple(input_size)}")
-        self.input_size: Size = (*input_size,)  # type: ignore[assignment]
-        if _known(self.input_size):
-            g.check_input(beside.new_empty((0, *self.input_size[1:])))
-        n, c, h, w = self.input_size
-        self.images, self.channels, self.height, self.width = n, c, h, w
-        self.m_h, self.m_w = g.pooled_size(h, w)
-        self.y_h, self.y_w = g.output_size(h, w)
-        self.codes_shape, self.codes_type = _codes.triton_shape_and_dtype(
-            g, self.input_size, self.channels_last
-        )
-        rows, strips = (1, 2) if self.channels_last else (2, 3)
+        self.geometry, self.input_size, self.channels_last = geometry, size, channels_last
+        self._traced = traced
+        if all(isinstance(n, int) for n in size):
+            geometry.check_input(beside.new_empty((0, *size[1:])))
+        n, c, h, w = size
+        self.images, self.channels, self.height, self.width = size
+        self.m_h, self.m_w = geometry.pooled_size(h, w)
+        self.y_h, self.y_w = geometry.output_size(h, w)
+        self.output_size = (n, c, self.y_h, self.y_w)
+        self.codes_shape, self.codes_dtype = codes_of(geometry, size, channels_last)
+        rows, strips = (1, 2) if channels_last else (2, 3)
         self.rows, self.strips = self.codes_shape[rows], self.codes_shape[strips]
         self.dtype = beside.dtype
         self.gpu = _gpu(beside.device)
         self.sum_type = torch.float64 if beside.dtype == torch.float64 else torch.float32
 
-    # ---- checks ----
-
-    def check_codes(self, codes: Tensor, beside: Tensor) -> None:
-        if codes.device != beside.device:
-            raise RuntimeError(
-                f"codes must be on the input's device {beside.device}, got {codes.device}"
-            )
-        if codes.dtype != self.codes_type:
-            raise TypeError(
-                f"codes must be the {self.codes_type} tensor that forward of the Triton backend "
-                f"returned, got {codes.dtype}"
-            )
-        shape = tuple(codes.shape)
-        if len(shape) != 4 or (_known(shape, self.codes_shape) and shape != self.codes_shape):
-            raise ValueError(
-                f"codes must belong to this geometry and backend, which has shape "
-                f"{list(self.codes_shape)}, got {list(shape)}"
-            )
-
-    def check_grad_output(self, dy: Tensor) -> None:
-        want, shape = (self.images, self.channels, self.y_h, self.y_w), tuple(dy.shape)
-        if _known(want, shape) and want != shape:
-            raise ValueError(
-                f"grad_output must have the output's shape {list(want)}, got {list(shape)}"
-            )
-
     # ---- the three operators ----
 
     def forward(self, x: Tensor, need_codes: bool) -> tuple[Tensor, Tensor]:
-        x = self._in_format(x)
-        none = x.new_empty((self.images, 0), dtype=self.codes_type)
+        none = x.new_empty((self.images, 0), dtype=self.codes_dtype)
         with self._launching(x):
             if self.marches:
-                codes = x.new_empty(self.codes_shape, dtype=self.codes_type) if need_codes else none
+                codes = none
+                if need_codes:
+                    codes = x.new_empty(self.codes_shape, dtype=self.codes_dtype)
                 y = self._empty(x, self.y_h, self.y_w)
                 self._march(_triton_forward.forward, x, y, codes, CODES=need_codes)
                 return y, codes
-            codes = x.new_empty(self.codes_shape, dtype=self.codes_type)
+            codes = x.new_empty(self.codes_shape, dtype=self.codes_dtype)
             self._choose(x, codes)
             y = self._blur(self._select(x, codes))
         return y, codes if need_codes else none
 
     def backward(self, dy: Tensor, codes: Tensor) -> Tensor:
-        dy, codes = self._in_format(dy), codes.contiguous()
         with self._launching(dy):
             if self.marches:
                 dx = self._empty(dy, self.height, self.width)
@@ -112,18 +83,10 @@ class Call:
             return self._route(self._spread(dy), codes)
 
     def apply(self, x: Tensor, codes: Tensor) -> Tensor:
-        x, codes = self._in_format(x), codes.contiguous()
         with self._launching(x):
             return self._blur(self._select(x, codes))
 
     # ---- memory ----
-
-    @property
-    def _format(self) -> torch.memory_format:
-        return torch.channels_last if self.channels_last else torch.contiguous_format
-
-    def _in_format(self, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=self._format)
 
     def _empty(
         self, like: Tensor, height: int, width: int, dtype: torch.dtype | None = None
@@ -132,17 +95,19 @@ class Call:
             (self.images, self.channels, height, width),
             dtype=dtype or like.dtype,
             device=like.device,
-            memory_format=self._format,
+            memory_format=memory_format(self.channels_last),
         )
 
     # ---- launches ----
 
-    def _launching(self, x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def _launching(self, x: Tensor) -> Iterator[None]:
         """Triton launches on the current device, whatever its arguments are on."""
-        if x.device.type == "cpu" or is_wrap_triton_enabled():  # the interpreter, or being traced
-            return contextlib.nullcontext()
-        device_of: Any = torch.get_device_module(x.device).device_of(x)
-        return device_of  # type: ignore[no-any-return]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(set_wrap_triton_enabled(self._traced))
+            if not self._traced and x.device.type != "cpu":  # the interpreter's
+                stack.enter_context(torch.get_device_module(x.device).device_of(x))
+            yield
 
     def _launch_generic(self, kernel: Any, out: Tensor, *arguments: Any, **constants: Any) -> None:
         """One lane for each element of ``out``: ``kernel(*tensors, count, *sizes)``."""
@@ -205,7 +170,7 @@ class Call:
     @property
     def marches(self) -> bool:
         """Whether they are for this call; their offsets within a program have 32 bits."""
-        if not _codes.is_specialised(self.geometry, self.input_size, self.dtype):
+        if not is_specialised(self.geometry, self.input_size, self.dtype):
             return False
         if isinstance(self.width, int) and self.width >= 2**23:
             return False
@@ -394,38 +359,3 @@ def _cdiv(a: Any, b: Any) -> Any:
 def _launcher(kernel: Any) -> Any:
     # The interpreter's kernels are not Triton's own, and torch wraps no others.
     return kernel if INTERPRETED else launcher(kernel)
-
-
-def _known(*sizes: Sequence[int]) -> bool:
-    """Whether sizes are numbers; a graph for any size must not be bound to some by a check."""
-    return all(isinstance(n, int) for size in sizes for n in size)
-
-
-@functools.lru_cache(maxsize=256)
-def _geometry(
-    kernel_size: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    taps_h: tuple[float, ...],
-    taps_w: tuple[float, ...],
-    blur_padding: tuple[int, ...],
-    padding_mode: str,
-    relu: bool,
-) -> Geometry:
-    """Checked again, for those who call the operators directly."""
-    return Geometry.resolve(
-        kernel_size,
-        stride,
-        padding,
-        taps=(taps_h, taps_w),
-        blur_padding=blur_padding,
-        padding_mode=padding_mode,
-        relu=relu,
-    )
-
-
-def _check_tensor(name: str, t: Tensor) -> None:
-    if t.dtype not in DTYPES:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype}")
-    if t.dim() != 4:
-        raise ValueError(f"{name} must have 4 dimensions (N, C, H, W), got {t.dim()}")

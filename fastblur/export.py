@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._ops import OpOverload
 
-from . import _ops, _reference
+from ._backends import reference
+from ._operators import geometry_from
 
 __all__ = ["decompositions"]
 
@@ -47,8 +48,8 @@ def decompositions() -> dict[OpOverload, Callable[..., Any]]:
 
 def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     *geometry, _channels_last, _need_codes = arguments
-    g = _ops.geometry_from(geometry)
-    y = _reference.chain(x, g, torch.outer(_row(g.taps_h), _row(g.taps_w)), _pad)
+    g = geometry_from(geometry)
+    y = reference.chain(x, g, torch.outer(_row(g.taps_h), _row(g.taps_w)), _pad)
     # Nothing reads codes but the operators of training, which refuse these.
     return y, torch.empty((x.shape[0], 0), dtype=torch.uint8, device=x.device)
 

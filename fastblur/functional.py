@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.jit._trace import TracerWarning
 
-from . import _backends, _ops
+from . import _backends
+from ._autograd import is_tracing
 from ._backends import BackendName
 from ._geometry import (
     FILTER_SIZE,
@@ -169,7 +170,7 @@ def blur_pool1d(
 
 def run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
     """Checks the input, chooses the backend and runs it: what functions and modules share."""
-    if _ops.is_tracing():
+    if is_tracing():
         # Sizes in the checks, and taps, alarm the tracer, though all they settle is settled anyway.
         with warnings.catch_warnings(action="ignore", category=TracerWarning):
             return _run(input, geometry, backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -19,21 +20,21 @@ from ._geometry import (
     TapsArgument,
 )
 from ._signatures import names_its_arguments
-from .functional import resolve_1d, run, run_1d
+from .functional import as_map, resolve_1d, run
 
 __all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlurPool1d"]
 
 
-class _Known(NamedTuple):
-    """What a layer found out about a device, and the short cut there, if there is one."""
+class _Road(NamedTuple):
+    """What a layer found out about a device: the direct road there, if there is one."""
 
     geometry: Geometry
     backend: BackendName
     device: torch.device
-    call: Any
+    direct: Callable[[Tensor], Tensor | None] | None
 
 
-_NOT_KEPT = {"_known", "_together"}  # by copies and files
+_NOT_KEPT = {"_roads", "_together"}  # by copies and files
 
 
 class Pool(nn.Module):
@@ -42,7 +43,7 @@ class Pool(nn.Module):
     geometry: Geometry
     backend: BackendName
     only_pools = True  # whether a call is that of the geometry and nothing else
-    _known: _Known | None = None
+    _roads: dict[int, _Road] | None = None  # by the id of the geometry
     _together: tuple[Any, ...] | None = None  # of surgery.joining, with what stands in front
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
@@ -94,17 +95,7 @@ class Pool(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        if torch.compiler.is_compiling():
-            return run(input, self.geometry, self.backend)
-        known = self._known
-        if known and (known.geometry is not self.geometry or known.backend != self.backend):
-            known = None
-        y: Tensor | None = known.call(input) if known and known.call else None
-        if y is None:
-            y = run(input, self.geometry, self.backend)
-            if known is None or known.device != input.device:
-                self._remember(input.device)
-        return y
+        return self._pool(input, self.geometry)
 
     def compute(self, input: Tensor, geometry: Geometry) -> Tensor:
         """Applies the layer with the work of what stands in front of it, too.
@@ -113,12 +104,36 @@ class Pool(nn.Module):
             input: of what stands in front.
             geometry: of all together.
         """
-        return run(input, geometry, self.backend)
+        return self._pool(input, geometry)
 
-    def _remember(self, device: torch.device) -> None:
-        chosen = _backends.choose(self.backend, device)
-        call = chosen.plain_call and chosen.plain_call(self.geometry, device)
-        self._known = _Known(self.geometry, self.backend, device, call)
+    def _pool(self, input: Tensor, geometry: Geometry) -> Tensor:
+        """A geometry on a map of two axes."""
+        if torch.compiler.is_compiling():
+            return run(input, geometry, self.backend)
+        road = self._road(geometry)
+        y = road.direct(input) if road and road.direct else None
+        if y is None:
+            y = run(input, geometry, self.backend)
+            if road is None or road.device != input.device:
+                self._look_for_a_road(geometry, input.device)
+        return y
+
+    def _pool_1d(self, input: Tensor, geometry: Geometry) -> Tensor:
+        """A geometry on [N, C, L] or [C, L]."""
+        return self._pool(as_map(input, geometry), geometry).squeeze(-2)
+
+    def _road(self, geometry: Geometry) -> _Road | None:
+        """What is known of this very geometry and the backend of now."""
+        road = self._roads.get(id(geometry)) if self._roads else None
+        known = road is not None and road.geometry is geometry and road.backend == self.backend
+        return road if known else None
+
+    def _look_for_a_road(self, geometry: Geometry, device: torch.device) -> None:
+        direct = _backends.choose(self.backend, device).direct(geometry, device)
+        road = _Road(geometry, self.backend, device, direct)
+        if self._roads is None or len(self._roads) > 1:  # its own, and with what is in front
+            self._roads = {}
+        self._roads[id(geometry)] = road
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
@@ -218,7 +233,7 @@ class _Pool1d(Pool):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        return run_1d(input, self.geometry, self.backend)
+        return self._pool_1d(input, self.geometry)
 
 
 class FusedMaxBlurPool1d(_Pool1d):

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fastblur import _extension
-from fastblur._backends import BACKENDS, Backend
+from fastblur._backends import BACKENDS, Backend, compiled
 from fastblur._geometry import Geometry
 
 from .judge import binomial
@@ -149,8 +148,8 @@ class Target:
 
     def __call__(self, x: Tensor, geometry: Geometry) -> Tensor:
         if self.level is not None:
-            assert _extension.C is not None
-            _extension.C.set_cpu_level(self.level)
+            assert compiled.C is not None
+            compiled.C.cpu.set_level(self.level)
         return self.backend.run(x.to(self.backend.device_type), geometry).to(x.device)
 
     def __str__(self) -> str:
@@ -163,7 +162,7 @@ def targets() -> list[Target]:
     for backend in BACKENDS:
         there = backend.device_type == "cpu" or torch.cuda.is_available()
         if there and backend.why_not(torch.device(backend.device_type)) is None:
-            levels = _extension.C.build_info()["cpu_levels"] if backend.name == "cpu" else [None]
+            levels = compiled.C.cpu.levels() if backend.name == "cpu" else [None]
             found += [Target(backend, level) for level in levels]
     return found
 

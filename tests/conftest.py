@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from fastblur import _extension, _ops
+from fastblur._backends import compiled
 
 from .cases import Target
 
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         if not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-        elif not _ops.CUDA_ARCHS and not (
+        elif not compiled.CUDA_ARCHS and not (
             isinstance(target, Target) and target.backend.name == "triton"
         ):
             item.add_marker(pytest.mark.skip(reason="fastblur was built without CUDA"))
@@ -45,10 +45,10 @@ def _same_start() -> Iterator[None]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     yield
-    if _extension.C is not None:
-        _extension.C.set_cpu_level(_extension.C.build_info()["cpu_levels"][0])
+    if compiled.C is not None:
+        compiled.C.cpu.set_level(compiled.C.cpu.levels()[0])
 
 
 needs_extension = pytest.mark.skipif(
-    _extension.C is None, reason="tests the compiled extension, which is not installed"
+    compiled.C is None, reason="tests the compiled extension, which is not installed"
 )

@@ -1,4 +1,4 @@
-"""Calls of the compiled entry points that must not succeed, each in a process of its own.
+"""Calls of the compiled operators that must not succeed, each in a process of its own.
 
 `python -m tests.hostile` forks one child a call from a parent that has torch loaded, and prints a
 line of JSON each: the name, the status of the child, and the exception it got.
@@ -14,13 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastblur import _extension
+from fastblur._backends import compiled
 
 from . import test_raw
 
-GEOMETRY: dict[str, Any] = test_raw.GEOMETRY | dict(
-    padding_mode="reflect", relu=False, channels_last=False
-)
+GEOMETRY: dict[str, Any] = test_raw.GEOMETRY | dict(channels_last=False)
 SIZE = [2, 3, 6, 7]
 OPERATORS = ("forward", "backward", "apply")
 NAN, INF, HUGE = float("nan"), float("inf"), 2**62
@@ -129,39 +127,38 @@ BAD_SIZES: list[tuple[Any, str]] = [
 
 def calls() -> Iterator[Call]:
     """All calls, in the same order each time."""
-    for way in ("raw", "ops"):
-        for operator in OPERATORS:
-            entry = f"{way}.{operator}"
-            for argument, value, mentions in BAD_GEOMETRY:
-                yield Call(entry, argument, value, mentions)
-            tensor = "grad_output" if operator == "backward" else "x"
-            for name, _, mentions in BAD_INPUTS + (BAD_DY if operator == "backward" else BAD_X):
-                yield Call(entry, tensor, name, mentions)
-            if operator != "forward":
-                for name, _, mentions in BAD_CODES:
-                    yield Call(entry, "codes", name, mentions)
-        for value, mentions in BAD_SIZES:
-            yield Call(f"{way}.backward", "input_size", value, mentions)
-    for entry in ("raw.output_size", "raw.code_bytes"):
-        for value, mentions in BAD_SIZES:
-            yield Call(entry, "input_size", value, mentions)
+    for operator in OPERATORS:
+        for argument, value, mentions in BAD_GEOMETRY:
+            yield Call(operator, argument, value, mentions)
+        tensor = "grad_output" if operator == "backward" else "x"
+        for name, _, mentions in BAD_INPUTS + (BAD_DY if operator == "backward" else BAD_X):
+            yield Call(operator, tensor, name, mentions)
+        if operator != "forward":
+            for name, _, mentions in BAD_CODES:
+                yield Call(operator, "codes", name, mentions)
+    for value, mentions in BAD_SIZES:
+        yield Call("backward", "input_size", value, mentions)
+    for argument, value, _ in BAD_GEOMETRY:
+        if argument != "channels_last":
+            yield Call("sizes", argument, value, "")
+    for value, mentions in BAD_SIZES:
+        yield Call("sizes", "input_size", value, mentions if mentions != "input_size" else "")
 
 
 def run(call: Call) -> object:
     """Makes the call; everything but one argument is right."""
-    way, name = call.entry.split(".")
-    assert _extension.C is not None
     x = torch.ones(SIZE)
-    _, codes = _extension.C.forward(x, **GEOMETRY)
-    arguments: dict[str, Any] = {
-        "forward": dict(x=x),
+    arguments: dict[str, Any] = GEOMETRY | dict(input_size=SIZE)
+    if call.entry == "sizes":  # what _C itself checks
+        arguments[call.argument] = call.value
+        plan = compiled.C.Plan(*(arguments[name] for name in test_raw.GEOMETRY))
+        return compiled.C.cpu.sizes(plan, 0, False, *arguments["input_size"])
+    _, codes = torch.ops.fastblur.max_blur_pool_forward(x, **GEOMETRY, need_codes=True)
+    arguments = {
+        "forward": dict(x=x, need_codes=True),
         "backward": dict(grad_output=torch.ones(2, 3, 3, 3), codes=codes, input_size=SIZE),
         "apply": dict(x=x, codes=codes),
-        "output_size": dict(input_size=SIZE),
-        "code_bytes": dict(input_size=SIZE),
-    }[name] | GEOMETRY
-    if way == "ops" and name == "forward":
-        arguments["need_codes"] = True
+    }[call.entry] | GEOMETRY
     value = call.value
     if call.argument == "codes":
         value = {key: make for key, make, _ in BAD_CODES}[value](codes)
@@ -169,9 +166,7 @@ def run(call: Call) -> object:
         table = {key: make for key, make, _ in BAD_INPUTS + BAD_DY + BAD_X}
         value = table[value]()
     arguments[call.argument] = value
-    if way == "raw":
-        return getattr(_extension.C, name)(**arguments)
-    return getattr(torch.ops.fastblur, f"max_blur_pool_{name}")(**arguments)
+    return getattr(torch.ops.fastblur, f"max_blur_pool_{call.entry}")(**arguments)
 
 
 def in_child(call: Call) -> dict[str, Any]:

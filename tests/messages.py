@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 HOLE = "…"
 NO_ERRORS = {"AssertionError", "CannotFuse", "_Leave"}
-REASONS = re.compile(r"_?why_no|_load")
-SAY_WHY = {"_backends.py", "_extension.py"}
+REASONS = re.compile(r"_?why_not|_load|_define")
+SAY_WHY = "_backends"
 CHECK = re.compile(
     r"\b(?:TORCH_CHECK(?:_VALUE|_TYPE)?|throw std::invalid_argument)\((.*?)\);", re.S
 )
@@ -41,7 +41,9 @@ def of_python(path: Path) -> Iterator[str]:
             if ast.unparse(node.exc.func) not in NO_ERRORS:
                 values = node.exc.args[:1]
         elif (
-            isinstance(node, ast.FunctionDef) and path.name in SAY_WHY and REASONS.match(node.name)
+            isinstance(node, ast.FunctionDef)
+            and path.parent.name == SAY_WHY
+            and REASONS.match(node.name)
         ):
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Return) and isinstance(inner.value, ast.Tuple):

@@ -24,10 +24,10 @@ def main(expected: str | None) -> int:
 
     import fastblur
     from fastblur import __main__ as doctor
-    from fastblur import _extension
+    from fastblur._backends import compiled
 
-    if expected is not None and (_extension.C is not None) != (expected == "compiled"):
-        print(f"expected the {expected} package, but: {_extension.WHY_NOT or 'compiled'}")
+    if expected is not None and (compiled.C is not None) != (expected == "compiled"):
+        print(f"expected the {expected} package, but: {compiled.WHY_NOT or 'compiled'}")
         return 1
     x = torch.randn(2, 5, 17, 23, requires_grad=True)
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8

@@ -7,7 +7,8 @@ import warnings
 import torch
 from hypothesis import given
 
-from fastblur import _autograd, _triton, _triton_launch
+from fastblur import _triton_launch
+from fastblur._backends.triton import TRITON
 
 from .properties import Example, examples, share
 
@@ -24,4 +25,4 @@ def test_triton(example: Example) -> None:
     geometry = example.case.geometry()
     if example.case.shape[0] == 0:
         return
-    example.judge("triton", lambda x: _autograd.max_blur_pool(x, geometry, _triton))
+    example.judge("triton", lambda x: TRITON.run(x, geometry))

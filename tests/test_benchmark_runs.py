@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastblur import FusedMaxBlurPool, _extension
+from fastblur import FusedMaxBlurPool
+from fastblur._backends import compiled
 
 ROOT = Path(__file__).parent.parent
 if not (ROOT / "benchmarks").exists():
@@ -48,7 +49,7 @@ def tiny_networks(name: str) -> dict[str, nn.Module]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A short run of two layers and of the levels."""
-    if _extension.C is None:
+    if compiled.C is None:
         pytest.skip("the run compares the levels of the compiled extension")
     file = tmp_path_factory.mktemp("run") / "results.json"
     chosen = "test_levels or (1x64x112x112 and NCHW)"
@@ -77,7 +78,7 @@ def test_a_run_writes_down_what_was_asked(finished: dict[str, Any]) -> None:
     assert len({entry["extra_info"]["limit_ms"] for entry in one_race}) == 1
     machine = finished["machine_info"]["fastblur"]
     assert torch.__version__.startswith(machine["versions"]["torch"].split("+")[0])
-    assert machine["simd"] == _extension.C.build_info()["cpu_levels"][0]  # type: ignore[union-attr]
+    assert machine["simd"] == compiled.C.cpu.levels()[0]  # type: ignore[union-attr]
 
 
 def test_report(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +206,7 @@ def test_options_that_cannot_be(options: list[str], message: str) -> None:
         pytest.skip("there is a GPU")
     done = run(*options, "--collect-only")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    if _extension.C is not None or "--simd=mmx" not in options:
+    if compiled.C is not None or "--simd=mmx" not in options:
         assert message in done.stderr
 
 

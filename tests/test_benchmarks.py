@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastblur import _extension, explain
+from fastblur import explain
+from fastblur._backends import compiled
 
 from .conftest import needs_extension
 from .judge import judge
@@ -225,7 +226,7 @@ def test_slices_share_the_gradient_of_ties() -> None:
 
 @needs_extension
 def test_levels_are_set_for_each_call_and_put_back(clock: timing.Clock) -> None:
-    usable = _extension.C.build_info()["cpu_levels"]  # type: ignore[union-attr]
+    usable = compiled.C.cpu.levels()  # type: ignore[union-attr]
     names = [f"{rivals.OURS} {level}" for level in usable]
     found = entered(SMALL[0], clock, *names)
     assert list(found.rivals) == names
@@ -233,10 +234,10 @@ def test_levels_are_set_for_each_call_and_put_back(clock: timing.Clock) -> None:
         assert f"cpu: {level}" in found.facts(name, "full")["ran"]
         call = rivals.full(found.rivals[name], found.x, found.dy)
         call()
-        assert _extension.C.cpu_level() == level  # type: ignore[union-attr]
-        _extension.C.set_cpu_level(usable[0])  # type: ignore[union-attr]
+        assert compiled.C.cpu.level() == level  # type: ignore[union-attr]
+        compiled.C.cpu.set_level(usable[0])  # type: ignore[union-attr]
     found.race("full", rounds=1, deadline=float("inf"))
-    assert _extension.C.cpu_level() == usable[0]  # type: ignore[union-attr]
+    assert compiled.C.cpu.level() == usable[0]  # type: ignore[union-attr]
 
 
 # How they are timed and weighed.
@@ -320,7 +321,7 @@ def test_weighs_the_call_that_is_timed(clock: timing.Clock) -> None:
     assert unfused["peak_bytes"] > unfused["saved_bytes"] - unfused["input_bytes"]
     assert unfused["bytes"] == row.traffic("full").total
     assert "saved_bytes" not in found.facts(rivals.UNFUSED, "forward")
-    if _extension.C is not None:
+    if compiled.C is not None:
         ours = found.facts(rivals.OURS, "full")
         assert ours["ran"].startswith("cpu: ")
         assert 0 < ours["saved_bytes"] <= 32 / 28 * ours["input_bytes"] / 16  # rows of 28 count 32

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from fastblur import _extension
+from fastblur._backends import compiled
 
 from . import sass
 
@@ -54,9 +54,9 @@ CEILING_TYPES = {"contiguous": ["float"], "channels_last": ["__half", "__nv_bflo
 
 def library() -> tuple[Path | None, list[str], str]:
     """The extension, the architectures in it, and, if it has none to read, why."""
-    if _extension.C is None:
-        return None, [], str(_extension.WHY_NOT)
-    info = _extension.C.build_info()
+    if compiled.C is None:
+        return None, [], str(compiled.WHY_NOT)
+    info = compiled.BUILD
     if info["cuda"] is None:
         return None, [], "the extension was built without CUDA"
     try:
@@ -65,7 +65,7 @@ def library() -> tuple[Path | None, list[str], str]:
     except sass.Missing as missing:
         return None, [], str(missing)
     archs = [arch for arch in info["cuda_archs"] if arch.startswith("sm_")]
-    return Path(str(_extension.C.__file__)), archs, ""
+    return Path(str(compiled.C.__file__)), archs, ""
 
 
 LIBRARY, ARCHS, WHY_NOT = library()

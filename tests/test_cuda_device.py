@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from fastblur import FusedBlurPool, FusedMaxBlurPool, _ops, explain
+from fastblur import FusedBlurPool, FusedMaxBlurPool, explain
+from fastblur._backends import compiled
 from fastblur._geometry import DTYPES, Geometry
 from fastblur.functional import max_blur_pool2d
 from fastblur.modules import Pool
@@ -118,14 +119,14 @@ def test_misaligned(layer: Pool, channels_last: bool, dtype: torch.dtype) -> Non
 def test_misaligned_codes_and_gradients() -> None:
     arguments = (*Geometry.resolve(3, 2, 1).arguments(), False)
     x = torch.randn(3, 2, 9, 10, device=DEVICE)
-    y, codes = _ops.forward(x, arguments, True)
-    want = _ops.backward(y, codes, (3, 2, 9, 10), arguments)
+    y, codes = compiled.OPERATORS.forward(x, arguments, True)
+    want = compiled.OPERATORS.backward(y, codes, (3, 2, 9, 10), arguments)
     for offset in (1, 2, 3):
         moved = []
         for t in (y, codes):
             room = torch.empty(t.numel() + offset, dtype=t.dtype, device=DEVICE)
             moved.append(room[offset:].view(t.shape).copy_(t))
-        same((_ops.backward(*moved, (3, 2, 9, 10), arguments),), (want,))
+        same((compiled.OPERATORS.backward(*moved, (3, 2, 9, 10), arguments),), (want,))
 
 
 @ALL_LAYERS
@@ -316,24 +317,24 @@ def test_second_device() -> None:
         assert torch.cuda.current_device() == 0
         same(got, run(layer, x.to("cuda:0")))
     arguments = (*Geometry.resolve().arguments(), False)
-    y, codes = _ops.forward(x.to("cuda:1"), arguments, True)
+    y, codes = compiled.OPERATORS.forward(x.to("cuda:1"), arguments, True)
     with pytest.raises(
         RuntimeError, match="codes must be on the input's device cuda:1, got cuda:0"
     ):
-        _ops.backward(y, codes.to("cuda:0"), tuple(x.shape), arguments)
+        compiled.OPERATORS.backward(y, codes.to("cuda:0"), tuple(x.shape), arguments)
 
 
 def test_mixed_devices() -> None:
     arguments = (*Geometry.resolve().arguments(), False)
     x = torch.randn(1, 2, 9, 9, device=DEVICE)
-    y, codes = _ops.forward(x, arguments, True)
+    y, codes = compiled.OPERATORS.forward(x, arguments, True)
     for dy, c in ((y.cpu(), codes), (y, codes.cpu())):
         with pytest.raises(RuntimeError, match="codes must be on the input's device"):
-            _ops.backward(dy, c, (1, 2, 9, 9), arguments)
+            compiled.OPERATORS.backward(dy, c, (1, 2, 9, 9), arguments)
     with pytest.raises(TypeError, match="codes must be the int32 tensor"):
-        _ops.backward(y, codes.byte(), (1, 2, 9, 9), arguments)
+        compiled.OPERATORS.backward(y, codes.byte(), (1, 2, 9, 9), arguments)
     with pytest.raises(ValueError, match="codes must belong to this geometry"):
-        _ops.backward(y, codes[:, 1:], (1, 2, 9, 9), arguments)
+        compiled.OPERATORS.backward(y, codes[:, 1:], (1, 2, 9, 9), arguments)
     with pytest.raises(RuntimeError, match=r"backend 'cpu' cannot run: .* on 'cuda'"):
         max_blur_pool2d(x, backend="cpu")
 
@@ -341,7 +342,7 @@ def test_mixed_devices() -> None:
 def test_a_launch_that_fails_raises() -> None:
     """Machine code is passed over in the child, where then nothing of ours can start."""
     capability = torch.cuda.get_device_capability()
-    ptx = [arch for arch in _ops.CUDA_ARCHS if arch.startswith("compute_")]
+    ptx = [arch for arch in compiled.CUDA_ARCHS if arch.startswith("compute_")]
     if any(int(arch.partition("_")[2]) <= 10 * capability[0] + capability[1] for arch in ptx):
         pytest.skip("the build has PTX for this device")
     code = (

@@ -11,13 +11,14 @@ from torch._dynamo.testing import EagerAndRecordGraphs
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from fastblur import FusedBlurPool, FusedMaxBlurPool, _codes, _extension, _ops, explain
+from fastblur import FusedBlurPool, FusedMaxBlurPool, explain
+from fastblur._backends import compiled
 from fastblur._geometry import DTYPES
 
 from .cases import CASES, Case, in_format
 
 pytestmark = pytest.mark.skipif(
-    not _ops.CUDA_ARCHS, reason="asks the CUDA backend, which is not built"
+    not compiled.CUDA_ARCHS, reason="asks the CUDA backend, which is not built"
 )
 
 
@@ -47,36 +48,42 @@ def test_fake_tensors(case: Case, channels_last: bool) -> None:
     geometry = case.geometry()
     arguments = (*geometry.arguments(), channels_last)
     x = in_format(torch.zeros(case.shape), channels_last)
-    y, codes = _ops.forward(x, arguments, True)
-    real = [y, _ops.backward(y, codes, case.shape, arguments), _ops.apply(x, codes, arguments)]
-    assert _extension.C is not None
+    y, codes = compiled.OPERATORS.forward(x, arguments, True)
+    real = [
+        y,
+        compiled.OPERATORS.backward(y, codes, case.shape, arguments),
+        compiled.OPERATORS.apply(x, codes, arguments),
+    ]
     for dtype in DTYPES:
         with FakeTensorMode():
             x = in_format(torch.zeros(case.shape, dtype=dtype, device="cuda"), channels_last)
-            y, codes = _ops.forward(x, arguments, True)
+            y, codes = compiled.OPERATORS.forward(x, arguments, True)
             dx, again = (
-                _ops.backward(y, codes, case.shape, arguments),
-                _ops.apply(x, codes, arguments),
+                compiled.OPERATORS.backward(y, codes, case.shape, arguments),
+                compiled.OPERATORS.apply(x, codes, arguments),
             )
         for ours, theirs in zip((y, dx, again), real, strict=True):
             assert ours.device.type == "cuda"
             assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), dtype)
         assert codes.dtype == torch.int32
         assert codes.device.type == "cuda"
-        assert codes.nbytes == _extension.C.cuda_code_bytes(case.shape, *arguments, dtype=dtype)
+        call = compiled.CUDA.call(geometry.arguments(), case.shape, channels_last, x)
+        assert tuple(codes.shape) == call.codes_shape
 
 
 def test_codes_on_another_device(fake: FakeTensorMode) -> None:
     arguments = (*FusedMaxBlurPool().geometry.arguments(), False)
     x = torch.zeros(1, 2, 9, 9, device="cuda")
-    y, codes = _ops.forward(x, arguments, True)
+    y, codes = compiled.OPERATORS.forward(x, arguments, True)
     with pytest.raises(RuntimeError, match="codes must be on the input's device cuda:0, got cpu"):
-        _ops.backward(y, torch.zeros(codes.shape, dtype=torch.int32), (1, 2, 9, 9), arguments)
+        compiled.OPERATORS.backward(
+            y, torch.zeros(codes.shape, dtype=torch.int32), (1, 2, 9, 9), arguments
+        )
 
 
 def test_no_codes_without_grad(fake: FakeTensorMode) -> None:
     arguments = (*FusedMaxBlurPool().geometry.arguments(), False)
-    _, codes = _ops.forward(torch.zeros(2, 3, 9, 9, device="cuda"), arguments, False)
+    _, codes = compiled.OPERATORS.forward(torch.zeros(2, 3, 9, 9, device="cuda"), arguments, False)
     assert codes.shape == (2, 0)
 
 
@@ -86,7 +93,7 @@ def test_shape_of_the_codes_asks_nothing_of_unknown_sizes(fake: FakeTensorMode) 
     h, w = (fake.shape_env.create_unbacked_symint() for _ in range(2))
     for geometry in (layer.geometry for layer in net()):  # type: ignore[union-attr]
         before = len(fake.shape_env.guards)
-        (n, words), _ = _codes.shape_and_dtype(geometry, (2, 3, h, w), False, "cuda", torch.float32)
+        (n, words), _ = compiled.CUDA.codes(geometry, (2, 3, h, w), False, torch.zeros(1))
         assert n == 2
         assert isinstance(words, torch.SymInt)
         assert len(fake.shape_env.guards) == before
@@ -100,7 +107,7 @@ def test_auto_takes_it(fake: FakeTensorMode) -> None:
     assert found.backend == "cuda"
     assert "max 3x3, 3x3 taps (" in found.specialisation
     assert "on 'cuda'" in found.refused["cpu"]
-    _, codes = _ops.forward(x, (*layer.geometry.arguments(), False), True)
+    _, codes = compiled.OPERATORS.forward(x, (*layer.geometry.arguments(), False), True)
     assert found.bytes_saved == codes.nbytes
     with pytest.raises(RuntimeError, match=r"backend 'cpu' cannot run: .* on 'cuda'"):
         FusedMaxBlurPool(backend="cpu")(x)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastblur import _extension
+from fastblur._backends import compiled
 from fastblur._geometry import Geometry
 
 from .cases import fill, in_format
 from .conftest import needs_extension
 
 pytestmark = needs_extension
+OPERATORS = compiled.OPERATORS
 
 SHAPES = [(1, 3, 200, 150), (3, 5, 61, 67), (64, 32, 9, 9), (1, 64, 40, 40), (2, 7, 1, 900)]
 # Maps enough to be cut nowhere by few threads, and too few for many.
@@ -24,7 +25,6 @@ SHAPES += [(2, 67, 23, 31), (1, 40, 30, 18)]
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_bit_equal(shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype) -> None:
-    assert _extension.C is not None
     x = in_format(fill(shape, "normal", dtype), channels_last)
     for g in (
         Geometry.resolve(3, 2, 1, padding_mode="replicate"),
@@ -38,10 +38,10 @@ def test_bit_equal(shape: tuple[int, ...], channels_last: bool, dtype: torch.dty
         first: list[torch.Tensor] | None = None
         for threads in (1, 2, 3, 5, 8, 1):
             torch.set_num_threads(threads)
-            y, codes = _extension.C.forward(x, *arguments)
-            dx = _extension.C.backward(y, codes, list(shape), *arguments)
-            again = _extension.C.apply(x, codes, *arguments)
-            alone, _ = _extension.C.forward(x, *arguments, need_codes=False)
+            y, codes = OPERATORS.forward(x, arguments, True)
+            dx = OPERATORS.backward(y, codes, list(shape), arguments)
+            again = OPERATORS.apply(x, codes, arguments)
+            alone, _ = OPERATORS.forward(x, arguments, False)
             assert torch.equal(y, alone)
             results = [y, codes, dx, again]
             first = first or results
@@ -52,18 +52,17 @@ def test_bit_equal(shape: tuple[int, ...], channels_last: bool, dtype: torch.dty
 @pytest.mark.parametrize("width", [9, 14, 35, 56, 70])  # of rows that fill their bytes, and do not
 def test_codes_of_what_is_not_finite(width: int, channels_last: bool) -> None:
     """A NaN changes how the rows around it are done, which depends on how the rows were cut."""
-    assert _extension.C is not None
     x = in_format(fill((1, 3, 4001, width), "normal", torch.float32), channels_last)
     for at in range(7, 4001, 41):
         x[0, at % 3, at, at % width] = float("nan" if at % 2 else "-inf")
     for g in (Geometry.resolve(2), Geometry.resolve(2, relu=True), Geometry.resolve(3, 2, 1)):
         arguments = (*g.arguments(), channels_last)
-        for level in _extension.C.build_info()["cpu_levels"]:
-            _extension.C.set_cpu_level(level)
+        for level in compiled.C.cpu.levels():
+            compiled.C.cpu.set_level(level)
             first: list[torch.Tensor] | None = None
             for threads in (1, 2, 3, 5, 8):
                 torch.set_num_threads(threads)
-                y, codes = _extension.C.forward(x, *arguments)
+                y, codes = OPERATORS.forward(x, arguments, True)
                 results = [y.contiguous().view(torch.int32), codes]
                 first = first or results
                 assert all(map(torch.equal, results, first)), (g, level, threads)
@@ -83,18 +82,17 @@ def test_large_results_are_those_of_their_parts(
     geometry: Geometry, width: int, channels_last: bool, dtype: torch.dtype
 ) -> None:
     """From 4 and 2 MiB on y and dx can go past the caches, in stores of their own."""
-    assert _extension.C is not None
     shape, part = (104, 32, 64, width), 2
     arguments = (*geometry.arguments(), channels_last)
     x = in_format(fill(shape, "normal", dtype), channels_last)
     assert x.nbytes >= 2 << 20 > part * x[0].nbytes
-    for level in _extension.C.build_info()["cpu_levels"]:
-        _extension.C.set_cpu_level(level)
-        y, codes = _extension.C.forward(x, *arguments)
-        dx = _extension.C.backward(y, codes, list(shape), *arguments)
+    for level in compiled.C.cpu.levels():
+        compiled.C.cpu.set_level(level)
+        y, codes = OPERATORS.forward(x, arguments, True)
+        dx = OPERATORS.backward(y, codes, list(shape), arguments)
         assert y.nbytes >= 4 << 20 or geometry.stride[0] > 2
         for n in range(0, shape[0], part):
             few = slice(n, n + part)
-            assert torch.equal(_extension.C.forward(x[few], *arguments)[0], y[few])
-            alone = _extension.C.backward(y[few], codes[few], [part, *shape[1:]], *arguments)
+            assert torch.equal(OPERATORS.forward(x[few], arguments, True)[0], y[few])
+            alone = OPERATORS.backward(y[few], codes[few], [part, *shape[1:]], arguments)
             assert torch.equal(dx[few], alone)

@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastblur import (
-    FusedBlurPool1d,
-    FusedMaxBlurPool,
-    FusedMaxBlurPool1d,
-    _backends,
-    _ops,
-    explain,
-)
+from fastblur import FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d, _backends, explain
 from fastblur import functional as fb
+from fastblur._backends import compiled
 from fastblur._geometry import Geometry
 from fastblur.modules import FusedBlurPool
 
@@ -231,11 +225,11 @@ def test_named_backend_that_cannot_run() -> None:
     cpu, cuda, other = map(torch.device, ("cpu", "cuda", "mps"))
     with pytest.raises(RuntimeError, match=r"backend 'cpu' cannot run: .* on 'cuda'"):
         _backends.choose("cpu", cuda)
-    why = "CUDA devices only, and the input is on 'cpu'" if _ops.CUDA_ARCHS else "without CUDA"
+    why = "CUDA devices only, and the input is on 'cpu'" if compiled.CUDA_ARCHS else "without CUDA"
     with pytest.raises(RuntimeError, match=f"backend 'cuda' cannot run: .*{why}"):
         fb.blur_pool2d(X, backend="cuda")
     assert _backends.choose("auto", cpu).name == "cpu"
-    assert _backends.choose("auto", cuda).name == ("cuda" if _ops.CUDA_ARCHS else NEXT)
+    assert _backends.choose("auto", cuda).name == ("cuda" if compiled.CUDA_ARCHS else NEXT)
     assert _backends.choose("auto", other).name == "reference"
 
 
@@ -261,9 +255,10 @@ def test_a_gpu_that_the_build_is_not_for(
     gpu = SimpleNamespace(major=capability[0], minor=capability[1])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
-    monkeypatch.setattr(_ops, "CUDA_ARCHS", archs)
-    monkeypatch.setattr(_backends, "_why_not_known_gpu", _backends._why_not_gpu)
-    monkeypatch.setattr(_ops, "AVAILABLE", True)
+    monkeypatch.setattr(compiled, "CUDA_ARCHS", archs)
+    monkeypatch.setattr(compiled, "_why_not_known_gpu", compiled.why_not_gpu)
+    works = SimpleNamespace(cuda=SimpleNamespace(problem=lambda: None))
+    monkeypatch.setattr(compiled, "C", works)
     device = torch.device("cuda", 0)
     assert _backends.choose("auto", device).name == ("cuda" if runs else NEXT)
     if not runs:
@@ -277,11 +272,11 @@ def test_a_gpu_that_the_build_is_not_for(
 @needs_extension
 def test_mixed_devices() -> None:
     arguments = (*Geometry.resolve().arguments(), False)
-    y, codes = _ops.forward(X, arguments, True)
+    y, codes = compiled.OPERATORS.forward(X, arguments, True)
     with pytest.raises(RuntimeError, match="codes must be on the input's device cpu, got meta"):
-        _ops.backward(y, codes.to("meta"), tuple(X.shape), arguments)
+        compiled.OPERATORS.backward(y, codes.to("meta"), tuple(X.shape), arguments)
     with pytest.raises(RuntimeError, match="codes must be on the input's device cpu, got meta"):
-        _ops.apply(X, codes.to("meta"), arguments)
+        compiled.OPERATORS.apply(X, codes.to("meta"), arguments)
 
 
 def test_a_failed_call_leaves_everything_usable() -> None:

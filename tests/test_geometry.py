@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastblur import _codes, _extension, _ops
+from fastblur._backends import compiled
+from fastblur._backends.specialised import is_specialised
 from fastblur._geometry import DTYPES, MAX_POOL, MAX_TAPS, Geometry, binomial_taps
 
 from .cases import CASES, MODES, Case
@@ -16,26 +17,20 @@ from .conftest import needs_extension
 from .judge import binomial, judge
 
 
-def raw(geometry: Geometry) -> list[object]:
-    return list(geometry.arguments())
-
-
 @needs_extension
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_three_statements_agree(case: Case) -> None:
     geometry = case.geometry()
     n, c, h, w = case.shape
-    assert _extension.C is not None
-    in_cpp = _extension.C.output_size(list(case.shape), *raw(geometry))
-    assert in_cpp == [n, c, *geometry.output_size(h, w)]
-    assert in_cpp == list(judge(torch.zeros(case.shape), *case.chain()).shape)  # type: ignore[arg-type]
+    x = torch.zeros(case.shape)
     for channels_last in (False, True):
-        code_bytes = _extension.C.code_bytes(list(case.shape), *raw(geometry), channels_last)
-        shape, dtype = _codes.shape_and_dtype(
-            geometry, case.shape, channels_last, "cpu", torch.float32
-        )
-        assert code_bytes == shape[0] * shape[1]
+        in_cpp = compiled.CPU.call(geometry.arguments(), case.shape, channels_last, x)
+        assert in_cpp.output_size == (n, c, *geometry.output_size(h, w))
+        assert in_cpp.output_size == judge(x, *case.chain()).shape  # type: ignore[arg-type]
+        shape, dtype = compiled.CPU.codes(geometry, case.shape, channels_last, x)
+        assert in_cpp.codes_shape == shape
         assert dtype == torch.uint8
+    assert compiled.plan(geometry.arguments()).linear == geometry.linear
 
 
 def code_geometries() -> list[Geometry]:
@@ -63,12 +58,11 @@ def test_a_mode_that_the_walking_kernels_do_not_know_is_not_theirs() -> None:
     modes = {"mirrored": False, "circular": False, "reflect": True, "zeros": True}
     for mode, walks in modes.items():
         geometry = replace(Geometry.resolve(), padding_mode=mode)
-        assert _codes.is_specialised(geometry, (1, 2, 20, 20), torch.float32) == walks
+        assert is_specialised(geometry, (1, 2, 20, 20), torch.float32) == walks
 
 
-@pytest.mark.skipif(not _ops.CUDA_ARCHS, reason="asks the CUDA backend, which is not built")
+@pytest.mark.skipif(not compiled.CUDA_ARCHS, reason="asks the CUDA backend, which is not built")
 def test_cuda_codes_have_the_size_that_python_says() -> None:
-    assert _extension.C is not None
     sizes = [(2, 3, 13, 18), (1, 5, 14, 7), (3, 1, 40, 41), (1, 2, 16, 40), (0, 3, 14, 14)]
     checked = set()
     for geometry, size, dtype in itertools.product(code_geometries(), sizes, DTYPES):
@@ -77,19 +71,25 @@ def test_cuda_codes_have_the_size_that_python_says() -> None:
         except ValueError:
             continue
         for channels_last in (False, True):
-            shape, kind = _codes.shape_and_dtype(geometry, size, channels_last, "cuda", dtype)
-            arguments = (list(size), *raw(geometry), channels_last)
-            in_cpp = _extension.C.cuda_code_bytes(*arguments, dtype=dtype)
-            assert in_cpp == shape[0] * shape[1] * kind.itemsize, (geometry, size, dtype)
-            checked.add(_extension.C.cuda_specialisation(*arguments, dtype=dtype))
+            x = torch.empty(0, dtype=dtype)
+            shape, _ = compiled.CUDA.codes(geometry, size, channels_last, x)
+            in_cpp = compiled.CUDA.call(geometry.arguments(), size, channels_last, x)
+            assert in_cpp.codes_shape == shape, (geometry, size, dtype)
+            checked.add(compiled.CUDA.kernels(geometry, size, channels_last, x))
     assert len(checked) > 1  # specialised kernels and others
+
+
+def output_size_in_cpp(size: tuple[int, ...], geometry: tuple[object, ...]) -> tuple[int, ...]:
+    call = compiled.CPU.call(geometry, size, False, torch.empty(0))  # type: ignore[arg-type]
+    h, w = compiled.plan(geometry).output_size(*size[2:])
+    assert call.output_size == (*size[:2], h, w)
+    return call.output_size
 
 
 @needs_extension
 @pytest.mark.parametrize("mode", MODES)
 def test_python_and_cpp_refuse_the_same(mode: str) -> None:
     """All small axes: the same answer, or an error from both, and from neither where one exists."""
-    assert _extension.C is not None
     checked = refused = 0
     axes = itertools.product(
         range(1, 8), (1, 2, 3, 4), (1, 2, 3), (1, 2, 4, 7), (0, 1, 2, 6), (0, 1, 5)
@@ -100,18 +100,18 @@ def test_python_and_cpp_refuse_the_same(mode: str) -> None:
             geometry = Geometry((k, 1), (s, 1), (pad, 0), taps, (1.0,), b, mode, False)
             try:
                 geometry.check_input(torch.empty(1, 1, size, 3))
-                ours: object = [1, 1, *geometry.output_size(size, 3)]
+                ours: object = (1, 1, *geometry.output_size(size, 3))
             except ValueError:
                 ours = None
                 refused += 1
             try:
-                theirs: object = _extension.C.output_size([1, 1, size, 3], *raw(geometry))
+                theirs: object = output_size_in_cpp((1, 1, size, 3), geometry.arguments())
             except ValueError:
                 theirs = None
             assert ours == theirs, (geometry, size)
             if ours is not None and checked % 7 == 0:  # the shape PyTorch gives, on a sample
                 chain = ((k, 1), (s, 1), (pad, 0), taps, (1.0,), b, mode)
-                assert list(judge(torch.zeros(1, 1, size, 3), *chain).shape) == ours  # type: ignore[arg-type]
+                assert judge(torch.zeros(1, 1, size, 3), *chain).shape == ours  # type: ignore[arg-type]
             checked += 1
     assert checked > refused > 100
 
@@ -128,17 +128,16 @@ def test_binomial_taps() -> None:
 
 @needs_extension
 def test_limits_agree() -> None:
-    assert _extension.C is not None
-    size = [1, 1, 40, 40]
-    one = [(1, 1), (0, 0), (1.0,), (1.0,), (0, 0, 0, 0), "reflect", False]
-    _extension.C.output_size(size, (MAX_POOL, MAX_POOL), *one)
+    size = (1, 1, 40, 40)
+    one: list[object] = [(1, 1), (0, 0), (1.0,), (1.0,), (0, 0, 0, 0), "reflect", False]
+    output_size_in_cpp(size, ((MAX_POOL, MAX_POOL), *one))
     with pytest.raises(ValueError, match=f"1 to {MAX_POOL}"):
-        _extension.C.output_size(size, (MAX_POOL + 1, 1), *one)
+        output_size_in_cpp(size, ((MAX_POOL + 1, 1), *one))
     one[2] = (1.0,) * MAX_TAPS
-    _extension.C.output_size(size, (1, 1), *one)
+    output_size_in_cpp(size, ((1, 1), *one))
     one[2] = (1.0,) * (MAX_TAPS + 1)
     with pytest.raises(ValueError, match=f"1 to {MAX_TAPS}"):
-        _extension.C.output_size(size, (1, 1), *one)
+        output_size_in_cpp(size, ((1, 1), *one))
 
 
 def test_output_of_same_padding_is_the_ceiling() -> None:

@@ -89,26 +89,22 @@ def test_input_may_be_overwritten_before_backward() -> None:
 
 
 @pytest.mark.parametrize("why", ["no_grad", "inference_mode", "input without grad"])
-def test_no_codes_without_grad(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastblur import _ops
-
-    asked: list[bool] = []
-    forward = _ops.forward
-
-    def spy(x: torch.Tensor, arguments: tuple[object, ...], need_codes: bool) -> object:
-        y, codes = forward(x, arguments, need_codes)
-        asked.append(codes.numel() > 0)
-        return y, codes
-
-    monkeypatch.setattr(_ops, "forward", spy)
-    x = torch.randn(2, 4, 12, 12)
+@pytest.mark.parametrize("call", ["first", "later"])  # by the operators, and without them
+def test_no_codes_without_grad(why: str, call: str) -> None:
+    layer, x = FusedMaxBlurPool(), torch.randn(2, 4, 64, 64)
     guards = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
+    if call == "later":
+        layer(x)
     with guards.get(why, torch.enable_grad)():
         if why in guards:
             x.requires_grad_()
-        assert saved_bytes(FusedMaxBlurPool(), x) == 0
-    FusedMaxBlurPool()(torch.randn(1, 1, 4, 4, requires_grad=True))
-    assert asked == [False, True]
+        y_bytes = layer(x).nbytes
+        if call == "first":
+            layer = FusedMaxBlurPool()
+        assert saved_bytes(layer, x) == 0
+        assert measure.peak_bytes(lambda: layer(x)) == y_bytes
+    x.requires_grad_()
+    assert measure.peak_bytes(lambda: layer(x)) == y_bytes + saved_bytes(layer, x)
 
 
 def test_peak_of_a_known_sequence() -> None:

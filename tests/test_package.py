@@ -1,26 +1,23 @@
-"""As a package: another torch than it was built for, and no network."""
+"""As a package: parts that do not load, no torch in the extension, and no network."""
 
 from __future__ import annotations
 
-import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import fastblur
-from fastblur import _extension
+from fastblur._backends import compiled
 
 from .conftest import needs_extension
 
 HERE = Path(__file__).parent
 INSTALLED = Path(fastblur.__file__).parent.parent
-MINOR = ".".join(torch.__version__.split(".")[:2])
-OTHER_MINOR = f"{MINOR}9.0"
-CUDA = torch.version.cuda
 
 
 def python(*arguments: str | Path, path: Path = HERE.parent) -> subprocess.CompletedProcess[str]:
@@ -35,83 +32,99 @@ def python(*arguments: str | Path, path: Path = HERE.parent) -> subprocess.Compl
     )
 
 
-def linked(to: Path) -> None:
-    """This fastblur once more, in `to`, as if it had been built for another torch."""
+def linked(to: Path, **modules: str) -> None:
+    """This fastblur once more, in `to`, without its extension, and with other modules."""
     package = to / "fastblur"
     package.mkdir()
     for entry in Path(fastblur.__file__).parent.iterdir():
-        if entry.name not in ("_built_for.json", "__pycache__"):
+        if not (entry.match("_C.*") or entry.stem in modules or entry.name == "__pycache__"):
             (package / entry.name).symlink_to(entry)
-    (package / "_built_for.json").write_text('{"torch": "1.2.3", "cuda": null}')
+    for name, text in modules.items():
+        (package / f"{name}.py").write_text(text)
 
 
-@pytest.mark.parametrize(
-    ("built_torch", "built_cuda", "message"),
-    [
-        (torch.__version__, CUDA, None),
-        (f"{MINOR}.99+local", None, None),
-        ("1.2.3", None, f"built for torch 1.2.3, and this is torch {torch.__version__}: build it"),
-        ("1.2.3", "9.1", "built for torch 1.2.3 with CUDA 9.1, and this is torch"),
-        (torch.__version__, "9.1", f"built for torch {torch.__version__} with CUDA 9.1, and this"),
-        (OTHER_MINOR, None, f"was built for torch {OTHER_MINOR}, and this is torch"),
-    ],
-    ids=str,
-)
-def test_fits_one_torch(
-    tmp_path: Path, built_torch: str, built_cuda: str | None, message: str | None
-) -> None:
-    record = tmp_path / "_built_for.json"
-    record.write_text(json.dumps({"torch": built_torch, "cuda": built_cuda}))
-    reason = _extension.why_not_for(record)
-    if message is None:
-        assert reason is None
-    else:
-        assert reason is not None
-        assert message in reason
-        assert "pip install" in reason
-        assert "\n" not in reason
+BROKEN = {
+    "ImportError": "raise ImportError('undefined symbol: _ZN8fastblur')",
+    "OSError": "raise OSError('libgomp.so.1: cannot open shared object file')",
+    "RuntimeError": "raise RuntimeError('an unknown error')",
+    "AttributeError": "",  # as if it were another version's
+}
 
 
-def test_without_a_record_loading_tells(tmp_path: Path) -> None:
-    assert _extension.why_not_for(tmp_path / "_built_for.json") is None
-
-
-@needs_extension
-def test_import_beside_another_torch(tmp_path: Path) -> None:
-    """One warning, the reference runs, a backend asked for by name says why; nothing is loaded."""
-    linked(tmp_path)
+@pytest.mark.parametrize("kind", BROKEN)
+def test_import_with_a_broken_extension(tmp_path: Path, kind: str) -> None:
+    """One warning; the reference runs, a backend asked for by name says why, as the doctor does."""
+    linked(tmp_path, _C=BROKEN[kind])
     done = python(
         "-c",
         "import sys, torch, fastblur\n"
         "assert fastblur.__file__.startswith(sys.argv[1]), fastblur.__file__\n"
-        "assert 'fastblur._C' not in sys.modules\n"
-        "fastblur.FusedMaxBlurPool()(torch.zeros(1, 1, 9, 9))\n"
-        "try: fastblur.FusedMaxBlurPool(backend='cpu')(torch.zeros(1, 1, 9, 9))\n"
-        "except RuntimeError as error: print(error)",
+        "x = torch.zeros(1, 1, 9, 9)\n"
+        "fastblur.FusedMaxBlurPool()(x)\n"
+        "print(fastblur.explain(x))\n"
+        "try: fastblur.FusedMaxBlurPool(backend='cpu')(x)\n"
+        "except RuntimeError as error: print(error)\n"
+        "import fastblur.__main__ as doctor\n"
+        "sys.exit(doctor.main())",
         str(tmp_path),
         path=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert "backend 'cpu' cannot run: the compiled extension was built for torch 1.2.3" in (
-        done.stdout
-    )
-    assert done.stderr.count("was built for torch 1.2.3, and this is torch") == 1
+    assert "backend 'cpu' cannot run: the compiled extension does not load" in done.stdout
+    assert "pip install" in done.stdout
+    assert f"({kind}: " in done.stdout
+    assert done.stderr.count("RuntimeWarning: fastblur: the compiled extension does not") == 1
 
 
-@needs_extension
 @pytest.mark.parametrize(
     "line",
     ["from fastblur.surgery import fuse_", "import importlib; importlib.import_module('fastblur')"],
 )
 def test_the_warning_is_at_the_line_that_imports(tmp_path: Path, line: str) -> None:
-    linked(tmp_path)
+    linked(tmp_path, _C=BROKEN["OSError"])
     script = tmp_path / "script.py"
     script.write_text(f"import torch\n\n{line}\n")
     done = python(script, path=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"{script}:3: RuntimeWarning: fastblur: the compiled extension was built for" in (
+    assert f"{script}:3: RuntimeWarning: fastblur: the compiled extension does not load" in (
         done.stderr
     )
+
+
+@needs_extension
+def test_operators_that_cannot_be_registered() -> None:
+    """By a torch that is not known yet, say: none of it is an error but where it is asked for."""
+    done = python(
+        "-c",
+        "import torch\n"
+        "def register_fake(*args, **rest): raise ValueError('no such thing')\n"
+        "torch.library.register_fake = register_fake\n"
+        "import fastblur\n"
+        "x = torch.zeros(1, 1, 9, 9)\n"
+        "fastblur.FusedMaxBlurPool()(x)\n"
+        "print(fastblur.explain(x))\n"
+        "print('triton', fastblur._backends.TRITON.why_not(torch.device('cuda')))\n",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "backend         reference" in done.stdout
+    assert "not cpu         the compiled extension does not load with torch" in done.stdout
+    assert "triton triton" in done.stdout
+    assert "RuntimeWarning" in done.stderr
+
+
+def test_a_triton_that_is_broken(tmp_path: Path) -> None:
+    """Whatever it raises is a reason."""
+    (tmp_path / "triton.py").write_text("raise ValueError('not this one')")
+    done = python(
+        "-c",
+        "import torch\n"
+        "from fastblur import _backends\n"
+        "print(_backends.choose('auto', torch.device('xpu')).name)\n"
+        "print(_backends.TRITON.why_not(torch.device('xpu')))",
+        path=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("reference\ntriton does not load (ValueError: not this one)")
 
 
 @pytest.mark.parametrize("sources", [False, True])
@@ -125,13 +138,43 @@ def test_no_extension_where_fastblur_was_imported_from(tmp_path: Path, sources: 
         "import importlib.util as util\n"  # an editable fastblur would lend its extension
         "find = util.find_spec\n"
         "util.find_spec = lambda name, *a: None if name == 'fastblur._C' else find(name, *a)\n"
-        "import fastblur; print(fastblur._extension.WHY_NOT)",
+        "from fastblur._backends import compiled; print(compiled.WHY_NOT)",
         path=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     where = f"was imported from its sources in {tmp_path}, where it has not been built"
     assert (where in done.stdout) == sources
     assert ("was built without a C++ compiler" in done.stdout) != sources
+
+
+def test_a_clone_that_is_not_installed() -> None:
+    done = python(
+        "-c",
+        "import importlib.metadata as m\n"
+        "def version(name): raise m.PackageNotFoundError(name)\n"
+        "m.version = version\n"
+        "import fastblur; print(fastblur.__version__)",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "0+unknown\n"
+
+
+@pytest.mark.skipif(not (HERE.parent / "csrc").exists(), reason="runs from a source tree only")
+def test_no_torch_in_the_sources_of_the_extension() -> None:
+    words = re.compile(r"ATen|c10|torch/")
+    sources = [path for path in (HERE.parent / "csrc").rglob("*") if path.is_file()]
+    assert len(sources) > 20
+    assert [str(path) for path in sources if words.search(path.read_text())] == []
+
+
+@needs_extension
+@pytest.mark.skipif(shutil.which("nm") is None, reason="asks nm")
+def test_no_torch_in_the_extension() -> None:
+    listed = subprocess.run(
+        ["nm", "-DC", compiled.C.__file__], capture_output=True, text=True, check=True
+    ).stdout
+    assert "PyModule" in listed or "PyInit__C" in listed
+    assert re.findall(r".*\b(?:at|c10|torch)::.*", listed) == []
 
 
 def test_touches_no_network() -> None:

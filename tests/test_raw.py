@@ -1,17 +1,17 @@
-"""The raw entry points of fastblur._C: what they return, and what they refuse."""
+"""The compiled operators called by hand, and fastblur._C: what they return, what they refuse."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from fastblur import _extension
+from fastblur._backends import compiled
 from fastblur._geometry import Geometry
 
 from .conftest import needs_extension
 
 pytestmark = needs_extension
-C = _extension.C
+C = compiled.C
 
 GEOMETRY = dict(
     kernel_size=[2, 2],
@@ -20,38 +20,46 @@ GEOMETRY = dict(
     taps_h=[0.5, 0.5],
     taps_w=[0.5, 0.5],
     blur_padding=[0, 1, 0, 1],
+    padding_mode="reflect",
+    relu=False,
 )
 X = torch.arange(2 * 3 * 6 * 7, dtype=torch.float32).view(2, 3, 6, 7)
 
 
+def forward(x: torch.Tensor = X, **changes: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """y and codes."""
+    return call("forward", x=x, **changes)  # type: ignore[return-value]
+
+
 def call(name: str, **changes: object) -> object:
     """A valid call of each entry point, with changes."""
-    assert C is not None
-    _, codes = C.forward(X, **GEOMETRY)
-    inputs: dict[str, dict[str, object]] = {
-        "forward": dict(x=X),
-        "backward": dict(grad_output=torch.ones(2, 3, 3, 3), codes=codes, input_size=[2, 3, 6, 7]),
-        "apply": dict(x=X, codes=codes),
-        "output_size": dict(input_size=[2, 3, 6, 7]),
-        "code_bytes": dict(input_size=[2, 3, 6, 7]),
-    }
-    return getattr(C, name)(**(inputs[name] | GEOMETRY | changes))
+    arguments = GEOMETRY | dict(channels_last=False) | changes
+    if name == "sizes":  # what a call of _C itself can ask
+        plan = C.Plan(*(arguments[key] for key in GEOMETRY))
+        return C.cpu.sizes(plan, 0, arguments["channels_last"], *X.shape)
+    if name == "forward":
+        arguments = dict(x=X, need_codes=True) | arguments
+    else:
+        _, codes = forward()
+        beside = dict(grad_output=torch.ones(2, 3, 3, 3), codes=codes, input_size=[2, 3, 6, 7])
+        arguments = (beside if name == "backward" else dict(x=X, codes=codes)) | arguments
+    return getattr(torch.ops.fastblur, f"max_blur_pool_{name}")(**arguments)
 
 
 def test_valid_calls() -> None:
-    y, codes = call("forward")  # type: ignore[misc]
+    y, codes = forward()
     assert y.shape == (2, 3, 3, 3)
     assert codes.dtype == torch.uint8
-    assert codes.numel() == call("code_bytes")
+    assert call("sizes") == (*y.shape[2:], codes.shape[1])
     assert torch.equal(call("apply"), y)  # type: ignore[arg-type]
     assert call("backward").shape == X.shape  # type: ignore[attr-defined]
-    assert call("output_size") == [2, 3, 3, 3]
-    assert call("forward", need_codes=False)[1].numel() == 0  # type: ignore[index]
+    assert forward(need_codes=False)[1].shape == (2, 0)
 
 
-def test_raw_calls_build_no_graph() -> None:
-    y, _ = call("forward", x=X.clone().requires_grad_())  # type: ignore[misc]
-    assert not y.requires_grad
+def test_kernels_build_no_graph() -> None:
+    arguments = Geometry.resolve().arguments()
+    x = X.clone().requires_grad_()
+    assert not compiled.CPU.call(arguments, x.shape, False, x).forward(x, True)[0].requires_grad
 
 
 BAD_GEOMETRY = [
@@ -82,7 +90,7 @@ BAD_GEOMETRY = [
 ]
 
 
-@pytest.mark.parametrize("name", ["forward", "backward", "apply", "output_size", "code_bytes"])
+@pytest.mark.parametrize("name", ["forward", "backward", "apply", "sizes"])
 @pytest.mark.parametrize(("change", "message"), BAD_GEOMETRY, ids=lambda v: str(v)[:40])
 def test_bad_geometry(name: str, change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -117,10 +125,9 @@ def test_bad_tensors(
 
 
 def other_codes() -> dict[str, torch.Tensor]:
-    assert C is not None
-    _, codes = C.forward(X, **GEOMETRY)
-    _, of_three = C.forward(X, **(GEOMETRY | dict(kernel_size=[3, 3], padding=[1, 1])))
-    _, of_relu = C.forward(X, **(GEOMETRY | dict(relu=True)))
+    _, codes = forward()
+    _, of_three = forward(kernel_size=[3, 3], padding=[1, 1])
+    _, of_relu = forward(relu=True)
     return {
         "of another pool": of_three,
         "of relu": of_relu,
@@ -146,23 +153,43 @@ def test_codes_of_another_backend(name: str) -> None:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
+def test_codes_and_gradients_in_any_layout(channels_last: bool) -> None:
+    """Only their shapes count: strides, negated views and expanded gradients are read right."""
+    arguments = (*Geometry.resolve(3, 2, 1).arguments(), channels_last)
+    ops = compiled.OPERATORS
+    x = torch.randn(2, 5, 9, 11)
+    y, codes = ops.forward(x, arguments, True)
+    want = ops.backward(y, codes, x.shape, arguments)
+    apart = torch.stack([codes, codes], -1)[..., 0]
+    last = y.to(memory_format=torch.channels_last)
+    for dy in (y, last, torch._neg_view(-y), y.expand(1, *y.shape)[0]):
+        for c in (codes, apart, codes.t().contiguous().t()):
+            assert torch.equal(ops.backward(dy, c, x.shape, arguments), want)
+    assert torch.equal(ops.forward(torch._neg_view(-x), arguments, True)[0], y)
+    one = torch.ones(()).expand(y.shape)
+    assert torch.equal(
+        ops.backward(one, codes, x.shape, arguments),
+        ops.backward(one.contiguous(), codes, x.shape, arguments),
+    )
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
 def test_arbitrary_codes_of_the_right_shape_are_harmless(channels_last: bool) -> None:
     """Whatever they name, the two maps stay each other's transposes."""
-    assert C is not None
-    g = Geometry.resolve(3, 2, 1, relu=True).arguments()
+    ops = compiled.OPERATORS
+    g = (*Geometry.resolve(3, 2, 1, relu=True).arguments(), channels_last)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(2, 19, 9, 11, dtype=torch.float64).to(memory_format=memory_format)
-    y, codes = C.forward(x, *g, channels_last)
+    y, codes = ops.forward(x, g, True)
     for _ in range(20):
         noise = torch.randint(0, 256, codes.shape, dtype=torch.uint8)
         # Bits that name no candidate at all, column 3 of three, do what they do, but nothing else.
-        assert C.apply(x, noise, *g, channels_last).isfinite().all()
-        assert C.backward(y, noise, list(x.shape), *g, channels_last).isfinite().all()
+        assert ops.apply(x, noise, g).isfinite().all()
+        assert ops.backward(y, noise, x.shape, g).isfinite().all()
         planes = noise.view(2, 1 if channels_last else 19, 4, -1)
         planes[:, :, 1] &= ~planes[:, :, 0]
-        forward = C.apply(x, noise, *g, channels_last)
-        back = C.backward(y, noise, list(x.shape), *g, channels_last)
-        inner = [(forward * y).sum(), (x * back).sum()]
+        again, back = ops.apply(x, noise, g), ops.backward(y, noise, x.shape, g)
+        inner = [(again * y).sum(), (x * back).sum()]
         # A code may name a candidate outside the map: apply reads 0 there, backward drops it.
         torch.testing.assert_close(*inner, rtol=1e-10, atol=1e-10)
 
@@ -170,21 +197,20 @@ def test_arbitrary_codes_of_the_right_shape_are_harmless(channels_last: bool) ->
 @pytest.mark.parametrize("width", [5, 15, 45, 70])  # rows in part of a word, in all of it, in two
 def test_bits_behind_a_row_of_codes_are_zero(width: int) -> None:
     """As csrc/cpu/codes.h says, though there ReLU would hold everything back."""
-    assert C is not None
     x = torch.randn(2, 3, 12, width)
-    for level in C.build_info()["cpu_levels"]:
-        C.set_cpu_level(level)
-        _, codes = C.forward(x, *Geometry.resolve(2, relu=True).arguments())
+    arguments = (*Geometry.resolve(2, relu=True).arguments(), False)
+    for level in compiled.C.cpu.levels():
+        compiled.C.cpu.set_level(level)
+        _, codes = compiled.OPERATORS.forward(x, arguments, True)
         rows = codes.view(2 * 3 * 3 * 11, (width + 7) // 8)
         assert not (rows[:, -1] >> width % 8).any(), level
 
 
 def test_cpu_levels() -> None:
-    assert C is not None
-    usable = C.build_info()["cpu_levels"]
+    usable = compiled.C.cpu.levels()
     assert "generic" in usable
     for level in usable:
-        C.set_cpu_level(level)
-        assert C.cpu_level() == level
+        compiled.C.cpu.set_level(level)
+        assert compiled.C.cpu.level() == level
     with pytest.raises(ValueError, match=r"must be one of '(avx|generic)"):
-        C.set_cpu_level("mmx")
+        compiled.C.cpu.set_level("mmx")

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fastblur import _extension
+from fastblur._backends import compiled
+from fastblur._geometry import Geometry
 from fastblur.functional import max_blur_pool2d
 
 from .cases import fill
@@ -149,16 +150,15 @@ def others_run_during(call: Callable[[], object]) -> bool:
 
 
 def test_the_gil_is_released() -> None:
-    C = _extension.C
-    assert C is not None
-    geometry = ([2, 2], [2, 2], [0, 0], [0.25, 0.5, 0.25], [0.25, 0.5, 0.25], [1, 1, 1, 1])
+    geometry = Geometry.resolve(2, filter_size=3).arguments()
     x = torch.zeros(1, 64, 32, 32)
-    y, codes = C.forward(x, *geometry)
-    assert others_run_during(lambda: C.forward(x, *geometry))
-    assert others_run_during(lambda: C.backward(y, codes, [*x.shape], *geometry))
-    assert others_run_during(lambda: C.apply(x, codes, *geometry))
+    call = compiled.CPU.call(geometry, (1, 64, 32, 32), False, x)
+    y, codes = call.forward(x, True)
+    assert others_run_during(lambda: call.forward(x, True))
+    assert others_run_during(lambda: call.backward(y, codes))
+    assert others_run_during(lambda: call.apply(x, codes))
     # And would be seen not to: this one keeps it.
-    assert not others_run_during(lambda: C.output_size([*x.shape], *geometry))
+    assert not others_run_during(lambda: compiled.plan(geometry).output_size(32, 32))
 
 
 class Pooled(Dataset[Tensor]):

@@ -21,16 +21,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.library import opcheck
 
-from fastblur import (
-    FusedBlurPool,
-    FusedMaxBlurPool,
-    _backends,
-    _codes,
-    _extension,
-    _ops,
-    explain,
-    export,
-)
+from fastblur import FusedBlurPool, FusedMaxBlurPool, _backends, explain, export
+from fastblur._backends import compiled
+from fastblur._backends.triton import TRITON, codes_of
 from fastblur._geometry import DTYPES, Geometry
 from fastblur.functional import max_blur_pool2d
 
@@ -73,22 +66,21 @@ def fake() -> Iterator[FakeTensorMode]:
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("case", CASES[::4], ids=str)
 def test_fake_tensors(case: Case, channels_last: bool) -> None:
-    from fastblur import _triton
 
     arguments = (*case.geometry().arguments(), channels_last)
     n, c, h, w = case.shape
     for dtype in DTYPES:
         with FakeTensorMode():
             x = in_format(torch.zeros(case.shape, dtype=dtype, device="cuda"), channels_last)
-            y, codes = _triton.forward(x, arguments, True)
-            dx = _triton.backward(y, codes, case.shape, arguments)
-            again = _triton.apply(x, codes, arguments)
+            y, codes = TRITON.operators.forward(x, arguments, True)
+            dx = TRITON.operators.backward(y, codes, case.shape, arguments)
+            again = TRITON.operators.apply(x, codes, arguments)
             like_y = in_format(torch.empty(n, c, *case.geometry().output_size(h, w)), channels_last)
         for ours, like in ((y, like_y), (dx, x), (again, like_y)):
             assert (ours.shape, ours.dtype) == (like.shape, dtype)
             assert ours.stride() == like.stride()
             assert ours.device.type == "cuda"
-        shape, code_type = _codes.triton_shape_and_dtype(case.geometry(), case.shape, channels_last)
+        shape, code_type = codes_of(case.geometry(), case.shape, channels_last)
         assert (codes.shape, codes.dtype) == (shape, code_type)
 
 
@@ -97,16 +89,13 @@ def test_fake_tensors(case: Case, channels_last: bool) -> None:
 def test_saved_for_backward(pool: int, pad: int, share: int, size: int) -> None:
     """1/16 of a float32 x for pool 2 and 1/8 for pool 3, plus whole words of four columns."""
     for channels_last in (False, True):
-        shape, dtype = _codes.triton_shape_and_dtype(
-            Geometry.resolve(pool, 2, pad), (2, 16, size, size), channels_last
-        )
+        shape, dtype = codes_of(Geometry.resolve(pool, 2, pad), (2, 16, size, size), channels_last)
         whole_words = -(-size // 4) * 4 / size
         x_bytes = 4 * 2 * 16 * size * size
         assert torch.Size(shape).numel() * dtype.itemsize <= x_bytes / share * whole_words
 
 
 def test_codes_are_no_other_backend_s() -> None:
-    from fastblur import _triton
 
     arguments = (*Geometry.resolve().arguments(), False)
     with FakeTensorMode():
@@ -115,9 +104,9 @@ def test_codes_are_no_other_backend_s() -> None:
             torch.zeros(2, 30, dtype=torch.uint8, device="cuda"),
             torch.zeros(2, 8, dtype=torch.int32, device="cuda"),
         ):
-            with pytest.raises(TypeError, match=r"codes must be the torch\.int8 tensor"):
-                _triton.apply(x, theirs, arguments)
-        _, codes = _triton.forward(x, arguments, True)
+            with pytest.raises(TypeError, match="codes must be the int8 tensor"):
+                TRITON.operators.apply(x, theirs, arguments)
+        _, codes = TRITON.operators.forward(x, arguments, True)
     assert codes.dim() == 4  # theirs have two
 
 
@@ -138,14 +127,12 @@ def test_begins_with_a_whole_word() -> None:
 @pytest.mark.parametrize("name", ["forward", "backward", "apply"])
 def test_opcheck(name: str) -> None:
     """Schema, registration and fake kernels, on the CPU as far as nothing is launched: batch 0."""
-    from fastblur import _triton  # noqa: F401
-
-    ops = torch.ops.fastblur
+    family = TRITON.operators  # which loads them
     for relu in (False, True):
         for channels_last in (False, True):
             arguments = (*Geometry.resolve(3, 2, 1, relu=relu).arguments(), channels_last)
             x = in_format(torch.zeros(0, 3, 9, 12), channels_last).requires_grad_()
-            y, codes = ops.triton_max_blur_pool_forward(x, *arguments, True)
+            y, codes = family.forward(x, arguments, True)
             y = y.detach().requires_grad_()
             call = {
                 "forward": (x, *arguments, True),
@@ -153,7 +140,7 @@ def test_opcheck(name: str) -> None:
                 "apply": (x, codes, *arguments),
             }[name]
             opcheck(
-                getattr(ops, f"triton_max_blur_pool_{name}").default,
+                family.named(name).default,
                 call,
                 test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
             )
@@ -166,15 +153,15 @@ def test_auto_prefers_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, xpu, cpu = map(torch.device, ("cuda", "xpu", "cpu"))
     names = [backend.name for backend in _backends.BACKENDS]
     assert names == ["cuda", "triton", "cpu", "reference"]
-    assert _backends.choose("auto", cpu).name == ("cpu" if _ops.AVAILABLE else "reference")
+    assert _backends.choose("auto", cpu).name == ("cpu" if compiled.C is not None else "reference")
     assert _backends.choose("auto", xpu).name == "triton"
     assert _backends.choose("triton", cuda).name == "triton"
-    if _ops.CUDA_ARCHS:
+    if compiled.CUDA_ARCHS:
         assert _backends.choose("auto", cuda).name == "cuda"
-    monkeypatch.setattr(_ops, "CUDA_ARCHS", ())
+    monkeypatch.setattr(compiled, "CUDA_ARCHS", ())
     assert _backends.choose("auto", cuda).name == "triton"
-    monkeypatch.setattr(_ops, "AVAILABLE", False)
-    monkeypatch.setattr(_extension, "WHY_NOT", "it is not installed")
+    monkeypatch.setattr(compiled, "C", None)
+    monkeypatch.setattr(compiled, "WHY_NOT", "it is not installed")
     assert _backends.choose("auto", cuda).name == "triton"
     with pytest.raises(RuntimeError, match=r"'triton' cannot run: it runs on GPUs only .* 'cpu'"):
         FusedMaxBlurPool(backend="triton")(torch.zeros(1, 1, 9, 9))
@@ -209,7 +196,6 @@ def test_without_triton() -> None:
 
 
 def test_explain(fake: FakeTensorMode) -> None:
-    from fastblur import _triton
 
     x = torch.zeros(2, 8, 28, 28, device="cuda")
     layer = FusedMaxBlurPool(3, 2, 1, filter_size=3, backend="triton")
@@ -217,7 +203,7 @@ def test_explain(fake: FakeTensorMode) -> None:
     assert found.backend == "triton"
     assert found.specialisation == "max 3x3, 3x3 taps (contiguous)"
     assert "on 'cuda'" in found.refused["cpu"]
-    _, codes = _triton.forward(x, (*layer.geometry.arguments(), False), True)
+    _, codes = TRITON.operators.forward(x, (*layer.geometry.arguments(), False), True)
     assert found.bytes_saved == codes.nbytes
     assert explain(x, FusedBlurPool(backend="triton")).bytes_saved == 0
     assert "generic" in explain(x, stride=3, backend="triton").specialisation

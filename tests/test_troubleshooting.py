@@ -26,13 +26,14 @@ def test_messages_met_are_read_as_they_are() -> None:
     """The reading of the sources is held to messages that were really raised, of both languages."""
     import torch
 
-    from fastblur import FusedMaxBlurPool, _extension
+    from fastblur import FusedMaxBlurPool
+    from fastblur._backends import compiled
 
     raised = []
     with pytest.raises(ValueError, match="padding must") as python:
         FusedMaxBlurPool(3, 2, 2)
     raised.append(str(python.value))
-    if _extension.C is not None:
+    if compiled.C is not None:
         with pytest.raises(ValueError, match="taps_h") as cpp:
             torch.ops.fastblur.max_blur_pool_forward(
                 torch.zeros(1, 1, 9, 9), [2, 2], [2, 2], [0, 0], [], [1.0], [0, 0, 0, 0],

@@ -14,13 +14,16 @@ from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from fastblur import _autograd, _codes, _triton, _triton_launch
+from fastblur import _triton_launch
+from fastblur._backends.specialised import is_specialised
+from fastblur._backends.triton import TRITON, codes_of
 from fastblur._geometry import Geometry
 
 from .cases import CASES, Case, fill, in_format, zhang
 from .judge import judge_with_gradient, scale
 
 assert _triton_launch.INTERPRETED
+OPERATORS = TRITON.operators
 warnings.filterwarnings("ignore", message="invalid value encountered")  # numpy's, of NaN and inf
 
 KINDS = ("normal", "ties", "nan", "inf")
@@ -52,7 +55,7 @@ def gradient_for(case: Case, x: Tensor) -> Tensor:
 
 def run(case: Case, x: Tensor, dy: Tensor, channels_last: bool) -> list[Tensor]:
     leaf = in_format(x, channels_last).clone().requires_grad_()
-    y = _autograd.max_blur_pool(leaf, case.geometry(), _triton)
+    y = TRITON.run(leaf, case.geometry())
     (dx,) = torch.autograd.grad(y, leaf, dy)
     for t, like in ((y, y), (dx, x)):
         assert (
@@ -72,7 +75,7 @@ def test_case(case: Case) -> None:
     x = of_all_kinds(case, torch.float32)
     dy = gradient_for(case, x)
     want = judge_with_gradient(x, dy, *case.chain())
-    walks = _codes.is_specialised(case.geometry(), case.shape, torch.float32)
+    walks = is_specialised(case.geometry(), case.shape, torch.float32)
     layouts = (False, True) if case in WALKED or not walks else (len(str(case)) % 2 == 0,)
     for channels_last in layouts:
         got = run(case, x, dy, channels_last)
@@ -89,12 +92,12 @@ def test_apply_and_forward_without_codes(channels_last: bool) -> None:
     for case in (zhang(2, 4, shape=(2, 3, 9, 12)), zhang(3, 3, pad=(1, 1), shape=(1, 3, 9, 11))):
         arguments = (*case.geometry().arguments(), channels_last)
         x = in_format(fill(case.shape, "ties", torch.float32), channels_last)
-        y, codes = _triton.forward(x, arguments, True)
-        alone, none = _triton.forward(x, arguments, False)
+        y, codes = OPERATORS.forward(x, arguments, True)
+        alone, none = OPERATORS.forward(x, arguments, False)
         assert none.numel() == 0
         assert torch.equal(alone, y)
-        torch.testing.assert_close(_triton.apply(x, codes, arguments), y, rtol=0, atol=1e-6)
-        shape, dtype = _codes.triton_shape_and_dtype(case.geometry(), case.shape, channels_last)
+        torch.testing.assert_close(OPERATORS.apply(x, codes, arguments), y, rtol=0, atol=1e-6)
+        shape, dtype = codes_of(case.geometry(), case.shape, channels_last)
         assert (codes.shape, codes.dtype) == (shape, dtype)
 
 
@@ -154,7 +157,7 @@ def test_channels_in_pairs(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) 
         found[packed] = []
         for case in (WALKED[n] for n in (0, 8, 9, 11, 15)):
             x = in_format(of_all_kinds(case, dtype), True)
-            found[packed] += _triton.forward(x, (*case.geometry().arguments(), True), True)
+            found[packed] += OPERATORS.forward(x, (*case.geometry().arguments(), True), True)
     for ours, theirs in zip(found[True], found[False], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
 
@@ -173,7 +176,7 @@ def distinct(*lead: int) -> Tensor:
 
 
 def fused(x: Tensor) -> Tensor:
-    return _autograd.max_blur_pool(x, SMALL, _triton)
+    return TRITON.run(x, SMALL)
 
 
 def plain(x: Tensor) -> Tensor:
@@ -217,40 +220,38 @@ def test_forward_mode() -> None:
 def test_operators_refuse_what_is_not_theirs() -> None:
     x = torch.randn(1, 2, 9, 12)
     arguments = (*Geometry.resolve().arguments(), False)
-    y, codes = _triton.forward(x, arguments, True)
-    with pytest.raises(
-        TypeError, match=r"codes must be the torch\.int8 tensor .* got torch\.uint8"
-    ):
-        _triton.apply(x, codes.to(torch.uint8), arguments)
-    with pytest.raises(ValueError, match="codes must belong to this geometry and backend"):
-        _triton.backward(y, codes.flatten(1), (1, 2, 9, 12), arguments)
-    with pytest.raises(ValueError, match="codes must belong to this geometry and backend"):
-        _triton.apply(x, codes[:, :1], arguments)
+    y, codes = OPERATORS.forward(x, arguments, True)
+    with pytest.raises(TypeError, match=r"codes must be the int8 tensor .* got torch\.uint8"):
+        OPERATORS.apply(x, codes.to(torch.uint8), arguments)
+    with pytest.raises(ValueError, match="codes must belong to this geometry, which has shape"):
+        OPERATORS.backward(y, codes.flatten(1), (1, 2, 9, 12), arguments)
+    with pytest.raises(ValueError, match="codes must belong to this geometry, which has shape"):
+        OPERATORS.apply(x, codes[:, :1], arguments)
     with pytest.raises(
         ValueError, match=r"grad_output must have the output's shape \[1, 2, 4, 6\]"
     ):
-        _triton.backward(y[..., :-1], codes, (1, 2, 9, 12), arguments)
+        OPERATORS.backward(y[..., :-1], codes, (1, 2, 9, 12), arguments)
     with pytest.raises(TypeError, match="input must be float32"):
-        _triton.forward(x.int(), arguments, True)
+        OPERATORS.forward(x.int(), arguments, True)
     with pytest.raises(ValueError, match="need_codes must be True"):
-        _triton.forward(x.requires_grad_(), arguments, False)
+        OPERATORS.forward(x.requires_grad_(), arguments, False)
 
 
 def test_any_codes_of_the_right_shape_are_harmless() -> None:
     g = Geometry.resolve(3, 3, 1, filter_size=3, relu=True)
     x = torch.randn(1, 2, 7, 9, dtype=torch.float64)
     arguments = (*g.arguments(), False)
-    y, codes = _triton.forward(x, arguments, True)
+    y, codes = OPERATORS.forward(x, arguments, True)
     noise = torch.randint(-(2**15), 2**15, codes.shape).to(codes.dtype)
     inner = (
-        (_triton.apply(x, noise, arguments) * y).sum(),
-        (x * _triton.backward(y, noise, tuple(x.shape), arguments)).sum(),
+        (OPERATORS.apply(x, noise, arguments) * y).sum(),
+        (x * OPERATORS.backward(y, noise, tuple(x.shape), arguments)).sum(),
     )
     torch.testing.assert_close(*inner)
 
 
 def test_empty_batch() -> None:
     x = torch.zeros(0, 3, 9, 9, requires_grad=True)
-    y = _autograd.max_blur_pool(x, Geometry.resolve(), _triton)
+    y = TRITON.run(x, Geometry.resolve())
     assert y.shape == (0, 3, 4, 4)
     y.sum().backward()

@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from fastblur import _ops
+from fastblur._backends import compiled
 from fastblur._geometry import DTYPES, Geometry
 
 SHAPES = [(2, 5, 13, 19), (1, 16, 8, 30), (3, 1, 7, 65), (2, 16, 48, 32)]
@@ -60,11 +60,11 @@ def main() -> int:
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         n, c, h, w = shape
         x = torch.randn(shape).to(dtype=dtype, memory_format=memory_format).to(options.device)
-        y, codes = _ops.forward(x, arguments, True)
-        alone, _ = _ops.forward(x, arguments, False)
+        y, codes = compiled.OPERATORS.forward(x, arguments, True)
+        alone, _ = compiled.OPERATORS.forward(x, arguments, False)
         dy = torch.randn(n, c, *geometry.output_size(h, w)).to(dtype=dtype)
-        dx = _ops.backward(dy.to(options.device), codes, shape, arguments)
-        again = _ops.apply(x, codes, arguments)
+        dx = compiled.OPERATORS.backward(dy.to(options.device), codes, shape, arguments)
+        again = compiled.OPERATORS.apply(x, codes, arguments)
         if not torch.equal(y.cpu(), alone.cpu()):
             print(f"forward with and without codes disagree: {geometry} {dtype} {shape}")
             return 1

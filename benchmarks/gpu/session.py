@@ -95,12 +95,12 @@ class Session:
 def facts(session: Session) -> dict[str, Any]:
     """Which machine and which software: without them a figure means nothing."""
     import fastblur
-    from fastblur import _extension
+    from fastblur._backends import compiled
 
     found: dict[str, Any] = {
         "fastblur": fastblur.__version__,
         "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
-        "build": None if _extension.C is None else _extension.C.build_info(),
+        "build": None if compiled.C is None else compiled.BUILD,
         "torch": torch.__version__,
         "cuda of torch": torch.version.cuda,
         "python": sys.version.split()[0],

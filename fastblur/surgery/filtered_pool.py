@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .._backends import BackendName
 from .._geometry import MAX_TAPS, Geometry, IntOrPair, PaddingMode, check_scalar
-from ..functional import run, run_1d
 from ..modules import Pool
 
 _LEAST = torch.finfo(torch.float32).eps
@@ -145,7 +144,7 @@ class FilteredPool(Pool):
 
     def _refresh_taps(self) -> bool:
         """Reads the taps again if the filter has changed, and tells whether it has."""
-        changed = _has_values(self.filter) and self._stamp != _stamp(self.filter)
+        changed = not torch.compiler.is_compiling() and self._is_changed(self.filter)
         if changed:
             self._read_taps()
         return changed
@@ -161,8 +160,13 @@ class FilteredPool(Pool):
                 f"input must have {channels} channels, as the filter {self.filter_name!r} has, "
                 f"got shape {tuple(input.shape)}"
             )
-        run_it = run_1d if one_dimensional else run
-        return run_it(input, geometry, self.backend)
+        return self._pool_1d(input, geometry) if one_dimensional else self._pool(input, geometry)
+
+    def _is_changed(self, filter: Tensor) -> bool:
+        """Whether the filter can be looked into, and is another than that the taps were read of."""
+        known = self._stamp
+        unchanged = known is not None and known[0] == id(filter) and known == _stamp(filter)
+        return not unchanged and _has_values(filter)
 
     def extra_repr(self) -> str:
         """What the geometry says, the taps by their number."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastblur import _codes
+from fastblur._backends import compiled
 from fastblur._geometry import Geometry
 
 from ..judge import scale
@@ -88,9 +88,7 @@ class _Differentiable(torch.autograd.Function):
             if way.offset == target.ways[0].offset:
                 same(own, codes[0], f"codes with {way}: {job}")
         if n and not target.host.defines:  # with fewer specialisations they differ
-            shape, dtype = _codes.shape_and_dtype(
-                geometry, job.input_size, target.channels_last, "cuda", x.dtype
-            )
+            shape, dtype = compiled.CUDA.codes(geometry, job.input_size, target.channels_last, x)
             assert (tuple(codes[0].shape), codes[0].dtype) == (tuple(shape), dtype), str(job)
         without = target.run(replace(job, need_codes=False), "y")[0]["y"]
         same(without, y, f"y without codes: {job}")

@@ -11,7 +11,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._geometry import Geometry
+from .._geometry import Geometry
+from .._operators import Size
+from .backend import Backend
+
+
+class Reference(Backend):
+    """It keeps no codes: autograd keeps what the layers need."""
+
+    name = "reference"
+    device_type = "cpu"
+    keeps_codes = False
+
+    def why_not(self, device: torch.device) -> None:
+        return None
+
+    def run(self, x: Tensor, geometry: Geometry) -> Tensor:
+        return max_blur_pool(x, geometry)
+
+    def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
+        return "max_pool2d, pad, conv2d"
+
+
+REFERENCE = Reference()
 
 
 def max_blur_pool(x: Tensor, geometry: Geometry) -> Tensor:

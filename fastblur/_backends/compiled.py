@@ -1,0 +1,350 @@
+"""The compiled backends, for CPUs and for CUDA devices: kernels of ``fastblur._C``.
+
+``_C`` knows nothing of torch. It takes a ``Plan``, which is a checked geometry, and sizes and
+addresses; tensors are checked in ``_operators.py`` and allocated here.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from importlib import import_module, util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _autograd
+from .._direct import Direct
+from .._geometry import FIELDS, Geometry
+from .._operators import Arguments, Kernels, Operators, Size
+from .backend import Backend, Codes, in_words
+from .specialised import is_specialised
+
+_REINSTALL = "pip install --no-cache-dir --force-reinstall --no-deps, from the sources"
+
+
+_NUMBERS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # as in csrc
+
+
+@functools.lru_cache(maxsize=1024)
+def plan(geometry: Arguments) -> Any:
+    """The ``_C.Plan`` of a geometry's fields.
+
+    Raises:
+        ValueError: one of them is not allowed.
+    """
+    return C.Plan(*geometry)
+
+
+class CompiledCall:
+    """A call whose geometry and sizes ``_C`` has checked; immutable, and shared by all that equal.
+
+    Raises:
+        ValueError: the sizes do not fit.
+    """
+
+    def __init__(
+        self, backend: Compiled, plan: Any, size: Size, channels_last: bool, dtype: torch.dtype
+    ) -> None:
+        self._kernels, self._place = backend.library, backend.place
+        self._head = (plan, _NUMBERS[dtype], channels_last, *size)
+        h, w, codes, *scratch = self._kernels.sizes(*self._head)
+        n, c = size[:2]
+        self.dtype = dtype
+        self.input_size, self.output_size = size, (n, c, h, w)
+        self.codes_shape, self.codes_dtype = (n, codes), backend.codes_dtype
+        # Memory for codes that nobody keeps, where the kernels cannot do without.
+        self._scratch = (n, *scratch) if any(scratch) else None
+        self._x_strides = _strides(self.input_size, channels_last)
+        self._y_strides = _strides(self.output_size, channels_last)
+
+    def output(self, x: Tensor, codes: int) -> Tensor:
+        """y; codes are written to this address, unless it is 0."""
+        y = x.new_empty_strided(self.output_size, self._y_strides)
+        if self._scratch and not codes:
+            scratch = x.new_empty(self._scratch, dtype=self.codes_dtype)
+            codes = scratch.data_ptr()
+        self._kernels.forward(*self._head, x.data_ptr(), y.data_ptr(), codes, *self._place(x))
+        return y
+
+    def forward(self, x: Tensor, need_codes: bool) -> tuple[Tensor, Tensor]:
+        shape = self.codes_shape if need_codes else (self.codes_shape[0], 0)
+        codes = x.new_empty(shape, dtype=self.codes_dtype)
+        return self.output(x, codes.data_ptr()), codes
+
+    def backward(self, dy: Tensor, codes: Tensor) -> Tensor:
+        dx = dy.new_empty_strided(self.input_size, self._x_strides)
+        self._kernels.backward(
+            *self._head, dy.data_ptr(), codes.data_ptr(), dx.data_ptr(), *self._place(dy)
+        )
+        return dx
+
+    def apply(self, x: Tensor, codes: Tensor) -> Tensor:
+        y = x.new_empty_strided(self.output_size, self._y_strides)
+        self._kernels.apply(
+            *self._head, x.data_ptr(), codes.data_ptr(), y.data_ptr(), *self._place(x)
+        )
+        return y
+
+
+def _strides(size: Size, channels_last: bool) -> Size:
+    """As torch lays out a tensor of this size; only the batch may be empty."""
+    _, c, h, w = size
+    return (h * w * c, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
+
+
+class Compiled(Backend):
+    """What the two share."""
+
+    alignment: int
+    codes_dtype: torch.dtype
+
+    def __init__(self) -> None:
+        self.calls = functools.lru_cache(maxsize=1024)(functools.partial(CompiledCall, self))
+
+    @property
+    def library(self) -> Any:
+        """Its part of the extension."""
+        return getattr(C, self.name)
+
+    @property
+    def operators(self) -> Operators:
+        """Of both."""
+        return OPERATORS
+
+    def place(self, x: Tensor) -> tuple[int, ...]:
+        """Where a call on ``x`` runs, as the last arguments of its kernels."""
+        raise NotImplementedError
+
+    def call(
+        self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor
+    ) -> CompiledCall:
+        """Checks a call; see ``_operators.py``."""
+        call: CompiledCall = self.calls(plan(geometry), size, channels_last, beside.dtype)
+        return call
+
+    def direct(self, geometry: Geometry, device: torch.device) -> Direct | None:
+        if device.type != self.device_type:
+            return None
+        return Direct(self, plan(geometry.arguments()), geometry, device)
+
+
+class Cpu(Compiled):
+    """Codes are bit planes, whose rows are as long as those of x or of m, in whole bytes."""
+
+    name = device_type = "cpu"
+    alignment = 1  # any address will do
+    codes_dtype = torch.uint8
+
+    def why_not(self, device: torch.device) -> str | None:
+        if C is None:
+            return WHY_NOT
+        if device.type not in ("cpu", "meta"):
+            return f"it runs on the CPU only, and the input is on {device.type!r}"
+        return None
+
+    def place(self, x: Tensor) -> tuple[int, ...]:
+        """The number of threads."""
+        return (torch.get_num_threads(),)
+
+    def codes(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> Codes:
+        images, channels, height, width = size
+        m_h, _ = geometry.pooled_size(height, width)
+        row = width + max(0, 2 * geometry.padding[1] - geometry.kernel_size[1] + 1)
+        units, step = (1, channels) if channels_last else (channels, 1)
+        row_bytes = (row * step + 7) // 8
+        return (images, units * geometry.code_bits * m_h * row_bytes), self.codes_dtype
+
+    def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
+        kind = self.library.specialisation(plan(geometry.arguments()), channels_last)
+        return f"{self.library.level()}, {in_words(geometry)} ({kind})"
+
+
+class Cuda(Compiled):
+    """Codes are words in vectors of four: the tiles of a specialised kernel, or bit planes."""
+
+    name = device_type = "cuda"
+    alignment = 16  # the widest access; torch's own memory has more
+    codes_dtype = torch.int32
+
+    def why_not(self, device: torch.device) -> str | None:
+        if C is None:
+            return WHY_NOT
+        if not CUDA_ARCHS:
+            return (
+                "fastblur was built without CUDA (FASTBLUR_CUDA=1 makes the build say what is "
+                "missing)"
+            )
+        if device.type != "cuda":
+            return f"it runs on CUDA devices only, and the input is on {device.type!r}"
+        if torch.version.hip:  # whose devices are called cuda too
+            return "it runs on NVIDIA's GPUs only, and this torch is for AMD's"
+        # What the compiler traces cannot come from a cache; it asks once anyway.
+        ask = why_not_gpu if torch.compiler.is_compiling() else _why_not_known_gpu
+        return ask(0 if device.index is None else device.index)
+
+    def place(self, x: Tensor) -> tuple[int, ...]:
+        """Device and stream."""
+        index = x.get_device()
+        return index, torch._C._cuda_getCurrentRawStream(index)
+
+    def codes(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> Codes:
+        images, channels, height, width = size
+        m_h, m_w = geometry.pooled_size(height, width)
+        if is_specialised(geometry, size, beside.dtype):
+            tile_bytes = channels * _tile_rows(geometry, m_h) * ((m_w + 3) // 4)
+            code_bytes = tile_bytes * _tile_code_bytes(geometry)
+        else:
+            code_bytes = (channels * m_h * m_w + 31) // 32 * geometry.code_bits * 4
+        return (images, (code_bytes + 15) // 16 * 4), self.codes_dtype
+
+    def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
+        head = (plan(geometry.arguments()), _NUMBERS[beside.dtype], channels_last, *size)
+        return f"{in_words(geometry)} ({self.library.specialisation(*head)})"
+
+
+def why_not_gpu(index: int) -> str | None:
+    """Why no kernel runs on a GPU of NVIDIA's, or None."""
+    if not torch.cuda.is_available():  # a fake tensor: nothing will run
+        return None
+    problem = _problem()
+    if problem is not None:
+        return problem
+    gpu = torch.cuda.get_device_properties(index)
+    if any(_runs(arch, gpu.major, gpu.minor) for arch in CUDA_ARCHS):
+        return None
+    return (
+        f"it was built for {', '.join(CUDA_ARCHS)}, and the GPU has compute capability "
+        f"{gpu.major}.{gpu.minor} (rebuild with TORCH_CUDA_ARCH_LIST={gpu.major}.{gpu.minor})"
+    )
+
+
+_why_not_known_gpu = functools.cache(why_not_gpu)
+
+
+def _problem() -> str | None:
+    problem: str | None = C.cuda.problem()
+    return problem
+
+
+# As torch.compiler.assume_constant_result does, which imports the compiler, and that triton.
+_problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _runs(arch: str, major: int, minor: int) -> bool:
+    """CUDA's rule: sm_80 runs on 8.0 and later 8.x, compute_80 on all later, sm_90a on 9.0."""
+    kind, number = arch.split("_")
+    built = divmod(int(number.rstrip("af")), 10)
+    if number.endswith("a"):
+        return built == (major, minor)
+    if kind == "sm" or number.endswith("f"):
+        return built[0] == major and built[1] <= minor
+    return built <= (major, minor)
+
+
+def _tile_code_bytes(geometry: Geometry) -> int:
+    pool = geometry.kernel_size[0]
+    bits = 16 * (pool - 1) + (8 if geometry.relu and pool < 3 else 0)
+    return 4 if bits > 16 else (bits + 7) // 8
+
+
+def _tile_rows(geometry: Geometry, m_h: int) -> int:
+    """Rows of tiles, two rows of the pooled map each; see TileRows in csrc/cuda/codes.h."""
+    f, ahead = len(geometry.taps_h), geometry.kernel_size[0] - 1 - geometry.padding[0]
+    shift = (2 if ahead > 1 else 1) if f >= 4 else (ahead + 1) // 2
+    first_row = -2 * shift - (f - 1) // 2 + f - 2
+    return (m_h - 1 - first_row) // 2 + 1
+
+
+CPU, CUDA = Cpu(), Cuda()
+
+
+def codes_of(geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> Codes:
+    """Those of the backend that is at home where ``beside`` is."""
+    backend = CUDA if beside.device.type == "cuda" else CPU
+    return backend.codes(geometry, size, channels_last, beside)
+
+
+OPERATORS = Operators("max_blur_pool", codes_of)
+
+
+def _load() -> tuple[Any, str | None]:
+    """The extension with its operators registered, or None and the reason."""
+    if util.find_spec("fastblur._C") is None:
+        sources = Path(__file__).parents[2]
+        if (sources / "setup.py").exists():
+            return None, (
+                f"the compiled extension is not installed: fastblur was imported from its sources "
+                f"in {sources}, where it has not been built (pip install --editable . builds it "
+                f"there; elsewhere Python imports the fastblur that pip installed)"
+            )
+        return None, (
+            "the compiled extension is not installed: fastblur was built without a C++ compiler "
+            f"(install one, then: {_REINSTALL})"
+        )
+    try:
+        extension = import_module("fastblur._C")
+        kernels: dict[str, Kernels] = {"CPU": CPU}
+        if extension.build_info()["cuda"]:
+            kernels["CUDA"] = CUDA
+        OPERATORS.define(kernels)
+        _autograd.register(OPERATORS)
+        return extension, None
+    except Exception as error:  # whatever it is, the reference can run
+        reason = (
+            f"the compiled extension does not load with torch {torch.__version__} "
+            f"({type(error).__name__}: {error}); install fastblur again ({_REINSTALL})"
+        )
+    # Unlike a missing extension, a broken one is nobody's intention.
+    _warn(f"fastblur: {reason}")
+    return None, reason
+
+
+def _warn(text: str) -> None:
+    """At the line that imports fastblur: what is between it and here depends on the import."""
+    frame = sys._getframe()
+    while frame.f_back is not None and _imports(frame.f_globals.get("__name__", "")):
+        frame = frame.f_back
+    warnings.warn_explicit(text, RuntimeWarning, frame.f_code.co_filename, frame.f_lineno)
+
+
+def _imports(module: str) -> bool:
+    """Whether the module is fastblur's, or of the import system."""
+    return module.partition(".")[0] in ("fastblur", "importlib", "_frozen_importlib")
+
+
+C, WHY_NOT = _load()
+BUILD: dict[str, Any] = {} if C is None else C.build_info()
+# "sm_90" for machine code, "compute_90" for PTX; none if the extension was built without CUDA.
+CUDA_ARCHS: tuple[str, ...] = tuple(BUILD["cuda_archs"]) if BUILD.get("cuda") else ()
+
+
+class MaxBlurPoolFunction(_autograd.Forward):
+    """``(x, *arguments) -> (y, codes)`` by the compiled operators, differentiable in both modes.
+
+    ``arguments`` are those of ``torch.ops.fastblur.max_blur_pool_forward`` between ``x`` and
+    ``need_codes``: kernel_size, stride, padding, taps_h, taps_w, blur_padding, padding_mode, relu,
+    channels_last. ``x`` is [N, C, H, W]; ``codes`` are opaque, and all that is kept for backward.
+    Most users want :func:`fastblur.functional.max_blur_pool2d`.
+
+    Raises:
+        RuntimeError: the compiled extension is not there.
+        TypeError: there are not so many arguments.
+    """
+
+    @classmethod
+    def apply(cls, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """Runs it; any number of derivatives can be taken."""
+        if C is None:
+            raise RuntimeError(f"MaxBlurPoolFunction cannot run: {WHY_NOT}")
+        names = (*FIELDS, "channels_last")
+        if len(arguments) != len(names):
+            raise TypeError(
+                f"MaxBlurPoolFunction.apply takes x and {', '.join(names)}, all by position, "
+                f"got x and {len(arguments)} more"
+            )
+        result: tuple[Tensor, Tensor] = _autograd.Forward.apply(OPERATORS, x, *arguments)
+        return result

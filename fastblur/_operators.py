@@ -1,0 +1,357 @@
+"""The operators, stated once for all backends: schemas, checks, fake kernels, rules for vmap.
+
+A family is three operators, ``torch.ops.fastblur.<family>_{forward,backward,apply}``, where
+``geometry`` is the fields of :class:`Geometry` and ``channels_last`` the layout of x, y and codes::
+
+    forward   (x, *geometry, channels_last, need_codes) -> (y, codes)
+    backward  (grad_output, codes, input_size, *geometry, channels_last) -> dx
+    apply     (x, codes, *geometry, channels_last) -> y, with the winners given: linear in x
+
+The compiled backends share one, as the codes of a CPU and of a GPU never meet; Triton has its own.
+Backends compute on raw addresses, so every call is checked here, whoever makes it. Derivatives are
+in ``_autograd.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.library import Library
+
+from . import _compat
+from ._geometry import DTYPES, Geometry
+
+Size = tuple[int, int, int, int]  # of x, [N, C, H, W]
+Arguments = tuple[Any, ...]  # Geometry.arguments() and channels_last
+
+_TYPES = {
+    "Pair": "int[]",
+    "tuple[int, int, int, int]": "int[]",
+    "tuple[float, ...]": "float[]",
+    "str": "str",
+    "bool": "bool",
+}
+_GEOMETRY = ", ".join(
+    [
+        *(f"{_TYPES[str(field.type)]} {field.name}" for field in fields(Geometry)),
+        "bool channels_last",
+    ]
+)
+_SCHEMAS = {
+    "forward": f"(Tensor x, {_GEOMETRY}, bool need_codes) -> (Tensor y, Tensor codes)",
+    "backward": f"(Tensor grad_output, Tensor codes, SymInt[] input_size, {_GEOMETRY}) -> Tensor",
+    "apply": f"(Tensor x, Tensor codes, {_GEOMETRY}) -> Tensor",
+}
+
+
+class Sizes(NamedTuple):
+    """What a call returns; sizes may be symbolic."""
+
+    output_size: Size
+    codes_shape: tuple[int, ...]
+    codes_dtype: torch.dtype
+
+
+class Call(Protocol):
+    """A checked call of a backend. Its tensors are checked too, and dense in the call's layout."""
+
+    @property
+    def output_size(self) -> Size: ...
+    @property
+    def codes_shape(self) -> tuple[int, ...]: ...
+    @property
+    def codes_dtype(self) -> torch.dtype: ...
+
+    def forward(self, x: Tensor, need_codes: bool) -> tuple[Tensor, Tensor]:
+        """(y, codes); codes are [N, 0] unless they are needed."""
+        ...
+
+    def backward(self, dy: Tensor, codes: Tensor) -> Tensor: ...
+    def apply(self, x: Tensor, codes: Tensor) -> Tensor: ...
+
+
+class Kernels(Protocol):
+    """What a backend brings to a family."""
+
+    alignment: int  # of the address of every tensor that a kernel reads, in bytes
+
+    def call(self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor) -> Call:
+        """Checks geometry and sizes, which may be anything, for a call on a tensor like this.
+
+        Raises:
+            ValueError: an argument is not allowed, or a size does not fit.
+        """
+        ...
+
+
+# (geometry, size of x, channels_last, a tensor like x) -> shape and dtype of codes; sizes may be
+# symbolic.
+CodesOf = Callable[[Geometry, Size, bool, Tensor], tuple[tuple[int, ...], torch.dtype]]
+
+
+class Operators:
+    """A family of operators.
+
+    Args:
+        family: its name.
+        codes_of: the codes that its backends keep.
+    """
+
+    def __init__(self, family: str, codes_of: CodesOf) -> None:
+        self.family = family
+        self._codes_of = codes_of
+        self.library: Any = None  # torch's, once they are defined
+
+    # ---- calls, through the dispatcher ----
+
+    def forward(self, x: Tensor, arguments: Arguments, need_codes: bool) -> tuple[Tensor, Tensor]:
+        """Chooses winners and blurs: (y, codes); codes are [N, 0] unless asked for."""
+        result: tuple[Tensor, Tensor] = self.named("forward")(x, *arguments, need_codes)
+        return result
+
+    def backward(
+        self, dy: Tensor, codes: Tensor, input_size: Sequence[int], arguments: Arguments
+    ) -> Tensor:
+        """The gradient of x, from that of y and the winners."""
+        dx: Tensor = self.named("backward")(dy, codes, input_size, *arguments)
+        return dx
+
+    def apply(self, x: Tensor, codes: Tensor, arguments: Arguments) -> Tensor:
+        """Forward with the winners given: linear in x."""
+        y: Tensor = self.named("apply")(x, codes, *arguments)
+        return y
+
+    def named(self, name: str) -> Any:
+        """The operator of this family with this name."""
+        return getattr(torch.ops.fastblur, f"{self.family}_{name}")
+
+    # ---- registration ----
+
+    def define(self, kernels: dict[str, Kernels]) -> None:
+        """Registers the family, with kernels by dispatch key."""
+        library: Any = Library("fastblur", "FRAGMENT")  # type: ignore[no-untyped-call]
+        self.library = library
+        fake = Checked(self._sizes)
+        for name, schema in _SCHEMAS.items():
+            operator = f"{self.family}_{name}"
+            library.define(operator + schema, tags=_compat.OPERATOR_TAGS)
+            for key, backend in kernels.items():
+                library.impl(operator, getattr(Computed(backend), name), key)
+            qualified = f"fastblur::{operator}"
+            torch.library.register_fake(qualified, getattr(fake, name), lib=library)
+            torch.library.register_vmap(qualified, self._vmap(name), lib=library)
+
+    def _sizes(self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor) -> Sizes:
+        g, (n, c, h, w) = Geometry(*geometry), size
+        codes = self._codes_of(g, size, channels_last, beside)
+        return Sizes((n, c, *g.output_size(h, w)), *codes)
+
+    def _vmap(self, name: str) -> Callable[..., Any]:
+        def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+            b = info.batch_size
+            tensors = [
+                fold(t, dim, b)
+                for t, dim in zip(arguments, in_dims, strict=True)
+                if isinstance(t, Tensor)
+            ]
+            rest = arguments[len(tensors) :]
+            if name == "backward":
+                (images, *sizes), *after = rest
+                rest = ([b * images, *sizes], *after)
+            n = batch_of(arguments[0], in_dims[0])
+            result = self.named(name)(*tensors, *rest)
+            if isinstance(result, Tensor):
+                return unfold(result, b, n), 0
+            return tuple(unfold(t, b, n) for t in result), tuple(0 for _ in result)
+
+        return rule
+
+
+class Checked:
+    """The operators on tensors without values: all checks, and results of the right sizes."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def forward(self, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *rest, need_codes = arguments
+        call = self._call("input", x, x.shape, rest)
+        codes = call.codes_shape if need_codes else (x.shape[0], 0)
+        return (
+            empty(x, call.output_size, rest[-1]),
+            torch.empty(codes, dtype=call.codes_dtype, device=x.device),
+        )
+
+    def backward(
+        self, dy: Tensor, codes: Tensor, input_size: Sequence[int], *arguments: Any
+    ) -> Tensor:
+        call = self._call("grad_output", dy, input_size, arguments)
+        _check_grad_output(call, dy)
+        _check_codes(call, codes, dy)
+        return empty(dy, tuple(input_size), arguments[-1])
+
+    def apply(self, x: Tensor, codes: Tensor, *arguments: Any) -> Tensor:
+        call = self._call("input", x, x.shape, arguments)
+        _check_codes(call, codes, x)
+        return empty(x, call.output_size, arguments[-1])
+
+    def _call(
+        self, name: str, beside: Tensor, input_size: Sequence[int], arguments: Sequence[Any]
+    ) -> Any:
+        _check_tensor(name, beside)
+        if len(input_size) != 4:
+            raise ValueError(f"input_size must have 4 entries, got {list(input_size)}")
+        *geometry, channels_last = arguments
+        return self._make(_hashable(geometry), tuple(input_size), channels_last, beside)
+
+
+class Computed(Checked):
+    """The operators on a backend."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        super().__init__(kernels.call)
+        self._alignment = kernels.alignment
+
+    def forward(self, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *rest, need_codes = arguments
+        call: Call = self._call("input", x, x.shape, rest)
+        return call.forward(self._readable(x, rest[-1]), need_codes)
+
+    def backward(
+        self, dy: Tensor, codes: Tensor, input_size: Sequence[int], *arguments: Any
+    ) -> Tensor:
+        call: Call = self._call("grad_output", dy, input_size, arguments)
+        _check_grad_output(call, dy)
+        _check_codes(call, codes, dy)
+        return call.backward(self._readable(dy, arguments[-1]), self._readable(codes, False))
+
+    def apply(self, x: Tensor, codes: Tensor, *arguments: Any) -> Tensor:
+        call: Call = self._call("input", x, x.shape, arguments)
+        _check_codes(call, codes, x)
+        return call.apply(self._readable(x, arguments[-1]), self._readable(codes, False))
+
+    def _readable(self, t: Tensor, channels_last: bool) -> Tensor:
+        """The tensor itself, or a copy that a kernel can read."""
+        t = t.contiguous(memory_format=memory_format(channels_last))
+        return t.clone() if self._alignment > 1 and t.data_ptr() % self._alignment else t
+
+
+# ---- checks ------------------------------------------------------------------------------------
+
+
+def _check_tensor(name: str, t: Tensor) -> None:
+    if t.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {t.layout}")
+    if t.dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype}")
+    if t.dim() != 4:
+        raise ValueError(f"{name} must have 4 dimensions (N, C, H, W), got {t.dim()}")
+
+
+def _check_grad_output(call: Sizes | Call, dy: Tensor) -> None:
+    if _differ(dy.shape, call.output_size):
+        raise ValueError(
+            f"grad_output must have the output's shape {list(call.output_size)}, got "
+            f"{list(dy.shape)}"
+        )
+
+
+def _check_codes(call: Sizes | Call, codes: Tensor | None, beside: Tensor) -> None:
+    if codes is None:
+        raise TypeError("codes must be a tensor, got None")
+    if codes.device != beside.device:
+        raise RuntimeError(
+            f"codes must be on the input's device {beside.device}, got {codes.device}"
+        )
+    if codes.layout is not torch.strided:
+        raise TypeError(f"codes must be a dense tensor, got layout {codes.layout}")
+    if codes.dtype != call.codes_dtype:
+        kind = str(call.codes_dtype).removeprefix("torch.")
+        raise TypeError(
+            f"codes must be the {kind} tensor that forward of this backend returned, got "
+            f"{codes.dtype}"
+        )
+    if _differ(codes.shape, call.codes_shape):
+        raise ValueError(
+            f"codes must belong to this geometry, which has shape {list(call.codes_shape)}, got "
+            f"{list(codes.shape)}"
+        )
+
+
+def _differ(ours: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether sizes differ for certain; a graph for any size must not be bound to some by this."""
+    if len(ours) != len(wanted):
+        return True
+    known = all(isinstance(n, int) for sizes in (ours, wanted) for n in sizes)
+    return known and tuple(ours) != tuple(wanted)
+
+
+def geometry_from(arguments: Sequence[Any]) -> Geometry:
+    """Undoes ``Geometry.arguments()`` once they crossed a schema, unchecked."""
+    return Geometry(*_hashable(arguments))
+
+
+def _hashable(arguments: Sequence[Any]) -> Arguments:
+    """The tuples that became lists when they crossed a schema."""
+    return tuple(tuple(a) if isinstance(a, list) else a for a in arguments)
+
+
+# ---- layouts -----------------------------------------------------------------------------------
+
+
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """Of x, y and their gradients."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def empty(like: Tensor, size: Sequence[int], channels_last: bool) -> Tensor:
+    """A tensor of a call, in its layout."""
+    return torch.empty(
+        size,
+        dtype=like.dtype,
+        device=like.device,
+        memory_format=memory_format(channels_last),
+    )
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a 4-D tensor is, or would best be made, channels_last, by torch's rule.
+
+    Going out from the channels over columns and rows to the images, no stride is less than the
+    extent of what lies inside it.
+    """
+    if x.is_contiguous():
+        return False
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return True
+    size, stride = x.shape, x.stride()
+    if stride[1] == 0:
+        return False
+    extent = 0
+    for axis in (1, 3, 2, 0):
+        if size[axis] == 0 or stride[axis] < extent:
+            return False
+        if axis == 0 and extent == stride[1]:  # one element an image: both formats, so contiguous
+            return False
+        extent = stride[axis] * size[axis]
+    return True
+
+
+def fold(x: Tensor, dim: int | None, batch_size: int) -> Tensor:
+    """Folds a mapped axis, [B, N, ...] wherever B stands, into the batch: [B N, ...]."""
+    x = x.expand(batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+    return x.flatten(0, 1)
+
+
+def unfold(x: Tensor, batch_size: int, n: int) -> Tensor:
+    """Undoes :func:`fold`, the mapped axis first, before the ``n`` images of each."""
+    return x.reshape(batch_size, n, *x.shape[1:])
+
+
+def batch_of(x: Tensor, mapped: int | None) -> int:
+    """The images of each, where axis ``mapped`` of x is mapped or none is."""
+    return x.shape[1 if mapped == 0 else 0]
