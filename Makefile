@@ -1,6 +1,7 @@
-# make demo | figures | test | bench | report | counts | docs | lint | doctor | asan | tsan | clean; each makes .venv and
-# builds the kernels first.
-PYTHON ?= python3.11
+# make demo | figures | test | test-all | bench | report | counts | docs | lint | doctor | wheel | asan | tsan | clean;
+# each makes .venv and builds the kernels first, those for CUDA if there is a GPU. make PYTHON=python3.12 takes
+# another Python, from 3.11 to 3.14.
+PYTHON ?= python3
 VENV ?= .venv
 REQUIREMENTS ?= requirements/dev.txt
 PYTEST_FLAGS ?= -n 2
@@ -8,7 +9,7 @@ PYTEST_FLAGS ?= -n 2
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo figures test bench report counts docs lint doctor asan tsan clean
+.PHONY: demo figures test test-all bench report counts docs lint doctor asan tsan clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built
@@ -17,7 +18,11 @@ demo: $(VENV)/.built
 figures: $(VENV)/.built
 	$(BIN)/python examples/figures.py --out docs/figures --page docs/science.md
 
+# All but the long runs of the same tests, which test-all has.
 test: $(VENV)/.built
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow"
+
+test-all: $(VENV)/.built
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 bench: $(VENV)/.built
@@ -44,6 +49,8 @@ asan tsan: $(VENV)/.installed
 	PYTHON=$(BIN)/python .ci/sanitize $@
 
 $(VENV)/.installed: $(REQUIREMENTS) $(wildcard requirements/*.txt)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 14) or sys.exit("fastblur needs Python \
+	3.11 to 3.14, and $(PYTHON) is {}.{}: make PYTHON=python3.12, say".format(*v))'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement $(REQUIREMENTS)
 	touch $@
@@ -53,4 +60,4 @@ $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf .venv build fastblur/_C*.so fastblur/_built_for.json fastblur.egg-info
+	rm -rf .venv build dist fastblur/_C*.so fastblur.egg-info
