@@ -8,9 +8,8 @@ goes through the operators, where errors are raised too.
 from __future__ import annotations
 
 import functools
-import itertools
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,12 +19,17 @@ from torch.nn import Parameter
 
 from . import _autograd, _compat
 from ._geometry import Geometry
-from ._operators import Call, Operators, Size, memory_format
+from ._operators import Call, Operators, Size, autocast, memory_format
 
+# Bound here, for a call asks all of them.
 _keys_of = torch._C._dispatch_keys
-_included = torch._C._dispatch_tls_local_include_set
-_excluded = torch._C._dispatch_tls_local_exclude_set
+_transform = torch._C._functorch.peek_interpreter_stack
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
+_trace = torch._C._get_tracing_state
+_any_autocast = torch._C._is_any_autocast_enabled
+_is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+_with_grad = torch.is_grad_enabled
 
 
 class DirectCall(Call, Protocol):
@@ -39,28 +43,22 @@ class DirectCall(Call, Protocol):
         ...
 
 
-class _Plain(NamedTuple):
-    """What torch's dispatcher says where nothing is at work, on one type of device."""
-
-    keys: frozenset[int]  # of a tensor
-    around: dict[tuple[int, int], bool]  # included and excluded keys -> whether autocast is on
-
-
 @functools.cache
-def _plain(device_type: str) -> _Plain:
-    """Asked in a thread of its own, where nothing is at work whatever surrounds this call."""
+def _plain_keys(device_type: str) -> frozenset[int]:
+    """The dispatch keys of a tensor that is memory and nothing else, made in inference mode or not.
+
+    Asked in a thread of its own, where nothing is at work whatever surrounds this call.
+    """
     keys: set[int] = set()
-    around: dict[tuple[int, int], bool] = {}
 
     def ask() -> None:
-        for inference, cast in itertools.product((False, True), repeat=2):
-            with torch.inference_mode(inference), torch.autocast(device_type, enabled=cast):
+        for inference in (False, True):
+            with torch.inference_mode(inference):
                 keys.add(_keys_of(torch.empty(0, device=device_type)).raw_repr())
-                around[_included().raw_repr(), _excluded().raw_repr()] = cast
 
     with ThreadPoolExecutor(1) as other:
         other.submit(ask).exception()  # of a torch that is not known yet: then nothing is plain
-    return _Plain(frozenset(keys), around)
+    return frozenset(keys)
 
 
 class Direct:
@@ -78,34 +76,28 @@ class Direct:
         self._calls = backend.calls
         self._arguments = geometry.arguments()
         self._operators: Operators = backend.operators
-        self._device = device
+        self._device, self._device_type = device, device.type
         self._alignment = backend.alignment
-        self._keys, self._around = _plain(device.type)
+        self._keys = _plain_keys(device.type)
+        self._autograd = getattr(torch._C.DispatchKey, f"Autograd{device.type.upper()}")
 
     def __call__(self, x: Tensor) -> Tensor | None:
-        cast = self._around.get((_included().raw_repr(), _excluded().raw_repr()))
-        if (
-            cast is None
-            or not self._is_memory(x)
-            or forward_ad._current_level >= 0
-            or _function_modes()
-            or x.dim() != 4
-        ):
+        if not (self._is_memory(x) and x.dim() == 4) or _is_disturbed() or _trace() is not None:
             return None
-        if cast and x.dtype is not torch.float64:
-            x = x.to(torch.get_autocast_dtype(self._device.type))
+        if _any_autocast():
+            x = autocast(x)
         channels_last = not x.is_contiguous()
         if channels_last and not x.is_contiguous(memory_format=torch.channels_last):
             return None
-        y: Tensor
         try:
             call = self._calls(self._plan, x.shape, channels_last, x.dtype)
         except (KeyError, ValueError):  # of the dtype, of the sizes
             return None
-        if x.requires_grad and torch.is_grad_enabled():
+        y: Tensor
+        if x.requires_grad and _with_grad() and not _is_excluded(self._autograd):
             y = _apply(x, call, self, channels_last)
-            return y
-        y = call.output(x, 0)
+        else:
+            y = call.output(x, 0)
         return y
 
     def _is_memory(self, t: Tensor) -> bool:
@@ -124,10 +116,8 @@ class Direct:
     def backward(self, call: DirectCall, channels_last: bool, dy: Tensor, codes: Tensor) -> Tensor:
         """The gradient of x; a hook may have put anything in the place of dy or codes."""
         if (
-            not torch.is_grad_enabled()
-            and (_included().raw_repr(), _excluded().raw_repr()) in self._around
-            and forward_ad._current_level < 0
-            and not _function_modes()
+            not _with_grad()
+            and not _is_disturbed()
             and self._is_memory(dy)
             and self._is_memory(codes)
             and dy.shape == call.output_size
@@ -141,6 +131,16 @@ class Direct:
             self._operators, dy, codes, call.input_size, *self._arguments, channels_last
         )
         return dx
+
+
+def _is_disturbed() -> bool:
+    """Whether a transform, a mode or forward mode is at work."""
+    return (
+        _transform() is not None
+        or _dispatch_modes() > 0
+        or _function_modes() > 0
+        or forward_ad._current_level >= 0
+    )
 
 
 class _Direct(Function):

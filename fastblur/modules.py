@@ -91,25 +91,17 @@ class Pool(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        return self._pool(input)
-
-    def _pool(self, input: Tensor) -> Tensor:
-        """The geometry on a map of two axes."""
         if torch.compiler.is_compiling():
             return run(input, self.geometry, self.backend)
         road = self._road
         if road and (road.geometry is not self.geometry or road.backend != self.backend):
             road = None
-        y = road.direct(input) if road and road.direct else None
-        if y is None:
-            y = run(input, self.geometry, self.backend)
-            if road is None or road.device != input.device:
-                self._look_for_a_road(input.device)
+        if road and road.direct and (y := road.direct(input)) is not None:
+            return y
+        y = run(input, self.geometry, self.backend)
+        if road is None or road.device != input.device:
+            self._look_for_a_road(input.device)
         return y
-
-    def _pool_1d(self, input: Tensor) -> Tensor:
-        """The geometry on [N, C, L] or [C, L]."""
-        return self._pool(as_map(input, self.geometry)).squeeze(-2)
 
     def _look_for_a_road(self, device: torch.device) -> None:
         direct = _backends.choose(self.backend, device).direct(self.geometry, device)
@@ -213,7 +205,7 @@ class _Pool1d(Pool):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        return self._pool_1d(input)
+        return super().forward(as_map(input, self.geometry)).squeeze(-2)
 
 
 class FusedMaxBlurPool1d(_Pool1d):

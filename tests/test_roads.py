@@ -208,6 +208,14 @@ def test_is_taken_without_grad(mode: Callable[[], AbstractContextManager[Any]]) 
     same(layer(x), y.clone())
 
 
+def test_builds_no_graph_below_autograd() -> None:
+    layer, x = known(FusedMaxBlurPool()), torch.randn(1, 2, 8, 8, requires_grad=True)
+    with torch._C._AutoDispatchBelowAutograd():
+        y = layer(x)
+    assert y.grad_fn is None
+    same(y, layer(x))
+
+
 class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
@@ -235,7 +243,6 @@ AROUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "a function mode": _Watch,
     "a dispatch mode": _WatchDispatch,
     "forward mode": torch.autograd.forward_ad.dual_level,
-    "below autograd": torch._C._AutoDispatchBelowAutograd,
 }
 INPUTS: dict[str, Callable[[], Any]] = {
     "three axes": lambda: torch.randn(2, 8, 8),

@@ -49,10 +49,11 @@ class CompiledCall:
     def __init__(
         self, backend: Compiled, plan: Any, size: Size, channels_last: bool, dtype: torch.dtype
     ) -> None:
-        self._kernels, self._place = backend.library, backend.place
-        self._head = (plan, _NUMBERS[dtype], channels_last, *size)
-        h, w, codes, *scratch = self._kernels.sizes(*self._head)
-        n, c = size[:2]
+        self._place = backend.place
+        n, c, *_ = size
+        self.kernels = backend.library.Call(plan, _NUMBERS[dtype], channels_last, *size)
+        self._forward = self.kernels.forward
+        h, w, codes, *scratch = self.kernels.sizes
         self.dtype = dtype
         self.input_size, self.output_size = size, (n, c, h, w)
         self.codes_shape, self.codes_dtype = (n, codes), backend.codes_dtype
@@ -67,7 +68,7 @@ class CompiledCall:
         if self._scratch and not codes:
             scratch = x.new_empty(self._scratch, dtype=self.codes_dtype)
             codes = scratch.data_ptr()
-        self._kernels.forward(*self._head, x.data_ptr(), y.data_ptr(), codes, *self._place(x))
+        self._forward(x.data_ptr(), y.data_ptr(), codes, *self._place(x))
         return y
 
     def forward(self, x: Tensor, need_codes: bool) -> tuple[Tensor, Tensor]:
@@ -77,16 +78,12 @@ class CompiledCall:
 
     def backward(self, dy: Tensor, codes: Tensor) -> Tensor:
         dx = dy.new_empty_strided(self.input_size, self._x_strides)
-        self._kernels.backward(
-            *self._head, dy.data_ptr(), codes.data_ptr(), dx.data_ptr(), *self._place(dy)
-        )
+        self.kernels.backward(dy.data_ptr(), codes.data_ptr(), dx.data_ptr(), *self._place(dy))
         return dx
 
     def apply(self, x: Tensor, codes: Tensor) -> Tensor:
         y = x.new_empty_strided(self.output_size, self._y_strides)
-        self._kernels.apply(
-            *self._head, x.data_ptr(), codes.data_ptr(), y.data_ptr(), *self._place(x)
-        )
+        self.kernels.apply(x.data_ptr(), codes.data_ptr(), y.data_ptr(), *self._place(x))
         return y
 
 
@@ -103,7 +100,7 @@ class Compiled(Backend):
     codes_dtype: torch.dtype
 
     def __init__(self) -> None:
-        self.calls = functools.lru_cache(maxsize=1024)(functools.partial(CompiledCall, self))
+        self.calls = functools.lru_cache(maxsize=256)(functools.partial(CompiledCall, self))
 
     @property
     def library(self) -> Any:
@@ -202,8 +199,8 @@ class Cuda(Compiled):
         return (images, (code_bytes + 15) // 16 * 4), self.codes_dtype
 
     def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
-        head = (plan(geometry.arguments()), _NUMBERS[beside.dtype], channels_last, *size)
-        return f"{in_words(geometry)} ({self.library.specialisation(*head)})"
+        call = self.call(geometry.arguments(), size, channels_last, beside)
+        return f"{in_words(geometry)} ({call.kernels.specialisation()})"
 
 
 def why_not_gpu(index: int) -> str | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .._backends import BackendName
 from .._geometry import MAX_TAPS, Geometry, IntOrPair, PaddingMode, check_scalar
+from ..functional import as_map
 from ..modules import Pool
 
 _LEAST = torch.finfo(torch.float32).eps
@@ -144,7 +145,9 @@ class FilteredPool(Pool):
                 f"input must have {channels} channels, as the filter {self.filter_name!r} has, "
                 f"got shape {tuple(input.shape)}"
             )
-        return self._pool_1d(input) if one_dimensional else self._pool(input)
+        if one_dimensional:
+            return super().forward(as_map(input, self.geometry)).squeeze(-2)
+        return super().forward(input)
 
     def _is_changed(self, filter: Tensor) -> bool:
         """Whether the filter can be looked into, and is another than that the taps were read of."""
