@@ -8,6 +8,7 @@ goes through the operators, where errors are raised too.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -18,8 +19,7 @@ from torch.autograd.function import Function
 from torch.nn import Parameter
 
 from . import _autograd, _compat
-from ._geometry import Geometry
-from ._operators import Call, Operators, Size, autocast, memory_format
+from ._operators import Arguments, Call, Operators, Size, autocast
 
 # Bound here, for a call asks all of them.
 _keys_of = torch._C._dispatch_keys
@@ -29,14 +29,19 @@ _function_modes = torch._C._len_torch_function_stack
 _trace = torch._C._get_tracing_state
 _any_autocast = torch._C._is_any_autocast_enabled
 _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+_autocast_on = torch.is_autocast_enabled
 _with_grad = torch.is_grad_enabled
 
 
 class DirectCall(Call, Protocol):
     """A call of a compiled backend."""
 
+    operators: Operators
+    arguments: Arguments
     input_size: Size
     dtype: torch.dtype
+    memory_format: torch.memory_format
+    is_memory: Callable[[Tensor], bool]  # whether a kernel can read a tensor
 
     def output(self, x: Tensor, codes: int) -> Tensor:
         """y; codes are written to this address, unless it is 0."""
@@ -44,7 +49,7 @@ class DirectCall(Call, Protocol):
 
 
 @functools.cache
-def _plain_keys(device_type: str) -> frozenset[int]:
+def _keys_of_memory(device_type: str) -> frozenset[int]:
     """The dispatch keys of a tensor that is memory and nothing else, made in inference mode or not.
 
     Asked in a thread of its own, where nothing is at work whatever surrounds this call.
@@ -61,30 +66,52 @@ def _plain_keys(device_type: str) -> frozenset[int]:
     return frozenset(keys)
 
 
+def memory_test(device_type: str, alignment: int) -> Callable[[Tensor], bool]:
+    """Whether a tensor is memory on such a device that a kernel can read, and nothing else.
+
+    Not a subclass, sparse, quantised, mapped, a view that is negated ...
+    """
+    keys = _keys_of_memory(device_type)
+
+    def is_memory(t: Tensor) -> bool:
+        kind = type(t)
+        return (
+            (kind is Tensor or kind is Parameter)
+            and _keys_of(t).raw_repr() in keys
+            and (alignment == 1 or t.data_ptr() % alignment == 0)
+        )
+
+    return is_memory
+
+
 class Direct:
     """One geometry on one device: ``(x) -> y``, or None for what is not plain.
 
     Args:
-        backend: one of the compiled ones.
-        plan: of all calls.
-        geometry: of the plan.
+        plan: of all calls, as ``_backends/compiled.py`` makes it.
         device: of all inputs.
     """
 
-    def __init__(self, backend: Any, plan: Any, geometry: Geometry, device: torch.device) -> None:
+    def __init__(self, plan: Any, device: torch.device) -> None:
         self._plan = plan
-        self._calls = backend.calls
-        self._arguments = geometry.arguments()
-        self._operators: Operators = backend.operators
-        self._device, self._device_type = device, device.type
-        self._alignment = backend.alignment
-        self._keys = _plain_keys(device.type)
+        self._device = None if device.type == "cpu" else device  # the only one of its kind
+        self._device_type = device.type
         self._autograd = getattr(torch._C.DispatchKey, f"Autograd{device.type.upper()}")
+        self._is_memory, self._calls = plan.backend.is_memory, plan.backend.calls
 
     def __call__(self, x: Tensor) -> Tensor | None:
-        if not (self._is_memory(x) and x.dim() == 4) or _is_disturbed() or _trace() is not None:
+        if (
+            not self._is_memory(x)
+            or (self._device is not None and x.device != self._device)
+            or x.dim() != 4
+            or _transform() is not None
+            or _dispatch_modes()
+            or _function_modes()
+            or _trace() is not None
+            or forward_ad._current_level >= 0
+        ):
             return None
-        if _any_autocast():
+        if _any_autocast() and _autocast_on(self._device_type):
             x = autocast(x)
         channels_last = not x.is_contiguous()
         if channels_last and not x.is_contiguous(memory_format=torch.channels_last):
@@ -95,74 +122,54 @@ class Direct:
             return None
         y: Tensor
         if x.requires_grad and _with_grad() and not _is_excluded(self._autograd):
-            y = _apply(x, call, self, channels_last)
+            y = _apply(x, call)
         else:
             y = call.output(x, 0)
         return y
 
-    def _is_memory(self, t: Tensor) -> bool:
-        """Whether this is memory of the device that a kernel can read, and nothing else.
-
-        Not a subclass, sparse, quantised, mapped, a view that is negated ...
-        """
-        kind = type(t)
-        return (
-            (kind is Tensor or kind is Parameter)
-            and _keys_of(t).raw_repr() in self._keys
-            and t.device == self._device
-            and (self._alignment == 1 or t.data_ptr() % self._alignment == 0)
-        )
-
-    def backward(self, call: DirectCall, channels_last: bool, dy: Tensor, codes: Tensor) -> Tensor:
-        """The gradient of x; a hook may have put anything in the place of dy or codes."""
-        if (
-            not _with_grad()
-            and not _is_disturbed()
-            and self._is_memory(dy)
-            and self._is_memory(codes)
-            and dy.shape == call.output_size
-            and dy.dtype is call.dtype
-            and codes.shape == call.codes_shape
-            and codes.dtype is call.codes_dtype
-            and codes.is_contiguous()
-        ):
-            return call.backward(dy.contiguous(memory_format=memory_format(channels_last)), codes)
-        dx: Tensor = _autograd.Backward.apply(
-            self._operators, dy, codes, call.input_size, *self._arguments, channels_last
-        )
-        return dx
-
-
-def _is_disturbed() -> bool:
-    """Whether a transform, a mode or forward mode is at work."""
-    return (
-        _transform() is not None
-        or _dispatch_modes() > 0
-        or _function_modes() > 0
-        or forward_ad._current_level >= 0
-    )
-
 
 class _Direct(Function):
-    """``(x, call, direct, channels_last) -> y``, differentiable any number of times."""
+    """``(x, call) -> y``, differentiable any number of times."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, call: DirectCall, direct: Direct, channels_last: bool
-    ) -> Tensor:
-        codes = x.new_empty(call.codes_shape, dtype=call.codes_dtype)
-        y = call.output(x, codes.data_ptr())
+    def forward(ctx: Any, x: Tensor, call: DirectCall) -> Tensor:
+        y, codes = call.forward(x, True)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(codes)
-        ctx.made = direct, call, channels_last
+        ctx.call = call
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, None]:
         if dy is None:
-            return None, None, None, None
-        direct, call, channels_last = ctx.made
-        return direct.backward(call, channels_last, dy, *ctx.saved_tensors), None, None, None
+            return None, None
+        call: DirectCall = ctx.call
+        (codes,) = ctx.saved_tensors
+        if _with_grad() or not _fits(call, dy, codes):
+            dx = _autograd.Backward.apply(
+                call.operators, dy, codes, call.input_size, *call.arguments
+            )
+        else:
+            dx = call.backward(dy.contiguous(memory_format=call.memory_format), codes)
+        return dx, None
 
 
 _apply = _compat.plain_apply(_Direct)
+
+
+def _fits(call: DirectCall, dy: Tensor, codes: Tensor) -> bool:
+    """Whether a kernel can have them; a hook may have put anything in the place of either."""
+    return (
+        call.is_memory(dy)
+        and call.is_memory(codes)
+        and dy.shape == call.output_size
+        and dy.dtype is call.dtype
+        and codes.shape == call.codes_shape
+        and codes.dtype is call.codes_dtype
+        and codes.is_contiguous()
+        and dy.device == codes.device
+        and _transform() is None
+        and not _dispatch_modes()
+        and not _function_modes()
+        and forward_ad._current_level < 0
+    )

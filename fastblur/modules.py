@@ -28,10 +28,10 @@ __all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlur
 class _Road(NamedTuple):
     """What a layer found out about a device: the direct road there, if there is one."""
 
-    geometry: Geometry
-    backend: BackendName
-    device: torch.device
-    direct: Callable[[Tensor], Tensor | None] | None
+    geometry: Geometry | None = None
+    backend: BackendName = "auto"
+    device: torch.device | None = None
+    direct: Callable[[Tensor], Tensor | None] | None = None
 
 
 class Pool(nn.Module):
@@ -40,7 +40,7 @@ class Pool(nn.Module):
     geometry: Geometry
     backend: BackendName
     only_pools = True  # whether a call is that of the geometry and nothing else
-    _road: _Road | None = None
+    _road = _Road()
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
         super().__init__()
@@ -93,13 +93,13 @@ class Pool(nn.Module):
         """Applies the layer."""
         if torch.compiler.is_compiling():
             return run(input, self.geometry, self.backend)
-        road = self._road
-        if road and (road.geometry is not self.geometry or road.backend != self.backend):
-            road = None
-        if road and road.direct and (y := road.direct(input)) is not None:
+        geometry, backend, device, direct = self._road
+        if geometry is not self.geometry or backend != self.backend:
+            device = direct = None
+        if direct and (y := direct(input)) is not None:
             return y
         y = run(input, self.geometry, self.backend)
-        if road is None or road.device != input.device:
+        if device != input.device:
             self._look_for_a_road(input.device)
         return y
 
