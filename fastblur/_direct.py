@@ -31,6 +31,7 @@ _any_autocast = torch._C._is_any_autocast_enabled
 _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
 _autocast_on = torch.is_autocast_enabled
 _with_grad = torch.is_grad_enabled
+_AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 
 
 class DirectCall(Call, Protocol):
@@ -96,7 +97,6 @@ class Direct:
         self._plan = plan
         self._device = None if device.type == "cpu" else device  # the only one of its kind
         self._device_type = device.type
-        self._autograd = getattr(torch._C.DispatchKey, f"Autograd{device.type.upper()}")
         self._is_memory, self._calls = plan.backend.is_memory, plan.backend.calls
 
     def __call__(self, x: Tensor) -> Tensor | None:
@@ -121,7 +121,7 @@ class Direct:
         except (KeyError, ValueError):  # of the dtype, of the sizes
             return None
         y: Tensor
-        if x.requires_grad and _with_grad() and not _is_excluded(self._autograd):
+        if x.requires_grad and _with_grad() and not _is_excluded(_AUTOGRAD):
             y = _apply(x, call)
         else:
             y = call.output(x, 0)
