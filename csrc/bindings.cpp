@@ -47,14 +47,16 @@ void bind(py::module_& m, const char* name, F f, const char* doc) {
 }
 
 void bind_plan(py::module_& m) {
-  py::class_<Plan>(m, "Plan", "The geometry of calls, checked.")
+  py::class_<Plan>(m, "Plan", "The geometry of calls, checked.", py::module_local())
       .def(py::init<const std::vector<int64_t>&, const std::vector<int64_t>&,
                     const std::vector<int64_t>&, const std::vector<double>&,
                     const std::vector<double>&, const std::vector<int64_t>&, const std::string&,
                     bool>(),
            py::arg("kernel_size"), py::arg("stride"), py::arg("padding"), py::arg("taps_h"),
            py::arg("taps_w"), py::arg("blur_padding"), py::arg("padding_mode"), py::arg("relu"))
-      .def_property_readonly("linear", [](const Plan& plan) { return plan.geometry().linear(); }, "Whether there are no codes.")
+      .def_property_readonly(
+          "linear", [](const Plan& plan) { return plan.geometry().linear(); },
+          "Whether there are no codes.")
       .def(
           "output_size",
           [](const Plan& plan, int64_t h, int64_t w) {
@@ -131,13 +133,11 @@ void bind_cuda(py::module_ m) {
       m, "apply",
       [](const Params& p, Type type, Address x, Address codes, Address y, int device,
          Address stream) {
-        cuda::apply_on({device, stream}, p, type, pointer(x), pointer<uint32_t>(codes),
-                       pointer(y));
+        cuda::apply_on({device, stream}, p, type, pointer(x), pointer<uint32_t>(codes), pointer(y));
       },
       "(..., x, codes, y, device, stream): forward with the winners given by codes.");
   bind(
-      m, "specialisation",
-      [](const Params& p, Type type) { return cuda::specialisation(p, type); },
+      m, "specialisation", [](const Params& p, Type type) { return cuda::specialisation(p, type); },
       "Which kernels run a call, in words.");
   m.def("problem", &cuda::problem, "Why no call can work here, or None.");
 }
