@@ -1,5 +1,5 @@
-# make demo | figures | test | bench | report | counts | docs | lint | doctor | asan | tsan | clean; each makes .venv and
-# builds the kernels first.
+# make demo | figures | test | bench | report | counts | docs | lint | wheel | doctor | asan | tsan | clean; each
+# makes .venv and builds the kernels first, but wheel and clean.
 PYTHON ?= python3.11
 VENV ?= .venv
 REQUIREMENTS ?= requirements/dev.txt
@@ -8,7 +8,7 @@ PYTEST_FLAGS ?= -n 2
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo figures test bench report counts docs lint doctor asan tsan clean
+.PHONY: demo figures test bench report counts docs lint wheel doctor asan tsan clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built
@@ -37,6 +37,10 @@ docs: $(VENV)/.built
 lint: $(VENV)/.built
 	PATH="$(abspath $(BIN)):$$PATH" pre-commit run --all-files
 
+# For publication; with CUDA kernels unless FASTBLUR_CUDA=0.
+wheel:
+	.ci/wheel $(PYTHON)
+
 doctor: $(VENV)/.built
 	$(BIN)/python -m fastblur
 
@@ -53,4 +57,4 @@ $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf .venv build fastblur/_C*.so fastblur/_built_for.json fastblur.egg-info
+	rm -rf .venv build fastblur/_C*.so fastblur.egg-info dist

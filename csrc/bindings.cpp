@@ -35,14 +35,16 @@ T* pointer(Address address) {
 }
 
 void bind_plan(py::module_& m) {
-  py::class_<Plan>(m, "Plan", "The geometry of calls, checked.")
+  py::class_<Plan>(m, "Plan", "The geometry of calls, checked.", py::module_local())
       .def(py::init<const std::vector<int64_t>&, const std::vector<int64_t>&,
                     const std::vector<int64_t>&, const std::vector<double>&,
                     const std::vector<double>&, const std::vector<int64_t>&, const std::string&,
                     bool>(),
            py::arg("kernel_size"), py::arg("stride"), py::arg("padding"), py::arg("taps_h"),
            py::arg("taps_w"), py::arg("blur_padding"), py::arg("padding_mode"), py::arg("relu"))
-      .def_property_readonly("linear", [](const Plan& plan) { return plan.geometry().linear(); }, "Whether there are no codes.")
+      .def_property_readonly(
+          "linear", [](const Plan& plan) { return plan.geometry().linear(); },
+          "Whether there are no codes.")
       .def(
           "output_size",
           [](const Plan& plan, int64_t h, int64_t w) {
@@ -55,7 +57,8 @@ void bind_plan(py::module_& m) {
 // A class Call(plan, dtype, channels_last, n, c, h, w).
 template <class Call>
 py::class_<Call> bind_call(py::module_& m) {
-  return py::class_<Call>(m, "Call", "A call but for its tensors; the sizes are those of x.")
+  return py::class_<Call>(m, "Call", "A call but for its tensors; the sizes are those of x.",
+                          py::module_local())
       .def(py::init([](const Plan& plan, int dtype, bool channels_last, int64_t n, int64_t c,
                        int64_t h, int64_t w) {
              return Call(plan.params({n, c, h, w, channels_last}), type_of(dtype));
