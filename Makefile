@@ -9,7 +9,7 @@ PYTEST_FLAGS ?= -n 2
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo figures test test-all bench report counts docs lint doctor asan tsan clean
+.PHONY: demo figures test test-all bench report counts docs lint wheel doctor asan tsan clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built
@@ -41,6 +41,10 @@ docs: $(VENV)/.built
 
 lint: $(VENV)/.built
 	PATH="$(abspath $(BIN)):$$PATH" pre-commit run --all-files
+
+# For publication; with CUDA kernels unless FASTBLUR_CUDA=0.
+wheel:
+	.ci/wheel $(PYTHON)
 
 doctor: $(VENV)/.built
 	$(BIN)/python -m fastblur

@@ -31,6 +31,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 # One for each generation, where the toolkit knows it; the last also as PTX, for what comes after.
 DEFAULT_ARCHS = ("7.5", "8.0", "9.0", "10.0", "12.0")
+SANITIZE = os.environ.get("FASTBLUR_SANITIZE", "")
+THREADS = [] if sys.platform == "darwin" else ["-fopenmp"]
 
 
 def wanted(name: str) -> bool | None:
@@ -136,7 +138,7 @@ def arch_codes(archs: list[str]) -> list[str]:
     for arch in archs:
         match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)
         if match is None:
-            sys.exit(f'TORCH_CUDA_ARCH_LIST is made of entries like "9.0" or "9.0+PTX", got {arch!r}')
+            sys.exit(f"TORCH_CUDA_ARCH_LIST has entries like '9.0' or '9.0+PTX', got {arch!r}")
         codes.add(f"sm_{match[1]}{match[2]}")
         if match[3]:
             codes.add(f"compute_{match[1]}{match[2]}")
@@ -167,55 +169,13 @@ rule link
 """
 
 
-def ninja_file(folder: str, module: str, cuda: Cuda | None) -> str:
-    """The build of `module`; objects, which no Python plays a part in but one, go to `folder`."""
-    import pybind11
-
-    threads = [] if sys.platform == "darwin" else ["-fopenmp"]
-    cxxflags = ["-std=c++20", "-O3", "-g0", "-DNDEBUG", "-fPIC", "-fvisibility=hidden"]
-    cxxflags += ["-Wall", "-Wno-psabi", *threads]
-    ldflags = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else threads[:]
-    sanitize = os.environ.get("FASTBLUR_SANITIZE")
-    if sanitize:
-        ldflags.append(f"-fsanitize={sanitize}")
-        cxxflags += [ldflags[-1], "-fno-sanitize-recover=all", "-O1", "-g1"]
-        cxxflags.append("-fno-omit-frame-pointer")
-    includes = [pybind11.get_include(), sysconfig.get_path("include")]
-    python = [f"-isystem{include}" for include in includes]
-    nvcc, nvccflags, cuda_flags = [], [], []
-    if cuda is not None:
-        nvcc = [str(cuda.root / "bin" / "nvcc")]
-        if "CXX" in os.environ:
-            nvcc.append(f"-ccbin={os.environ['CXX']}")
-        nvccflags = nvcc_flags(cuda)
-        headers = cuda.existing("include", "targets/x86_64-linux/include")
-        cuda_flags = [f"-DFASTBLUR_CUDA_ARCHS={','.join(cuda.archs)}"]
-        cuda_flags += [f"-isystem{folder}" for folder in headers]
-        libraries = cuda.existing("lib64", "lib", "targets/x86_64-linux/lib")
-        ldflags += [f"-L{folder}" for folder in libraries]
-        ldflags += ["-lcudart_static", "-lrt", "-ldl", "-lpthread", "-Wl,--exclude-libs,ALL"]
-    parts = dict(
-        cxx=shlex.join(compiler() or []),
-        cxxflags=f"{shlex.join(cxxflags)} {os.environ.get('CXXFLAGS', '')}",
-        nvcc=shlex.join(nvcc),
-        nvccflags=shlex.join(nvccflags),
-        ldflags=f"{shlex.join(ldflags)} {os.environ.get('LDFLAGS', '')}",
-    )
-    lines = [RULES.format(folder=folder, **{name: part.replace("$", "$$") for name, part in parts.items()})]
-    objects = []
-    for source in sources("*.cpp") if cuda is None else sources("*.cpp", "*.cu"):
-        if source.startswith("csrc/cuda/") and cuda is None:
-            continue
-        path = Path(source)
-        glue = path.name == "bindings.cpp"
-        tag = f".{Path(module).name}" if glue else ""
-        objects.append(f"{folder}/{path.with_suffix('').as_posix()}{tag}.o")
-        lines.append(f"build {objects[-1]}: {'nvcc' if path.suffix == '.cu' else 'cxx'} {source}")
-        flags = (python if glue else []) + (cuda_flags if glue or "cuda" in path.parts else [])
-        if flags:
-            lines.append("  flags = " + shlex.join(flags).replace("$", "$$"))
-    lines.append(f"build {module}: link {' '.join(objects)}")
-    return "\n".join(lines) + "\n"
+def cxx_flags() -> list[str]:
+    flags = ["-std=c++20", "-O3", "-g0", "-DNDEBUG", "-fPIC", "-fvisibility=hidden"]
+    flags += ["-Wall", "-Wno-psabi", *THREADS]
+    if SANITIZE:
+        flags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-O1", "-g1"]
+        flags.append("-fno-omit-frame-pointer")
+    return flags
 
 
 def nvcc_flags(cuda: Cuda) -> list[str]:
@@ -227,16 +187,70 @@ def nvcc_flags(cuda: Cuda) -> list[str]:
     return flags + [f"-gencode=arch={arch},code={code}" for arch, code in pairs]
 
 
+def link_flags(cuda: Cuda | None) -> list[str]:
+    flags = [*THREADS] if sys.platform != "darwin" else ["-undefined", "dynamic_lookup"]
+    if SANITIZE:
+        flags.append(f"-fsanitize={SANITIZE}")
+    if cuda is not None:
+        folders = cuda.existing("lib64", "lib", "targets/x86_64-linux/lib")
+        flags += [f"-L{folder}" for folder in folders]
+        flags += ["-lcudart_static", "-lrt", "-ldl", "-lpthread", "-Wl,--exclude-libs,ALL"]
+    return flags
+
+
+def shell(words: list[str], more: str = "") -> str:
+    """A command, or its end, as a ninja file has it; `more`: a variable of the environment."""
+    words = [shlex.join(words), *([os.environ.get(more, "")] if more else [])]
+    return " ".join(words).replace("$", "$$")
+
+
+def ninja_file(folder: str, module: str, cuda: Cuda | None) -> str:
+    """The build of `module`; objects go to `folder`, and serve every Python but for one."""
+    import pybind11
+
+    nvcc = []
+    if cuda is not None:
+        nvcc = [str(cuda.root / "bin" / "nvcc")]
+        nvcc += [f"-ccbin={os.environ['CXX']}"] if "CXX" in os.environ else []
+    text = RULES.format(
+        folder=folder,
+        cxx=shell(compiler() or []),
+        cxxflags=shell(cxx_flags(), "CXXFLAGS"),
+        nvcc=shell(nvcc),
+        nvccflags=shell(nvcc_flags(cuda)) if cuda else "",
+        ldflags=shell(link_flags(cuda), "LDFLAGS"),
+    )
+    python = [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
+    cuda_flags = []
+    if cuda is not None:
+        headers = cuda.existing("include", "targets/x86_64-linux/include")
+        cuda_flags = [f"-DFASTBLUR_CUDA_ARCHS={','.join(cuda.archs)}"]
+        cuda_flags += [f"-isystem{path}" for path in headers]
+    objects = []
+    for path in map(Path, sources("*.cpp", "*.cu")):
+        of_cuda, glue = path.parts[1] == "cuda", path.name == "bindings.cpp"
+        if of_cuda and cuda is None:
+            continue
+        tag = f".{Path(module).name}" if glue else ""
+        objects.append(f"{folder}/{path.with_suffix('').as_posix()}{tag}.o")
+        rule = "nvcc" if path.suffix == ".cu" else "cxx"
+        flags = (python if glue else []) + (cuda_flags if glue or of_cuda else [])
+        text += f"build {objects[-1]}: {rule} {path.as_posix()}\n  flags = {shell(flags)}\n"
+    return f"{text}build {module}: link {' '.join(objects)}\n"
+
+
 class Build(build_ext):
     """Compiles with ninja, which builds anew what a change touches, on all cores."""
 
+    cuda: Cuda | None = None
+
     def build_extension(self, ext: Extension) -> None:
+        """Builds it out of the way, and copies it to where setuptools wants it."""
         scripts = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
         ninja = shutil.which("ninja", path=scripts)
         if ninja is None:
             sys.exit("fastblur needs ninja to build: pip install ninja")
-        folder = "build/" + re.sub(r"\W+", "-", f"objects {os.environ.get('FASTBLUR_SANITIZE', '')}")
-        folder = folder.strip("-")
+        folder = "build/" + re.sub(r"\W+", "-", f"objects {SANITIZE}".strip())
         module = f"{folder}/{Path(self.get_ext_filename(ext.name)).name}"
         file = ROOT / f"{module}.ninja"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +275,6 @@ if (build or asked) and compiler() is None:
 if build is not False and compiler() is None:
     say("no C++ compiler found, installing without the compiled kernels")
     build = False
-Build.cuda = None
 if build is not False and asked is not False:
     try:
         Build.cuda = choose_cuda(bool(asked))

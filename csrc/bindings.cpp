@@ -34,27 +34,17 @@ T* pointer(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-// A binding of f(params, type, where ...), with the arguments that every call begins with.
-template <class... Where, class F>
-void bind(py::module_& m, const char* name, F f, const char* doc) {
-  m.def(
-      name,
-      [f](const Plan& plan, int dtype, bool channels_last, int64_t n, int64_t c, int64_t h,
-          int64_t w, Where... where) {
-        return f(plan.params({n, c, h, w, channels_last}), type_of(dtype), where...);
-      },
-      FreeGil(), doc);
-}
-
 void bind_plan(py::module_& m) {
-  py::class_<Plan>(m, "Plan", "The geometry of calls, checked.")
+  py::class_<Plan>(m, "Plan", "The geometry of calls, checked.", py::module_local())
       .def(py::init<const std::vector<int64_t>&, const std::vector<int64_t>&,
                     const std::vector<int64_t>&, const std::vector<double>&,
                     const std::vector<double>&, const std::vector<int64_t>&, const std::string&,
                     bool>(),
            py::arg("kernel_size"), py::arg("stride"), py::arg("padding"), py::arg("taps_h"),
            py::arg("taps_w"), py::arg("blur_padding"), py::arg("padding_mode"), py::arg("relu"))
-      .def_property_readonly("linear", [](const Plan& plan) { return plan.geometry().linear(); }, "Whether there are no codes.")
+      .def_property_readonly(
+          "linear", [](const Plan& plan) { return plan.geometry().linear(); },
+          "Whether there are no codes.")
       .def(
           "output_size",
           [](const Plan& plan, int64_t h, int64_t w) {
@@ -64,31 +54,46 @@ void bind_plan(py::module_& m) {
           py::arg("h"), py::arg("w"), "(h, w) of x -> (h_out, w_out) of y.");
 }
 
+// A class Call(plan, dtype, channels_last, n, c, h, w).
+template <class Call>
+py::class_<Call> bind_call(py::module_& m) {
+  return py::class_<Call>(m, "Call", "A call but for its tensors; the sizes are those of x.",
+                          py::module_local())
+      .def(py::init([](const Plan& plan, int dtype, bool channels_last, int64_t n, int64_t c,
+                       int64_t h, int64_t w) {
+             return Call(plan.params({n, c, h, w, channels_last}), type_of(dtype));
+           }),
+           py::arg("plan"), py::arg("dtype"), py::arg("channels_last"), py::arg("n"), py::arg("c"),
+           py::arg("h"), py::arg("w"))
+      .def_property_readonly("sizes", &Call::sizes);
+}
+
+struct CpuCall : cpu::Call {
+  using cpu::Call::Call;
+  // (h_out, w_out, bytes of an image's codes)
+  auto sizes() const { return std::tuple{p().h.out(), p().w.out(), cpu::code_bytes_per_image(p())}; }
+};
+
 void bind_cpu(py::module_ m) {
-  bind(
-      m, "sizes",
-      [](const Params& p, Type) {
-        return std::tuple{p.h.out(), p.w.out(), cpu::code_bytes_per_image(p)};
-      },
-      "(h_out, w_out, bytes of an image's codes)");
-  bind<Address, Address, Address, int>(
-      m, "forward",
-      [](const Params& p, Type type, Address x, Address y, Address codes, int threads) {
-        cpu::forward(p, type, pointer(x), pointer(y), pointer<uint8_t>(codes), threads);
-      },
-      "(..., x, y, codes, threads); codes 0: none are kept.");
-  bind<Address, Address, Address, int>(
-      m, "backward",
-      [](const Params& p, Type type, Address dy, Address codes, Address dx, int threads) {
-        cpu::backward(p, type, pointer(dy), pointer<uint8_t>(codes), pointer(dx), threads);
-      },
-      "(..., dy, codes, dx, threads)");
-  bind<Address, Address, Address, int>(
-      m, "apply",
-      [](const Params& p, Type type, Address x, Address codes, Address y, int threads) {
-        cpu::apply(p, type, pointer(x), pointer<uint8_t>(codes), pointer(y), threads);
-      },
-      "(..., x, codes, y, threads): forward with the winners given by codes instead of chosen.");
+  bind_call<CpuCall>(m)
+      .def(
+          "forward",
+          [](const CpuCall& call, Address x, Address y, Address codes, int threads) {
+            call.forward(pointer(x), pointer(y), pointer<uint8_t>(codes), threads);
+          },
+          FreeGil(), "(x, y, codes, threads); codes 0: none are kept.")
+      .def(
+          "backward",
+          [](const CpuCall& call, Address dy, Address codes, Address dx, int threads) {
+            call.backward(pointer(dy), pointer<uint8_t>(codes), pointer(dx), threads);
+          },
+          FreeGil(), "(dy, codes, dx, threads)")
+      .def(
+          "apply",
+          [](const CpuCall& call, Address x, Address codes, Address y, int threads) {
+            call.apply(pointer(x), pointer<uint8_t>(codes), pointer(y), threads);
+          },
+          FreeGil(), "(x, codes, y, threads): forward with the winners given, not chosen.");
   m.def(
       "specialisation",
       [](const Plan& plan, bool channels_last) {
@@ -102,43 +107,47 @@ void bind_cpu(py::module_ m) {
 }
 
 #if defined(FASTBLUR_CUDA_ARCHS)
+struct CudaCall {
+  CudaCall(const Params& params, Type kind) : p(params), type(kind) {}
+  // (h_out, w_out, words of an image's codes, words that forward needs even if none are kept)
+  auto sizes() const {
+    const int64_t words = cuda::code_words_per_image(p, type);
+    return std::tuple{p.h.out(), p.w.out(), words, cuda::forward_needs_codes(p, type) ? words : 0};
+  }
+  Params p;
+  Type type;
+};
+
 void bind_cuda(py::module_ m) {
-  bind(
-      m, "sizes",
-      [](const Params& p, Type type) {
-        const int64_t words = cuda::code_words_per_image(p, type);
-        return std::tuple{p.h.out(), p.w.out(), words,
-                          cuda::forward_needs_codes(p, type) ? words : 0};
-      },
-      "(h_out, w_out, words of an image's codes, words that forward needs even if none are kept)");
-  bind<Address, Address, Address, int, Address>(
-      m, "forward",
-      [](const Params& p, Type type, Address x, Address y, Address codes, int device,
-         Address stream) {
-        cuda::forward_on({device, stream}, p, type, pointer(x), pointer(y),
-                         pointer<uint32_t>(codes));
-      },
-      "(..., x, y, codes, device, stream); codes 0: none are kept.");
-  bind<Address, Address, Address, int, Address>(
-      m, "backward",
-      [](const Params& p, Type type, Address dy, Address codes, Address dx, int device,
-         Address stream) {
-        cuda::backward_on({device, stream}, p, type, pointer(dy), pointer<uint32_t>(codes),
-                          pointer(dx));
-      },
-      "(..., dy, codes, dx, device, stream)");
-  bind<Address, Address, Address, int, Address>(
-      m, "apply",
-      [](const Params& p, Type type, Address x, Address codes, Address y, int device,
-         Address stream) {
-        cuda::apply_on({device, stream}, p, type, pointer(x), pointer<uint32_t>(codes),
-                       pointer(y));
-      },
-      "(..., x, codes, y, device, stream): forward with the winners given by codes.");
-  bind(
-      m, "specialisation",
-      [](const Params& p, Type type) { return cuda::specialisation(p, type); },
-      "Which kernels run a call, in words.");
+  bind_call<CudaCall>(m)
+      .def(
+          "forward",
+          [](const CudaCall& call, Address x, Address y, Address codes, int device,
+             Address stream) {
+            cuda::forward_on({device, stream}, call.p, call.type, pointer(x), pointer(y),
+                             pointer<uint32_t>(codes));
+          },
+          FreeGil(), "(x, y, codes, device, stream); codes 0: none are kept.")
+      .def(
+          "backward",
+          [](const CudaCall& call, Address dy, Address codes, Address dx, int device,
+             Address stream) {
+            cuda::backward_on({device, stream}, call.p, call.type, pointer(dy),
+                              pointer<uint32_t>(codes), pointer(dx));
+          },
+          FreeGil(), "(dy, codes, dx, device, stream)")
+      .def(
+          "apply",
+          [](const CudaCall& call, Address x, Address codes, Address y, int device,
+             Address stream) {
+            cuda::apply_on({device, stream}, call.p, call.type, pointer(x),
+                           pointer<uint32_t>(codes), pointer(y));
+          },
+          FreeGil(), "(x, codes, y, device, stream): forward with the winners given, not chosen.")
+      .def(
+          "specialisation",
+          [](const CudaCall& call) { return cuda::specialisation(call.p, call.type); },
+          "Which kernels run the call, in words.");
   m.def("problem", &cuda::problem, "Why no call can work here, or None.");
 }
 #endif

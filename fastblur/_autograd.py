@@ -256,7 +256,14 @@ def _apply_at_key(operators: Operators, x: Tensor, codes: Tensor, *arguments: An
 
 
 def _is_recorded(t: Tensor) -> bool:
-    return t.requires_grad and torch.is_grad_enabled()
+    if not (t.requires_grad and torch.is_grad_enabled()):
+        return False
+    if _transforms_at_work():  # whose layers no Function can be started below
+        raise RuntimeError(
+            "torch.func.grad, vjp, jacrev and hessian cannot take the autograd of fastblur's "
+            "operators: call a layer or function of fastblur instead, and not inside torch.compile"
+        )
+    return True
 
 
 # Forward mode has one level in torch, number 0. Which the compiler enters without telling Python.

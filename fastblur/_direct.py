@@ -8,9 +8,9 @@ goes through the operators, where errors are raised too.
 from __future__ import annotations
 
 import functools
-import itertools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,150 +19,157 @@ from torch.autograd.function import Function
 from torch.nn import Parameter
 
 from . import _autograd, _compat
-from ._geometry import Geometry
-from ._operators import Call, Operators, Size, memory_format
+from ._operators import Arguments, Call, Operators, Size, autocast
 
+# Bound here, for a call asks all of them.
 _keys_of = torch._C._dispatch_keys
-_included = torch._C._dispatch_tls_local_include_set
-_excluded = torch._C._dispatch_tls_local_exclude_set
+_transform = torch._C._functorch.peek_interpreter_stack
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
+_trace = torch._C._get_tracing_state
+_any_autocast = torch._C._is_any_autocast_enabled
+_is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+_autocast_on = torch.is_autocast_enabled
+_with_grad = torch.is_grad_enabled
+_AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 
 
 class DirectCall(Call, Protocol):
     """A call of a compiled backend."""
 
+    operators: Operators
+    arguments: Arguments
     input_size: Size
     dtype: torch.dtype
+    memory_format: torch.memory_format
+    is_memory: Callable[[Tensor], bool]  # whether a kernel can read a tensor
 
     def output(self, x: Tensor, codes: int) -> Tensor:
         """y; codes are written to this address, unless it is 0."""
         ...
 
 
-class _Plain(NamedTuple):
-    """What torch's dispatcher says where nothing is at work, on one type of device."""
-
-    keys: frozenset[int]  # of a tensor
-    around: dict[tuple[int, int], bool]  # included and excluded keys -> whether autocast is on
-
-
 @functools.cache
-def _plain(device_type: str) -> _Plain:
-    """Asked in a thread of its own, where nothing is at work whatever surrounds this call."""
+def _keys_of_memory(device_type: str) -> frozenset[int]:
+    """The dispatch keys of a tensor that is memory and nothing else, made in inference mode or not.
+
+    Asked in a thread of its own, where nothing is at work whatever surrounds this call.
+    """
     keys: set[int] = set()
-    around: dict[tuple[int, int], bool] = {}
 
     def ask() -> None:
-        for inference, cast in itertools.product((False, True), repeat=2):
-            with torch.inference_mode(inference), torch.autocast(device_type, enabled=cast):
+        for inference in (False, True):
+            with torch.inference_mode(inference):
                 keys.add(_keys_of(torch.empty(0, device=device_type)).raw_repr())
-                around[_included().raw_repr(), _excluded().raw_repr()] = cast
 
     with ThreadPoolExecutor(1) as other:
         other.submit(ask).exception()  # of a torch that is not known yet: then nothing is plain
-    return _Plain(frozenset(keys), around)
+    return frozenset(keys)
+
+
+def memory_test(device_type: str, alignment: int) -> Callable[[Tensor], bool]:
+    """Whether a tensor is memory on such a device that a kernel can read, and nothing else.
+
+    Not a subclass, sparse, quantised, mapped, a view that is negated ...
+    """
+    keys = _keys_of_memory(device_type)
+
+    def is_memory(t: Tensor) -> bool:
+        kind = type(t)
+        return (
+            (kind is Tensor or kind is Parameter)
+            and _keys_of(t).raw_repr() in keys
+            and (alignment == 1 or t.data_ptr() % alignment == 0)
+        )
+
+    return is_memory
 
 
 class Direct:
     """One geometry on one device: ``(x) -> y``, or None for what is not plain.
 
     Args:
-        backend: one of the compiled ones.
-        plan: of all calls.
-        geometry: of the plan.
+        plan: of all calls, as ``_backends/compiled.py`` makes it.
         device: of all inputs.
     """
 
-    def __init__(self, backend: Any, plan: Any, geometry: Geometry, device: torch.device) -> None:
+    def __init__(self, plan: Any, device: torch.device) -> None:
         self._plan = plan
-        self._calls = backend.calls
-        self._arguments = geometry.arguments()
-        self._operators: Operators = backend.operators
-        self._device = device
-        self._alignment = backend.alignment
-        self._keys, self._around = _plain(device.type)
+        self._device = None if device.type == "cpu" else device  # the only one of its kind
+        self._device_type = device.type
+        self._is_memory, self._calls = plan.backend.is_memory, plan.backend.calls
 
     def __call__(self, x: Tensor) -> Tensor | None:
-        cast = self._around.get((_included().raw_repr(), _excluded().raw_repr()))
         if (
-            cast is None
-            or not self._is_memory(x)
-            or forward_ad._current_level >= 0
-            or _function_modes()
+            not self._is_memory(x)
+            or (self._device is not None and x.device != self._device)
             or x.dim() != 4
+            or _transform() is not None
+            or _dispatch_modes()
+            or _function_modes()
+            or _trace() is not None
+            or forward_ad._current_level >= 0
         ):
             return None
-        if cast and x.dtype is not torch.float64:
-            x = x.to(torch.get_autocast_dtype(self._device.type))
+        if _any_autocast() and _autocast_on(self._device_type):
+            x = autocast(x)
         channels_last = not x.is_contiguous()
         if channels_last and not x.is_contiguous(memory_format=torch.channels_last):
             return None
-        y: Tensor
         try:
             call = self._calls(self._plan, x.shape, channels_last, x.dtype)
         except (KeyError, ValueError):  # of the dtype, of the sizes
             return None
-        if x.requires_grad and torch.is_grad_enabled():
-            y = _apply(x, call, self, channels_last)
-            return y
-        y = call.output(x, 0)
+        y: Tensor
+        if x.requires_grad and _with_grad() and not _is_excluded(_AUTOGRAD):
+            y = _apply(x, call)
+        else:
+            y = call.output(x, 0)
         return y
-
-    def _is_memory(self, t: Tensor) -> bool:
-        """Whether this is memory of the device that a kernel can read, and nothing else.
-
-        Not a subclass, sparse, quantised, mapped, a view that is negated ...
-        """
-        kind = type(t)
-        return (
-            (kind is Tensor or kind is Parameter)
-            and _keys_of(t).raw_repr() in self._keys
-            and t.device == self._device
-            and (self._alignment == 1 or t.data_ptr() % self._alignment == 0)
-        )
-
-    def backward(self, call: DirectCall, channels_last: bool, dy: Tensor, codes: Tensor) -> Tensor:
-        """The gradient of x; a hook may have put anything in the place of dy or codes."""
-        if (
-            not torch.is_grad_enabled()
-            and (_included().raw_repr(), _excluded().raw_repr()) in self._around
-            and forward_ad._current_level < 0
-            and not _function_modes()
-            and self._is_memory(dy)
-            and self._is_memory(codes)
-            and dy.shape == call.output_size
-            and dy.dtype is call.dtype
-            and codes.shape == call.codes_shape
-            and codes.dtype is call.codes_dtype
-            and codes.is_contiguous()
-        ):
-            return call.backward(dy.contiguous(memory_format=memory_format(channels_last)), codes)
-        dx: Tensor = _autograd.Backward.apply(
-            self._operators, dy, codes, call.input_size, *self._arguments, channels_last
-        )
-        return dx
 
 
 class _Direct(Function):
-    """``(x, call, direct, channels_last) -> y``, differentiable any number of times."""
+    """``(x, call) -> y``, differentiable any number of times."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, call: DirectCall, direct: Direct, channels_last: bool
-    ) -> Tensor:
-        codes = x.new_empty(call.codes_shape, dtype=call.codes_dtype)
-        y = call.output(x, codes.data_ptr())
+    def forward(ctx: Any, x: Tensor, call: DirectCall) -> Tensor:
+        y, codes = call.forward(x, True)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(codes)
-        ctx.made = direct, call, channels_last
+        ctx.call = call
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, None]:
         if dy is None:
-            return None, None, None, None
-        direct, call, channels_last = ctx.made
-        return direct.backward(call, channels_last, dy, *ctx.saved_tensors), None, None, None
+            return None, None
+        call: DirectCall = ctx.call
+        (codes,) = ctx.saved_tensors
+        if _with_grad() or not _fits(call, dy, codes):
+            dx = _autograd.Backward.apply(
+                call.operators, dy, codes, call.input_size, *call.arguments
+            )
+        else:
+            dx = call.backward(dy.contiguous(memory_format=call.memory_format), codes)
+        return dx, None
 
 
 _apply = _compat.plain_apply(_Direct)
+
+
+def _fits(call: DirectCall, dy: Tensor, codes: Tensor) -> bool:
+    """Whether a kernel can have them; a hook may have put anything in the place of either."""
+    return (
+        call.is_memory(dy)
+        and call.is_memory(codes)
+        and dy.shape == call.output_size
+        and dy.dtype is call.dtype
+        and codes.shape == call.codes_shape
+        and codes.dtype is call.codes_dtype
+        and codes.is_contiguous()
+        and dy.device == codes.device
+        and _transform() is None
+        and not _dispatch_modes()
+        and not _function_modes()
+        and forward_ad._current_level < 0
+    )

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from . import _backends
 from ._geometry import Geometry
-from ._operators import is_channels_last
+from ._operators import autocast, is_channels_last
 from ._signatures import arguments_of, check_names
-from .functional import as_map, autocast, max_blur_pool2d
+from .functional import as_map, max_blur_pool2d
 from .modules import Pool
 
 

@@ -355,3 +355,11 @@ def unfold(x: Tensor, batch_size: int, n: int) -> Tensor:
 def batch_of(x: Tensor, mapped: int | None) -> int:
     """The images of each, where axis ``mapped`` of x is mapped or none is."""
     return x.shape[1 if mapped == 0 else 0]
+
+
+def autocast(x: Tensor) -> Tensor:
+    """Casts as autocast casts the input of conv2d: all but float64, where it is enabled."""
+    device_type = x.device.type
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
+        return x
+    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(device_type))

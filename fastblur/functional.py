@@ -27,6 +27,7 @@ from ._geometry import (
     is_integer,
     is_sequence,
 )
+from ._operators import autocast
 from ._signatures import names_its_arguments
 
 __all__ = ["blur_pool1d", "blur_pool2d", "max_blur_pool1d", "max_blur_pool2d"]
@@ -262,11 +263,3 @@ def _is_plain(argument: Any) -> bool:
     if type(argument) is tuple:
         return all(type(entry) is int for entry in argument)
     return argument is None or type(argument) in (int, bool, str)
-
-
-def autocast(x: Tensor) -> Tensor:
-    """Casts as autocast casts the input of conv2d: all but float64, where it is enabled."""
-    device_type = x.device.type
-    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
-        return x
-    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(device_type))

@@ -28,13 +28,13 @@ __all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlur
 class _Road(NamedTuple):
     """What a layer found out about a device: the direct road there, if there is one."""
 
-    geometry: Geometry
-    backend: BackendName
-    device: torch.device
-    direct: Callable[[Tensor], Tensor | None] | None
+    geometry: Geometry | None = None
+    backend: BackendName = "auto"
+    device: torch.device | None = None
+    direct: Callable[[Tensor], Tensor | None] | None = None
 
 
-_NOT_KEPT = {"_roads", "_together"}  # by copies and files
+_NOT_KEPT = {"_road", "_together"}  # by copies and files
 
 
 class Pool(nn.Module):
@@ -43,7 +43,7 @@ class Pool(nn.Module):
     geometry: Geometry
     backend: BackendName
     only_pools = True  # whether a call is that of the geometry and nothing else
-    _roads: dict[int, _Road] | None = None  # by the id of the geometry
+    _road = _Road()
     _together: tuple[Any, ...] | None = None  # of surgery.joining, with what stands in front
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
@@ -95,45 +95,25 @@ class Pool(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        return self._pool(input, self.geometry)
+        return self.compute(input, self.geometry)
 
     def compute(self, input: Tensor, geometry: Geometry) -> Tensor:
-        """Applies the layer with the work of what stands in front of it, too.
-
-        Args:
-            input: of what stands in front.
-            geometry: of all together.
-        """
-        return self._pool(input, geometry)
-
-    def _pool(self, input: Tensor, geometry: Geometry) -> Tensor:
-        """A geometry on a map of two axes."""
+        """Applies the layer with another geometry, that of it and of what stands in front of it."""
         if torch.compiler.is_compiling():
             return run(input, geometry, self.backend)
-        road = self._road(geometry)
-        y = road.direct(input) if road and road.direct else None
-        if y is None:
-            y = run(input, geometry, self.backend)
-            if road is None or road.device != input.device:
-                self._look_for_a_road(geometry, input.device)
+        known, backend, device, direct = self._road
+        if known is not geometry or backend != self.backend:
+            device = direct = None
+        if direct and (y := direct(input)) is not None:
+            return y
+        y = run(input, geometry, self.backend)
+        if device != input.device:
+            self._look_for_a_road(geometry, input.device)
         return y
-
-    def _pool_1d(self, input: Tensor, geometry: Geometry) -> Tensor:
-        """A geometry on [N, C, L] or [C, L]."""
-        return self._pool(as_map(input, geometry), geometry).squeeze(-2)
-
-    def _road(self, geometry: Geometry) -> _Road | None:
-        """What is known of this very geometry and the backend of now."""
-        road = self._roads.get(id(geometry)) if self._roads else None
-        known = road is not None and road.geometry is geometry and road.backend == self.backend
-        return road if known else None
 
     def _look_for_a_road(self, geometry: Geometry, device: torch.device) -> None:
         direct = _backends.choose(self.backend, device).direct(geometry, device)
-        road = _Road(geometry, self.backend, device, direct)
-        if self._roads is None or len(self._roads) > 1:  # its own, and with what is in front
-            self._roads = {}
-        self._roads[id(geometry)] = road
+        self._road = _Road(geometry, self.backend, device, direct)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
@@ -233,7 +213,7 @@ class _Pool1d(Pool):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
-        return self._pool_1d(input, self.geometry)
+        return self.compute(as_map(input, self.geometry), self.geometry).squeeze(-2)
 
 
 class FusedMaxBlurPool1d(_Pool1d):

@@ -152,7 +152,7 @@ def run(call: Call) -> object:
     if call.entry == "sizes":  # what _C itself checks
         arguments[call.argument] = call.value
         plan = compiled.C.Plan(*(arguments[name] for name in test_raw.GEOMETRY))
-        return compiled.C.cpu.sizes(plan, 0, False, *arguments["input_size"])
+        return compiled.C.cpu.Call(plan, 0, False, *arguments["input_size"]).sizes
     _, codes = torch.ops.fastblur.max_blur_pool_forward(x, **GEOMETRY, need_codes=True)
     arguments = {
         "forward": dict(x=x, need_codes=True),

@@ -18,8 +18,8 @@ NO_ERRORS = {"AssertionError", "CannotFuse", "_Leave"}
 REASONS = re.compile(r"_?why_not|_load|_define")
 SAY_WHY = "_backends"
 CHECK = re.compile(
-    r"\b(?:TORCH_CHECK(?:_VALUE|_TYPE)?|throw std::invalid_argument)\((.*?)\);", re.S
-)
+    r"\b(?:require|refuse|throw std::\w+)\((.*?)\);|\btext <<(.*?);\n", re.S
+)  # both ways to say why
 C_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -57,16 +57,16 @@ def of_python(path: Path) -> Iterator[str]:
 
 
 def of_cpp(path: Path) -> Iterator[str]:
-    for check in CHECK.findall(path.read_text()):
+    for check in map("".join, CHECK.findall(path.read_text())):
         text, end = "", None
         for found in C_STRING.finditer(check):
-            between = "" if end is None else check[end : found.start()].strip(", +\n")
+            between = "" if end is None else check[end : found.start()].strip(", +<\n")
             text += (HOLE if between else "") + found[1]
             end = found.end()
         if end is None:
             continue
         lead = HOLE if text.startswith(" ") else ""  # a name, behind the condition
-        yield lead + text + (HOLE if check[end:].strip(", +)\n") else "")
+        yield lead + text + (HOLE if check[end:].strip(", +<)\n") else "")
 
 
 def all_messages() -> set[str]:

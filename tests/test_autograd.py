@@ -197,6 +197,34 @@ def test_apply_is_the_forward_map(fused: Callable[[Tensor], Tensor]) -> None:
     )
 
 
+def test_transforms_of_the_operators_themselves() -> None:
+    """Those that compiled code needs; of the others an error, and never a wrong gradient."""
+    arguments = (*Geometry.resolve(relu=True).arguments(), False, True)
+
+    def fused(x: Tensor) -> Tensor:
+        return torch.ops.fastblur.max_blur_pool_forward(x, *arguments)[0]
+
+    def plain(x: Tensor) -> Tensor:
+        return max_blur_pool2d(x, relu=True, backend="reference")
+
+    at = x(2)
+    uses = {
+        "vmap": lambda f: vmap(f, in_dims=1)(x(2, 3)),
+        "jvp": lambda f: jvp(f, (at,), (at.flip(-1),))[1],
+        "jacfwd twice": lambda f: jacfwd(jacfwd(lambda x: f(x).pow(3).sum()))(x(1)),
+        "vmap of jvp": lambda f: vmap(lambda t: jvp(f, (at,), (t,))[1])(x(3, 2)),
+    }
+    for name, use in uses.items():
+        torch.testing.assert_close(use(fused), use(plain), rtol=1e-9, atol=1e-9, msg=name)
+    for use in (
+        lambda: grad(lambda x: fused(x).sum())(at),
+        lambda: vjp(fused, at),
+        lambda: hessian(lambda x: fused(x).pow(2).sum())(x(1)),
+    ):
+        with pytest.raises(RuntimeError, match=r"cannot take the autograd of fastblur's operators"):
+            use()
+
+
 def test_input_that_requires_grad_needs_codes() -> None:
     g = (*Geometry.resolve().arguments(), False)
     with pytest.raises(ValueError, match="need_codes"):

@@ -30,7 +30,7 @@ def test_three_statements_agree(case: Case) -> None:
         shape, dtype = compiled.CPU.codes(geometry, case.shape, channels_last, x)
         assert in_cpp.codes_shape == shape
         assert dtype == torch.uint8
-    assert compiled.plan(geometry.arguments()).linear == geometry.linear
+    assert compiled.CPU.plans(geometry.arguments()).native.linear == geometry.linear
 
 
 def code_geometries() -> list[Geometry]:
@@ -81,7 +81,7 @@ def test_cuda_codes_have_the_size_that_python_says() -> None:
 
 def output_size_in_cpp(size: tuple[int, ...], geometry: tuple[object, ...]) -> tuple[int, ...]:
     call = compiled.CPU.call(geometry, size, False, torch.empty(0))  # type: ignore[arg-type]
-    h, w = compiled.plan(geometry).output_size(*size[2:])
+    h, w = compiled.CPU.plans(geometry).native.output_size(*size[2:])
     assert call.output_size == (*size[:2], h, w)
     return call.output_size
 

@@ -36,7 +36,7 @@ def call(name: str, **changes: object) -> object:
     arguments = GEOMETRY | dict(channels_last=False) | changes
     if name == "sizes":  # what a call of _C itself can ask
         plan = C.Plan(*(arguments[key] for key in GEOMETRY))
-        return C.cpu.sizes(plan, 0, arguments["channels_last"], *X.shape)
+        return C.cpu.Call(plan, 0, arguments["channels_last"], *X.shape).sizes
     if name == "forward":
         arguments = dict(x=X, need_codes=True) | arguments
     else:

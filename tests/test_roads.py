@@ -32,13 +32,13 @@ pytestmark = needs_extension
 
 def known(layer: Pool, like: Tensor | None = None) -> Pool:
     layer(torch.randn(1, 2, 8, 8) if like is None else like.detach())
-    assert layer._road(layer.geometry) is not None
+    assert layer._road.geometry is layer.geometry
     return layer
 
 
 def is_direct(layer: Pool, x: Any) -> bool:
-    road = layer._road(layer.geometry)
-    return road is not None and road.direct is not None and road.direct(x) is not None
+    direct = layer._road.direct
+    return direct is not None and direct(x) is not None
 
 
 def filtered(geometry: Any) -> FilteredPool:
@@ -208,6 +208,14 @@ def test_is_taken_without_grad(mode: Callable[[], AbstractContextManager[Any]]) 
     same(layer(x), y.clone())
 
 
+def test_builds_no_graph_below_autograd() -> None:
+    layer, x = known(FusedMaxBlurPool()), torch.randn(1, 2, 8, 8, requires_grad=True)
+    with torch._C._AutoDispatchBelowAutograd():
+        y = layer(x)
+    assert y.grad_fn is None
+    same(y, layer(x))
+
+
 class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
@@ -235,7 +243,6 @@ AROUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "a function mode": _Watch,
     "a dispatch mode": _WatchDispatch,
     "forward mode": torch.autograd.forward_ad.dual_level,
-    "below autograd": torch._C._AutoDispatchBelowAutograd,
 }
 INPUTS: dict[str, Callable[[], Any]] = {
     "three axes": lambda: torch.randn(2, 8, 8),
@@ -397,16 +404,15 @@ def test_follows_a_changed_filter() -> None:
 def test_only_compiled_backends_have_it(backend: Any) -> None:
     layer = FusedMaxBlurPool(backend=backend)
     layer(torch.randn(1, 2, 8, 8))
-    assert layer._road(layer.geometry) is not None
-    assert isinstance(layer._road(layer.geometry).direct, Direct) == (backend == "cpu")
+    assert isinstance(layer._road.direct, Direct) == (backend == "cpu")
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_is_not_saved_with_the_layer(again: Callable[[Pool], Pool]) -> None:
     layer, x = known(FusedMaxBlurPool()), torch.randn(1, 2, 8, 8)
     other = again(layer)
-    assert other._road is None
-    assert layer._road(layer.geometry) is not None
+    assert other._road.direct is None
+    assert layer._road.direct is not None
     same(other(x), layer(x))
 
 

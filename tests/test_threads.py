@@ -158,7 +158,7 @@ def test_the_gil_is_released() -> None:
     assert others_run_during(lambda: call.backward(y, codes))
     assert others_run_during(lambda: call.apply(x, codes))
     # And would be seen not to: this one keeps it.
-    assert not others_run_during(lambda: compiled.plan(geometry).output_size(32, 32))
+    assert not others_run_during(lambda: compiled.CPU.plans(geometry).native.output_size(32, 32))
 
 
 class Pooled(Dataset[Tensor]):

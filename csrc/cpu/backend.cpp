@@ -39,34 +39,31 @@ void parallel_rows(const Params& p, int64_t rows, int64_t row_length, int thread
 
 }  // namespace
 
-void forward(const Params& p, Type type, const void* x, void* y, uint8_t* codes, int threads) {
-  const VerticalTaps vertical(p);
-  with_kernels(type, [&](const auto& kernels, auto* of_type) {
+void Call::forward(const void* x, void* y, uint8_t* codes, int threads) const {
+  with_kernels(type_, [&](const auto& kernels, auto* of_type) {
     using T = std::remove_pointer_t<decltype(of_type)>;
-    parallel_rows(p, p.h.pooled(), code_row_length(p), threads, [&](int64_t begin, int64_t end) {
-      kernels.forward(p, vertical, static_cast<const T*>(x), static_cast<T*>(y), codes, begin, end);
+    parallel_rows(p_, p_.h.pooled(), code_row_length(p_), threads, [&](int64_t begin, int64_t end) {
+      kernels.forward(p_, vertical_, static_cast<const T*>(x), static_cast<T*>(y), codes, begin,
+                      end);
     });
   });
 }
 
-void backward(const Params& p, Type type, const void* dy, const uint8_t* codes, void* dx,
-              int threads) {
-  const VerticalTaps vertical(p);
-  with_kernels(type, [&](const auto& kernels, auto* of_type) {
+void Call::backward(const void* dy, const uint8_t* codes, void* dx, int threads) const {
+  with_kernels(type_, [&](const auto& kernels, auto* of_type) {
     using T = std::remove_pointer_t<decltype(of_type)>;
-    parallel_rows(p, p.h.size, p.w.size * p.step(), threads, [&](int64_t begin, int64_t end) {
-      kernels.backward(p, vertical, static_cast<const T*>(dy), codes, static_cast<T*>(dx), begin,
+    parallel_rows(p_, p_.h.size, p_.w.size * p_.step(), threads, [&](int64_t begin, int64_t end) {
+      kernels.backward(p_, vertical_, static_cast<const T*>(dy), codes, static_cast<T*>(dx), begin,
                        end);
     });
   });
 }
 
-void apply(const Params& p, Type type, const void* x, const uint8_t* codes, void* y, int threads) {
-  const VerticalTaps vertical(p);
-  with_kernels(type, [&](const auto& kernels, auto* of_type) {
+void Call::apply(const void* x, const uint8_t* codes, void* y, int threads) const {
+  with_kernels(type_, [&](const auto& kernels, auto* of_type) {
     using T = std::remove_pointer_t<decltype(of_type)>;
-    parallel_rows(p, p.h.pooled(), code_row_length(p), threads, [&](int64_t begin, int64_t end) {
-      kernels.apply(p, vertical, static_cast<const T*>(x), codes, static_cast<T*>(y), begin, end);
+    parallel_rows(p_, p_.h.pooled(), code_row_length(p_), threads, [&](int64_t begin, int64_t end) {
+      kernels.apply(p_, vertical_, static_cast<const T*>(x), codes, static_cast<T*>(y), begin, end);
     });
   });
 }

@@ -1,17 +1,27 @@
-// The CPU backend. All tensors are dense in the layout of the Params, codes as codes.h says.
+// The CPU backend. All tensors are dense in the layout of the call, codes as codes.h says.
 #pragma once
 
 #include <string>
 
-#include "../max_blur_pool.h"
+#include "kernels.h"
 
 namespace fastblur::cpu {
 
-void forward(const Params& p, Type type, const void* x, void* y, uint8_t* codes,
-             int threads);  // codes may be null: then none are kept
-void backward(const Params& p, Type type, const void* dy, const uint8_t* codes, void* dx,
-              int threads);
-void apply(const Params& p, Type type, const void* x, const uint8_t* codes, void* y, int threads);
+// A call but for its tensors, made once for many: its vertical taps take as long as a small call.
+class Call {
+ public:
+  Call(const Params& p, Type type) : p_(p), type_(type), vertical_(p) {}
+  void forward(const void* x, void* y, uint8_t* codes,
+               int threads) const;  // codes may be null: then none are kept
+  void backward(const void* dy, const uint8_t* codes, void* dx, int threads) const;
+  void apply(const void* x, const uint8_t* codes, void* y, int threads) const;
+  const Params& p() const { return p_; }
+
+ private:
+  Params p_;
+  Type type_;
+  VerticalTaps vertical_;
+};
 
 // For people: which sizes of a call the kernels know at compile time.
 std::string specialisation(const Params& geometry, bool channels_last);

@@ -123,7 +123,7 @@ class Winners {
     for (int b = 0; b < walk_.code_bits; ++b)
       join_rows(planes_[b], codes_ + code_row_start(walk_.p, unit, b, first), end_of_codes_,
                 last - first, walk_.pitch);
-    with_truth(walk_.p.relu, [&](auto relu) {
+    with_relu<K>(walk_.p.relu, [&](auto relu) {
       find_winners<K, relu()>(
           walk_.p, [&](int c) { return edges_.exists(c, 0); }, planes_, bits, won_);
     });
@@ -163,9 +163,9 @@ class Winners {
   Bits planes_, won_, moved_;
 };
 
-template <class V, class T, int K, bool kStream>
+template <class V, class T, int K>
 void backward_staged(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, int64_t begin,
-                     int64_t end) {
+                     int64_t end, bool stream) {
   using S = typename V::Scalar;
   const Params& p = walk.p;
   const Axis& h = p.h;
@@ -182,8 +182,10 @@ void backward_staged(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* 
       const int64_t first = x0 + h.pad - h.pool + 1, last = x1 + h.pad;
       const S* const dm = gradient.make(unit, first, last);
       if (p.linear()) {
-        for (int64_t x = x0; x < x1; ++x)
-          copy_row<V, kStream>(dm + (x - x0) * walk.pitch, walk.x_row, out + x * walk.x_row);
+        with_truth(stream, [&](auto stream) {
+          for (int64_t x = x0; x < x1; ++x)
+            copy_row<V, stream()>(dm + (x - x0) * walk.pitch, walk.x_row, out + x * walk.x_row);
+        });
         continue;
       }
       winners.read(unit, most(first, 0), least(last, h.pooled()));
@@ -193,9 +195,10 @@ void backward_staged(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* 
         const S* row[kMaxPool];
         for (int r = 0; r < h.pool; ++r) row[r] = dm + (h.pool - 1 - r) * walk.pitch + at;
         const Won won = winners.of(x0 * walk.pitch + at, part);
-        if (walk.same_rows)
-          route_back<V, K, kStream>(p, row, won, part, out + x0 * walk.x_row + at);
-        else route_back<V, K, false>(p, row, won, part, laid[0] + at);
+        T* const to = out + x0 * walk.x_row + at;
+        if (!walk.same_rows) route_back<V, K, false>(p, row, won, part, laid[0] + at);
+        else if (stream) route_back<V, K, true>(p, row, won, part, to);
+        else route_back<V, K, false>(p, row, won, part, to);
       }
       if (walk.same_rows) continue;
       for (int64_t x = x0; x < x1; ++x)
@@ -204,15 +207,16 @@ void backward_staged(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* 
   });
 }
 
-template <class V, class T, int K, bool kStream>
+// stream: whether rows of dx go past the caches in whole vectors.
+template <class V, class T, int K>
 void backward_as(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, int64_t begin,
-                 int64_t end) {
+                 int64_t end, bool stream) {
   const Axis& h = walk.p.h;
   with_constant(TapCounts{}, walk.p.w.n_taps, [&](auto taps) {
-    if constexpr (FASTBLUR_CPU_FUSES && K > 0 && taps() > 0) {
+    if constexpr (V::kFuses && K > 0 && taps() > 0) {
       using Pixels = FusedPixelsBack<V, T, K, taps()>;
       if (Pixels::serves(walk.p)) {
-        Pixels pixels(walk, dy, codes, kStream);
+        Pixels pixels(walk, dy, codes, stream);
         for_each_unit(h.size, begin, end,
                       [&](int64_t unit, int64_t h0, int64_t h1) { pixels.make(unit, h0, h1, dx); });
         return;
@@ -225,9 +229,9 @@ void backward_as(const Walk<V>& walk, const T* dy, const uint8_t* codes, T* dx, 
         return;
       }
     }
-    backward_staged<V, T, K, kStream>(walk, dy, codes, dx, begin, end);
+    backward_staged<V, T, K>(walk, dy, codes, dx, begin, end, stream);
   });
-  if (kStream || walk.stream_dx) V::fence();
+  if (stream || walk.stream_dx) V::fence();
 }
 
 }  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

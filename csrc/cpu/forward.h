@@ -60,7 +60,7 @@ class StagedRows {
       int64_t next = u + 1;
       if (all_rows(u))
         while (next < tile.last && all_rows(next)) ++next;
-      with_truth(walk_.p.relu, [&](auto relu) {
+      with_relu<K>(walk_.p.relu, [&](auto relu) {
         with_truth(careful, [&](auto careful) {
           max_of_rows<relu(), careful()>(tile, u, next, own_first, own_last);
         });
@@ -151,21 +151,21 @@ template <class V, class T, int K, bool kCodes>
 class ChosenRows {
  public:
   using S = typename V::Scalar;
+  static constexpr bool kFuses = K > 0 && V::kFuses;
 
   ChosenRows(const Walk<V>& walk, const Windows<S>& windows, const T* x, uint8_t* codes,
              const ForwardCut& cut)
       : walk_(walk), x_(x), codes_(codes), cut_(cut) {
-    if (fuses(windows)) fused_.emplace(walk, windows, x, codes, cut.band, cut.tile);
+    if constexpr (kFuses)
+      if (windows.all()) fused_.emplace(walk, windows, x, codes, cut.band, cut.tile);
   }
 
   // Whether B_v m can be made at once; see FusedRows.
-  static bool fuses(const Windows<S>& windows) {
-    return K > 0 && FASTBLUR_CPU_FUSES && windows.all();
-  }
+  static bool fuses(const Windows<S>& windows) { return kFuses && windows.all(); }
   int64_t end_of_rows(int64_t i) const { return fused_ ? fused_->end_of_rows(i) : 0; }
   bool sum_rows_of(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
                    Scratch<S>& out) {
-    if constexpr (K == 0 || !FASTBLUR_CPU_FUSES) return false;
+    if constexpr (!kFuses) return false;
     else return fused_ && fused_->make(tile, i0, i1, own_first, own_last, out);
   }
 

@@ -94,8 +94,9 @@ class FusedRows {
     };
     if (resumes_)
       for_each_kept(0, [](uint8_t* here, uint8_t* kept, size_t n) { std::memcpy(here, kept, n); });
-    const bool finite = walk_.p.relu ? make_columns<true>(tile, i0, i1, out)
-                                     : make_columns<false>(tile, i0, i1, out);
+    bool finite = true;
+    with_relu<K>(walk_.p.relu,
+                 [&](auto relu) { finite = make_columns<relu()>(tile, i0, i1, out); });
     for_each_kept(n_rows,
                   [](uint8_t* here, uint8_t* kept, size_t n) { std::memcpy(kept, here, n); });
     unit_ = tile.unit;
@@ -293,7 +294,7 @@ class FusedRows {
     for (int r = 1; r < K + walk_.p.relu; ++r) rows[r] = {won_rows_[r], at};
     for (int r = 0; r < K; ++r)
       for (int c = 1; c < K; ++c) columns[r][c] = {won_columns_[c], at + r * pitch_};
-    with_truth(walk_.p.relu, [&](auto relu) {
+    with_relu<K>(walk_.p.relu, [&](auto relu) {
       name_winners<K, relu()>(walk_.p, columns, rows, 0, K, (own_last - own_first) * pitch_,
                               planes_);
     });

@@ -23,12 +23,6 @@
 #include "kernels.h"
 #include "specialisation.h"
 
-// Whether a level has the registers for stages done in one go: 16 for whole vectors. The portable
-// level, whose vectors take two or more, is faster stage by stage.
-#ifndef FASTBLUR_CPU_FUSES
-#define FASTBLUR_CPU_FUSES 1
-#endif
-
 namespace fastblur::cpu {
 // Bytes that go past the caches by themselves. The rest of their line should follow soon.
 constexpr int64_t kPiece = 32;

@@ -21,10 +21,10 @@ static bool supported() {
 #define FASTBLUR_CPU_LEVEL avx2
 #include "make_level.h"
 #include "simd_avx2.h"
-#include "simd_generic.h"
+#include "simd_avx2_f64.h"
 
 namespace fastblur::cpu::avx2 {
-extern const Level level = make_level<Avx2F32, GenericF64>("avx2", &supported);
+extern const Level level = make_level<Avx2F32, Avx2F64>("avx2", &supported);
 }  // namespace fastblur::cpu::avx2
 
 #if defined(__clang__)

@@ -29,7 +29,8 @@ static bool supported() {
 #include "simd_generic.h"
 
 namespace fastblur::cpu::avx512 {
-extern const Level level = make_level<Avx512F32, GenericF64>("avx512", &supported);
+extern const Level level =
+    make_level<Avx512F32, Generic<double, int64_t, true>>("avx512", &supported);
 }  // namespace fastblur::cpu::avx512
 
 #if defined(__clang__)

@@ -29,11 +29,9 @@ struct Entry {
     Walk<V> walk(p, vertical);
     const int64_t rows = p.units() * p.h.size;
     walk.stream_dx = streams(dx, rows, walk.x_row, kLargeDx, kPiece);
-    with_pool(p, [&](auto pool) {
-      with_truth(streams(dx, rows, walk.x_row, kLargeDx, kVector), [&](auto stream) {
-        backward_as<V, T, pool(), stream()>(walk, dy, codes, dx, begin, end);
-      });
-    });
+    const bool stream = streams(dx, rows, walk.x_row, kLargeDx, kVector);
+    with_pool(
+        p, [&](auto pool) { backward_as<V, T, pool()>(walk, dy, codes, dx, begin, end, stream); });
   }
 
   static void apply(const Params& p, const VerticalTaps& vertical, const T* x, const uint8_t* codes,

@@ -98,4 +98,11 @@ void with_truth(bool truth, F f) {
   else f(std::false_type{});
 }
 
+// The same for ReLU, without which a window of one element is not selected at all.
+template <int K, class F>
+void with_relu(bool relu, F f) {
+  if constexpr (K == 1) f(std::true_type{});
+  else with_truth(relu, f);
+}
+
 }  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

@@ -10,6 +10,7 @@ struct Avx2F32 {
   using Word = uint8_t;
   using Mask = __m256;
   static constexpr int kLanes = 8;
+  static constexpr bool kFuses = true;
 
   __m256 v;
 

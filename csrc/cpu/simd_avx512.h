@@ -10,15 +10,14 @@ struct Avx512F32 {
   using Word = uint16_t;
   using Mask = __mmask16;
   static constexpr int kLanes = 16;
+  static constexpr bool kFuses = true;
 
   __m512 v;
 
   static Avx512F32 splat(float s) { return {_mm512_set1_ps(s)}; }
 
   static Avx512F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static Avx512F32 load(const Half* p) {
-    return widen(p, _mm256_loadu_si256((const __m256i*)p));
-  }
+  static Avx512F32 load(const Half* p) { return widen(p, _mm256_loadu_si256((const __m256i*)p)); }
   static Avx512F32 load(const BFloat16* p) {
     return widen(p, _mm256_loadu_si256((const __m256i*)p));
   }
@@ -77,9 +76,7 @@ struct Avx512F32 {
 
   void store_first(float* p, int n) const { _mm512_mask_storeu_ps(p, first(n), v); }
   void store_first(Half* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), narrow(p)); }
-  void store_first(BFloat16* p, int n) const {
-    _mm256_mask_storeu_epi16(p, first(n), narrow(p));
-  }
+  void store_first(BFloat16* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), narrow(p)); }
 
   static Avx512F32 add(Avx512F32 a, Avx512F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
   static Avx512F32 fma(Avx512F32 a, Avx512F32 b, Avx512F32 c) {

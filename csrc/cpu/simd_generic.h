@@ -1,9 +1,10 @@
-// Eight lanes in plain GCC/Clang vector extensions: the vector of the portable level, and the
-// float64 vector of every level (the compiler lowers it to whatever the level's target has).
+// Eight lanes in plain GCC/Clang vector extensions: the vector of the portable level, and float64
+// in AVX-512. kInRegister: whether the level's target has registers of this size.
 //
 // The interface that the stages need of a vector V, here and in simd_avx2.h and simd_avx512.h:
 //
 //   V::Scalar, V::kLanes      element type of the arithmetic, and how many
+//   V::kFuses                 whether the stages are done in one go
 //   V::Mask, V::Word          one truth per lane: as the comparison gives it, and as kLanes bits
 //   splat, load, load_where   from memory of any storage type T, widening
 //   store, store_first        to memory of T, rounding to nearest even
@@ -27,11 +28,12 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_LEVEL {
 
-template <class S, class I>
+template <class S, class I, bool kInRegister = false>
 struct Generic {
   using Scalar = S;
   using Word = uint8_t;
   static constexpr int kLanes = 8;
+  static constexpr bool kFuses = kInRegister;  // else it takes two or more of a few
   typedef S Reg __attribute__((vector_size(kLanes * sizeof(S))));
   typedef I Mask __attribute__((vector_size(kLanes * sizeof(I))));
 
@@ -144,8 +146,5 @@ struct Generic {
     hi = {__builtin_shufflevector(even.v, odd.v, 4, 12, 5, 13, 6, 14, 7, 15)};
   }
 };
-
-using GenericF32 = Generic<float, int32_t>;
-using GenericF64 = Generic<double, int64_t>;
 
 }  // namespace fastblur::cpu::FASTBLUR_CPU_LEVEL

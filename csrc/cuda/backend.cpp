@@ -93,7 +93,7 @@ void launch_on(Place place, const char* name, const Params& p, Type type, F f) {
 
 void forward_on(Place place, const Params& p, Type type, const void* x, void* y, uint32_t* codes) {
   if (codes == nullptr && forward_needs_codes(p, type) && p.batch > 0)
-    throw std::invalid_argument("forward needs room for codes, see sizes()");
+    throw std::invalid_argument("forward needs room for codes here, got none");
   launch_on(place, "forward", p, type,
             [&](const Queue& queue) { return forward(p, type, x, y, codes, queue); });
 }

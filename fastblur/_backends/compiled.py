@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor
 
 from .. import _autograd
-from .._direct import Direct
+from .._direct import Direct, memory_test
 from .._geometry import FIELDS, Geometry
-from .._operators import Arguments, Kernels, Operators, Size
+from .._operators import Arguments, Kernels, Operators, Size, memory_format
 from .backend import Backend, Codes, in_words
 from .specialised import is_specialised
 
@@ -29,14 +30,16 @@ _REINSTALL = "pip install --no-cache-dir --force-reinstall --no-deps, from the s
 _NUMBERS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # as in csrc
 
 
-@functools.lru_cache(maxsize=1024)
-def plan(geometry: Arguments) -> Any:
-    """The ``_C.Plan`` of a geometry's fields.
+class Plan:
+    """A checked geometry on a backend.
 
     Raises:
-        ValueError: one of them is not allowed.
+        ValueError: one of its fields is not allowed.
     """
-    return C.Plan(*geometry)
+
+    def __init__(self, backend: Compiled, geometry: Arguments) -> None:
+        self.backend, self.geometry = backend, geometry
+        self.native = C.Plan(*geometry)
 
 
 class CompiledCall:
@@ -46,16 +49,16 @@ class CompiledCall:
         ValueError: the sizes do not fit.
     """
 
-    def __init__(
-        self, backend: Compiled, plan: Any, size: Size, channels_last: bool, dtype: torch.dtype
-    ) -> None:
-        self._kernels, self._place = backend.library, backend.place
-        self._head = (plan, _NUMBERS[dtype], channels_last, *size)
-        h, w, codes, *scratch = self._kernels.sizes(*self._head)
+    def __init__(self, plan: Plan, size: Size, channels_last: bool, dtype: torch.dtype) -> None:
+        self.native = plan.backend.library.Call(plan.native, _NUMBERS[dtype], channels_last, *size)
+        self._forward, self._place = self.native.forward, plan.backend.place
+        h, w, codes, *scratch = self.native.sizes
         n, c = size[:2]
-        self.dtype = dtype
+        self.operators, self.is_memory = OPERATORS, plan.backend.is_memory
+        self.arguments = (*plan.geometry, channels_last)
+        self.dtype, self.memory_format = dtype, memory_format(channels_last)
         self.input_size, self.output_size = size, (n, c, h, w)
-        self.codes_shape, self.codes_dtype = (n, codes), backend.codes_dtype
+        self.codes_shape, self.codes_dtype = (n, codes), plan.backend.codes_dtype
         # Memory for codes that nobody keeps, where the kernels cannot do without.
         self._scratch = (n, *scratch) if any(scratch) else None
         self._x_strides = _strides(self.input_size, channels_last)
@@ -67,26 +70,25 @@ class CompiledCall:
         if self._scratch and not codes:
             scratch = x.new_empty(self._scratch, dtype=self.codes_dtype)
             codes = scratch.data_ptr()
-        self._kernels.forward(*self._head, x.data_ptr(), y.data_ptr(), codes, *self._place(x))
+        self._forward(x.data_ptr(), y.data_ptr(), codes, *self._place(x))
         return y
 
     def forward(self, x: Tensor, need_codes: bool) -> tuple[Tensor, Tensor]:
-        shape = self.codes_shape if need_codes else (self.codes_shape[0], 0)
-        codes = x.new_empty(shape, dtype=self.codes_dtype)
+        n, length = self.codes_shape
+        if not need_codes:
+            length = 0
+        # Of all ways to allocate this takes the least time.
+        codes = x.new_empty_strided((n, length), (length, 1), dtype=self.codes_dtype)
         return self.output(x, codes.data_ptr()), codes
 
     def backward(self, dy: Tensor, codes: Tensor) -> Tensor:
         dx = dy.new_empty_strided(self.input_size, self._x_strides)
-        self._kernels.backward(
-            *self._head, dy.data_ptr(), codes.data_ptr(), dx.data_ptr(), *self._place(dy)
-        )
+        self.native.backward(dy.data_ptr(), codes.data_ptr(), dx.data_ptr(), *self._place(dy))
         return dx
 
     def apply(self, x: Tensor, codes: Tensor) -> Tensor:
         y = x.new_empty_strided(self.output_size, self._y_strides)
-        self._kernels.apply(
-            *self._head, x.data_ptr(), codes.data_ptr(), y.data_ptr(), *self._place(x)
-        )
+        self.native.apply(x.data_ptr(), codes.data_ptr(), y.data_ptr(), *self._place(x))
         return y
 
 
@@ -103,7 +105,8 @@ class Compiled(Backend):
     codes_dtype: torch.dtype
 
     def __init__(self) -> None:
-        self.calls = functools.lru_cache(maxsize=1024)(functools.partial(CompiledCall, self))
+        self.plans = functools.lru_cache(maxsize=1024)(functools.partial(Plan, self))
+        self.calls = functools.lru_cache(maxsize=256)(CompiledCall)
 
     @property
     def library(self) -> Any:
@@ -115,6 +118,11 @@ class Compiled(Backend):
         """Of both."""
         return OPERATORS
 
+    @functools.cached_property
+    def is_memory(self) -> Callable[[Tensor], bool]:
+        """Whether its kernels can read a tensor as it is."""
+        return memory_test(self.device_type, self.alignment)
+
     def place(self, x: Tensor) -> tuple[int, ...]:
         """Where a call on ``x`` runs, as the last arguments of its kernels."""
         raise NotImplementedError
@@ -123,13 +131,12 @@ class Compiled(Backend):
         self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor
     ) -> CompiledCall:
         """Checks a call; see ``_operators.py``."""
-        call: CompiledCall = self.calls(plan(geometry), size, channels_last, beside.dtype)
-        return call
+        return self.calls(self.plans(geometry), size, channels_last, beside.dtype)
 
     def direct(self, geometry: Geometry, device: torch.device) -> Direct | None:
         if device.type != self.device_type:
             return None
-        return Direct(self, plan(geometry.arguments()), geometry, device)
+        return Direct(self.plans(geometry.arguments()), device)
 
 
 class Cpu(Compiled):
@@ -159,7 +166,7 @@ class Cpu(Compiled):
         return (images, units * geometry.code_bits * m_h * row_bytes), self.codes_dtype
 
     def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
-        kind = self.library.specialisation(plan(geometry.arguments()), channels_last)
+        kind = self.library.specialisation(self.plans(geometry.arguments()).native, channels_last)
         return f"{self.library.level()}, {in_words(geometry)} ({kind})"
 
 
@@ -202,8 +209,8 @@ class Cuda(Compiled):
         return (images, (code_bytes + 15) // 16 * 4), self.codes_dtype
 
     def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
-        head = (plan(geometry.arguments()), _NUMBERS[beside.dtype], channels_last, *size)
-        return f"{in_words(geometry)} ({self.library.specialisation(*head)})"
+        call = self.call(geometry.arguments(), size, channels_last, beside)
+        return f"{in_words(geometry)} ({call.native.specialisation()})"
 
 
 def why_not_gpu(index: int) -> str | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .._backends import BackendName
 from .._geometry import MAX_TAPS, Geometry, IntOrPair, PaddingMode, check_scalar
+from ..functional import as_map
 from ..modules import Pool
 
 _LEAST = torch.finfo(torch.float32).eps
@@ -160,7 +161,9 @@ class FilteredPool(Pool):
                 f"input must have {channels} channels, as the filter {self.filter_name!r} has, "
                 f"got shape {tuple(input.shape)}"
             )
-        return self._pool_1d(input, geometry) if one_dimensional else self._pool(input, geometry)
+        if one_dimensional:
+            return super().compute(as_map(input, geometry), geometry).squeeze(-2)
+        return super().compute(input, geometry)
 
     def _is_changed(self, filter: Tensor) -> bool:
         """Whether the filter can be looked into, and is another than that the taps were read of."""
