@@ -7,25 +7,19 @@ the class, holds no state, and pickles as the class and the places of the calls.
 
 from __future__ import annotations
 
-import copyreg
+import contextlib
 import functools
 import inspect
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import nn
 
-from .joining import (
-    StandIns,
-    Step,
-    Tail,
-    calls_in_turn,
-    is_fresh,
-    sequential_forward,
-    steps,
-)
-from .rewriting import RUN_NAMES, Chain, Method, Window, run_names
+from .calls import Tail, attribute, calls_in_turn
+from .joining import Line, Made, StandIns, Step, children_of, sequential_forward
+from .rewriting import IN_TURN, Chain, Method, Window, in_turn
 
 #: For the name of a method its windows; a Sequential's forward has none.
 Methods: TypeAlias = tuple[tuple[str, tuple[Window, ...]], ...]
@@ -69,18 +63,19 @@ def find_changes(
     stand_ins = StandIns(layers, _with_tails(list(eligible.values())))
     found: dict[str, tuple[Methods, tuple[Step, ...], bool]] = {}
     for path, module in eligible.items():
-        base, _, relu_before = _origin(type(module)) or (type(module), (), False)
-        with_relu = relu or relu_before
+        made = Made.of(type(module))
+        base = type(module) if made is None else made.base
+        with_relu = relu or (made is not None and made.relu)
         found[path] = (*_methods_of(base, module, stand_ins, with_relu), with_relu)
     used = {id(step.relu) for _, joins, _ in found.values() for step in joins}
     changes = []
     for path, (methods, joins, with_relu) in found.items():
         module = eligible[path]
-        apart: Any = stand_ins.kinds.get(module)
-        if apart is not None and id(getattr(module, apart._tail.name)) in used:
+        apart = Made.of(stand_ins.kinds.get(module, object))
+        if apart and apart.tail and id(attribute(module, apart.tail.name)) in used:
             methods = (*methods, _TAIL)
         if methods:
-            base = class_before(type(module)) or type(module)
+            base = original_class(type(module))
             kind = fused_class(base, methods, with_relu)  # type: ignore[arg-type]
             if kind is not type(module):
                 changes.append(Change(path, kind, joins))
@@ -91,9 +86,9 @@ def _with_tails(modules: list[nn.Module]) -> dict[nn.Module, type[nn.Module]]:
     """For modules whose last call is a ReLU, the class that has it apart."""
     kinds = {}
     for module in modules:
-        base = class_before(type(module)) or type(module)
+        base = original_class(type(module))
         if any(type(child) is nn.ReLU for child in module.children()):
-            tail = _tail_of(inspect.getattr_static(base, "forward"))
+            tail = _tail_of(base.forward, base.forward.__code__) if _is_plain(base) else None
             if tail is not None and type(module._modules.get(tail.name)) is nn.ReLU:
                 kinds[module] = fused_class(base, (_TAIL,), True)  # type: ignore[arg-type]
     return kinds
@@ -103,13 +98,16 @@ def _methods_of(
     base: type[nn.Module], module: nn.Module, stand_ins: StandIns, relu: bool
 ) -> tuple[Methods, tuple[Step, ...]]:
     if isinstance(module, nn.Sequential) and calls_in_turn(module):
-        found = steps(list(module), relu, stand_ins=stand_ins)
-        in_turn = tuple(step for step in found if step.joined)
-        return ((("forward", ()),) if in_turn else ()), in_turn
+        children = children_of(module)
+        found = Line(children, relu, stand_ins=stand_ins).steps() if children else []
+        in_turn_ = tuple(step for step in found if step.joined)
+        return ((("forward", ()),) if in_turn_ else ()), in_turn_
     methods: list[tuple[str, tuple[Window, ...]]] = []
     all_joins: list[Step] = []
     for name in _own_functions(base):
-        chains = _chains_of(inspect.getattr_static(base, name)) if name not in vars(module) else ()
+        function = inspect.getattr_static(base, name)
+        own = name in vars(module) or type(function) is not types.FunctionType
+        chains = () if own else _chains_of(function, function.__code__)
         windows = []
         for index, chain in enumerate(chains):
             for begin, end, joins in _windows_of(module, chain, stand_ins, relu):
@@ -122,13 +120,19 @@ def _methods_of(
 
 def _own_functions(kind: type) -> list[str]:
     """Names of the methods that the class and its bases add to those of all modules."""
-    classes = kind.__mro__[: kind.__mro__.index(nn.Module)]
-    names = [name for one in classes for name, value in vars(one).items() if callable(value)]
+    classes = [one for one in kind.__mro__ if one not in (nn.Module, nn.Sequential, object)]
+    functions = (types.FunctionType,)
+    names = [n for one in classes for n, value in vars(one).items() if type(value) in functions]
     return sorted(set(names) - {"__init__"})
 
 
+def _is_plain(kind: type[nn.Module]) -> bool:
+    return type(inspect.getattr_static(kind, "forward")) is types.FunctionType
+
+
+# By the code too: a function may be given another.
 @functools.lru_cache(maxsize=1024)
-def _tail_of(function: Any) -> Tail | None:
+def _tail_of(function: Any, code: types.CodeType) -> Tail | None:
     try:
         return Method(function).tail()
     except ValueError:
@@ -136,7 +140,7 @@ def _tail_of(function: Any) -> Tail | None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _chains_of(function: Any) -> tuple[Chain, ...]:
+def _chains_of(function: Any, code: types.CodeType) -> tuple[Chain, ...]:
     try:
         return tuple(Method(function).chains)
     except ValueError:
@@ -152,15 +156,18 @@ def _windows_of(
     def joins(begin: int, end: int) -> list[Step]:
         if None in called[begin:end]:
             return []
-        fresh = is_fresh(called[:begin], chain.fresh)
-        found = steps([m for m in called[begin:end] if m], relu, fresh, stand_ins)
-        return [step for step in found if step.joined]
+        part = called[begin:end]
+        fresh = chain.fresh and begin == 0
+        line = Line(lambda i: part[i] if i < len(part) else None, relu, fresh, stand_ins)
+        return [step for step in line.steps() if step.joined]
 
     def parts(begin: int, end: int) -> int:
         return sum(len(step.joined) for step in joins(begin, end))
 
     windows, begin = [], 0
-    for end in range(2, len(called) + 1):
+    for end in range(1, len(called) + 1):
+        if called[end - 1] is None:
+            begin = end
         if not parts(begin, end):
             continue
         while parts(begin + 1, end) == parts(begin, end):
@@ -187,29 +194,29 @@ def fused_class(base: type[nn.Module], methods: Methods, relu: bool) -> type[nn.
         ValueError: a method's source does not tell.
     """
     members: dict[str, Any] = {
-        "_fused_from": (base, methods, relu),
-        "_fuses_relu": relu,
-        RUN_NAMES: run_names,
+        IN_TURN: in_turn,
         "__reduce_ex__": _reduce_ex,
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
     }
+    tail = None
     for name, windows in methods:
         if (name, windows) == _TAIL:
-            members[name] = _tail_of(inspect.getattr_static(base, "forward"))
+            tail = _tail_of(base.forward, base.forward.__code__)
         elif windows:
             method = Method(inspect.getattr_static(base, name))
             members[name] = method.rewritten(windows, relu)
         else:
             members[name] = sequential_forward
+    members["_fastblur_made"] = Made(base, methods, relu, tail)
     return type(base.__name__, (base,), members)
 
 
-def class_before(kind: type[nn.Module]) -> type[nn.Module] | None:
-    """The class that a module had before fuse_ gave it this one; None if it did not."""
-    origin = _origin(kind)
-    return None if origin is None else origin[0]
+def original_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class that a module had before fuse_ gave it another."""
+    made = Made.of(kind)
+    return kind if made is None else made.base
 
 
 def set_class(module: nn.Module, kind: type[nn.Module]) -> None:
@@ -217,28 +224,32 @@ def set_class(module: nn.Module, kind: type[nn.Module]) -> None:
     object.__setattr__(module, "__class__", kind)
 
 
-def _origin(kind: type[nn.Module]) -> tuple[type[nn.Module], Methods, bool] | None:
-    return vars(kind).get("_fused_from")
-
-
 def _can_have_subclass(kind: type[nn.Module]) -> bool:
     """Whether a subclass is seen by nobody: no metaclass and no registry of subclasses."""
-    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
-    return type(kind) is type and not any("__init_subclass__" in vars(one) for one in own)
+    if Made.of(kind) is not None:
+        return True
+    others = [one for one in kind.__mro__ if one not in (nn.Module, nn.Sequential, object)]
+    return type(kind) is type and not any("__init_subclass__" in vars(one) for one in others)
 
 
 def _reduce_ex(self: nn.Module, protocol: Any) -> Any:
-    base, methods, relu = type(self)._fused_from  # type: ignore[attr-defined]
-    reduced = base.__reduce_ex__(self, protocol)
-    if isinstance(reduced, tuple) and reduced[0] is copyreg.__newobj__:  # type: ignore[attr-defined]
-        return (_new, (base, methods, relu), *reduced[2:])
-    return reduced
+    """As the class that there was before does it, with that class in the place of this one."""
+    kind = type(self)
+    made = next(made for one in kind.__mro__ if (made := Made.of(one)) is not None)
+    reduced = made.base.__reduce_ex__(self, protocol)
+    if not isinstance(reduced, tuple) or Made.of(kind) is None:  # a subclass of somebody's own
+        return reduced
+    function, arguments, *rest = reduced
+    plain = tuple(made.base if one is kind else one for one in (function, *arguments))
+    return (_restore, (made.base, made.methods, made.relu, *plain), *rest)
 
 
-def _new(base: type[nn.Module], methods: Methods, relu: bool) -> nn.Module:
-    """An empty module for pickle; of the class itself, where that has other methods now."""
-    try:
-        kind = fused_class(base, methods, relu)  # type: ignore[arg-type]
-    except (ValueError, IndexError, AttributeError):
-        kind = base
-    return kind.__new__(kind)
+def _restore(
+    base: type[nn.Module], methods: Methods, relu: bool, function: Any, *arguments: Any
+) -> Any:
+    """A module for pickle; of the class of before, where that has other methods now."""
+    module = function(*arguments)
+    with contextlib.suppress(ValueError, IndexError, AttributeError):
+        if type(module) is base:
+            set_class(module, fused_class(base, methods, relu))  # type: ignore[arg-type]
+    return module

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -12,9 +11,10 @@ from torch.nn.utils import parametrize
 from .. import _backends
 from .._backends import BackendName
 from ..modules import Pool
-from .call_sites import Change, class_before, find_changes, set_class
+from .call_sites import Change, find_changes, original_class, set_class
+from .calls import has_call_hooks
 from .dataflow import Flow, flows_of, parent_of
-from .joining import Step, has_call_hooks, together
+from .joining import Step, together
 from .models import check_model, check_module
 from .reasons import why_not_joined
 from .recognise import CannotFuse, Layer, check_contents, check_numbers, recognise
@@ -98,7 +98,7 @@ def unfuse_(model: nn.Module) -> UnfuseReport:
         _put(model, path, before)
     apart = []
     for path, module in model.named_modules():
-        if (kind := class_before(type(module))) is not None:
+        if (kind := original_class(type(module))) is not type(module):
             set_class(module, kind)
             apart.append(path)
     return UnfuseReport(tuple(path for path, _, _ in found), tuple(apart))
@@ -250,29 +250,39 @@ class _Planner:
         return _Site(row, fused if layer.unfused else None)
 
     def _confirmed(self, plan: _Plan) -> _Plan:
-        """The plan without the layers after which the model's own code would do other calls.
+        """The plan without what would make the model's own code do other calls.
 
         It may look at the class of a module, or call one that it keeps elsewhere.
         """
-        if self._same_calls(plan.sites):
+        if self._same_calls(plan):
             return plan
         why = "what the model calls depends on the class of this layer, or it is kept elsewhere too"
+        apart = tuple(self._without_joins(site) for site in plan.sites)
         kept = tuple(
-            site if self._same_calls([site]) else self._left(site.row.path, why)
-            for site in plan.sites
+            site if self._same_calls(_Plan((site,))) else self._left(site.row.path, why)
+            for site in apart
         )
-        if not self._same_calls(kept):
+        if not self._same_calls(_Plan(kept)):
             kept = tuple(self._left(site.row.path, site.row.note or why) for site in kept)
-        return _Plan(kept, plan.changes)
+        return _Plan(kept)
 
-    def _same_calls(self, sites: Iterable[_Site]) -> bool:
-        """Whether the model calls the same modules with these layers in place."""
+    def _without_joins(self, site: _Site) -> _Site:
+        if not site.row.joined:
+            return site
+        why = "nothing joins it: the model looks at the classes of modules that would change"
+        layer = recognise(self._modules[site.row.path])
+        if layer is None or not layer.gains_alone:
+            return self._left(site.row.path, why)
+        what, fused = site.row.what[-1:], describe(layer.geometry)
+        return _Site(FuseRow(site.row.path, what, fused, why), site.fused)
+
+    def _same_calls(self, plan: _Plan) -> bool:
+        """Whether the model calls the same modules once this is done."""
         try:
             shadow = without_data(self._model)
         except Exception:
             return True  # no trace tells, so none tells otherwise
-        for site in sites:
-            site.carry_out(shadow)
+        plan.carry_out(shadow)
         after = [Flow.text_of(graphs_of(shadow, training)) for training in (False, True)]
         return after == [flow.text for flow in self._flows]
 

@@ -3,21 +3,31 @@
 ``fuse_`` leaves the ReLU and the max where they are, unchanged. What changes is the code that
 calls them and the blur in turn, and that code alone: the ``forward`` of an ``nn.Sequential``, or
 two calls in a method whose source shows that nobody else reads the value between them
-(:mod:`.rewriting`). There, each time anew, :func:`steps` decides what one call may do. Any other
-caller of the same modules gets what they always gave.
+(:mod:`.rewriting`). There, each time anew, :class:`Line` decides what one call may do, right before
+that call. Any other caller of the same modules gets what they always gave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
-from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
+from torch import nn
 
 from .._geometry import Geometry
 from ..modules import FusedBlurPool, FusedMaxBlurPool, Pool
+from .calls import (
+    Head,
+    Tail,
+    attribute,
+    calls_in_turn,
+    is_as_made,
+    is_fresh,
+    is_identity,
+    is_unwatched,
+    may_join,
+)
 from .filtered_pool import BlurredConv2d, FilteredPool
 
 Max: TypeAlias = nn.MaxPool2d | nn.MaxPool1d
@@ -25,7 +35,6 @@ Max: TypeAlias = nn.MaxPool2d | nn.MaxPool1d
 _MAXES = (nn.MaxPool2d, nn.MaxPool1d)
 _FRONTS = (nn.ReLU, *_MAXES)
 _POOLS = (FilteredPool, BlurredConv2d, FusedBlurPool, FusedMaxBlurPool)
-_MAKERS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
 
 
 @dataclass(frozen=True)
@@ -36,41 +45,26 @@ class StandIns:
     kinds: Mapping[nn.Module, type[nn.Module]] = field(default_factory=dict)
 
 
-_NONE = StandIns()
-
-
 @dataclass(frozen=True)
-class Tail:
-    """The last call in the ``forward`` of a class, whose result it returns.
+class Made:
+    """What ``fuse_`` says of a class that it made.
 
     Attributes:
-        name: of the attribute that is called.
-        before: of those that are called right before, each of whose results the next alone gets.
-        fresh: whether nobody else holds what the first of all of them gets.
-        rest: the ``forward`` without the call.
+        base: the class it is made of.
+        methods: that differ; see :mod:`.call_sites`.
+        relu: whether ReLUs join in them, or only maxes.
+        tail: of its forward, if it is called apart.
     """
 
-    name: str
-    before: tuple[str, ...]
-    fresh: bool
-    rest: Callable[..., Any]
+    base: type[nn.Module]
+    methods: tuple[Any, ...]
+    relu: bool
+    tail: Tail | None = None
 
-
-class Head:
-    """A module without its tail."""
-
-    def __init__(self, module: nn.Module, tail: Tail) -> None:
-        self._module = module
-        self._tail = tail
-
-    def __call__(self, x: Any) -> Any:
-        """What the tail would get."""
-        return self._tail.rest(self._module, x)
-
-    def is_fresh(self) -> bool:
-        """Whether nobody else holds the result."""
-        makers = [getattr(self._module, name) for name in self._tail.before]
-        return is_fresh(makers, self._tail.fresh)
+    @staticmethod
+    def of(kind: type) -> Made | None:
+        """What is said of a class; None if fuse_ did not make it."""
+        return vars(kind).get("_fastblur_made")
 
 
 class Step(NamedTuple):
@@ -91,123 +85,154 @@ class Step(NamedTuple):
             return self.module(x)
         assert isinstance(self.module, Pool)
         geometry = together(self.module, self.relu, self.max)
-        assert geometry is not None  # else steps() would not join them
+        assert geometry is not None  # else the line would not join them
         return self.module.compute(x, geometry)
 
 
-def run(modules: Sequence[nn.Module], x: Any, relu: bool) -> Any:
-    """Calls the modules in turn, in as few calls as :func:`steps` allows."""
-    if not isinstance(x, Tensor):  # a tracer's stand-in, say, which is to see each module
-        for module in modules:
-            x = module(x)
-        return x
-    for step in steps(modules, relu):
-        x = step(x)
-    return x
+# Gives what is called in turn, as things are now, or None at an index behind the last.
+_Source: TypeAlias = Callable[[int], Any]
 
 
-def steps(
-    modules: Sequence[nn.Module], relu: bool, fresh: bool = False, stand_ins: StandIns = _NONE
-) -> list[Step]:
-    """The calls that do what the modules do in turn, when only the next reads a result.
+class Line:
+    """Modules that are called in turn, when only the next one reads a result.
 
     Args:
-        modules: in the order of their calls.
+        source: of the modules, asked anew whenever one is to be called.
         relu: whether ReLUs join, or only maxes.
         fresh: whether nobody else holds the tensor that the first one gets.
         stand_ins: what is taken for what is there.
     """
-    if hooks_of_all_modules():
-        return [Step(module) for module in modules]
-    line = _Line(modules, stand_ins)
-    found: list[Step] = []
-    while line.place < len(line.modules):
-        line.open_front()
-        step = line.join(relu, fresh)
-        if step is None:
-            step = Step(line.modules[line.place])
-            line.place += 1
-        found.append(step)
-        fresh = is_fresh([step.module], fresh)
-    return found
 
-
-class _Line:
-    """Modules that are called in turn, and the place of the next."""
-
-    def __init__(self, modules: Sequence[nn.Module], stand_ins: StandIns) -> None:
+    def __init__(
+        self, source: _Source, relu: bool, fresh: bool = False, stand_ins: StandIns | None = None
+    ) -> None:
+        self._places: list[tuple[_Source, int]] = [(source, 0)]  # inner ones last
+        self._relu = relu
+        self._fresh = fresh
         self._stand_ins = stand_ins
-        self.modules: list[Any] = [stand_ins.modules.get(m, m) for m in modules]
-        self.place = 0
 
-    def open_front(self) -> None:
-        """Takes the children of a module that ends where the following one could be joined."""
-        while self.place + 1 < len(self.modules):
-            module, following = self.modules[self.place : self.place + 2]
-            inner = self._children(module)
+    def run(self, x: Any) -> Any:
+        """The result of all calls, each decided right before it: a module may change the next."""
+        while (step := self.next()) is not None:
+            x = step(x)
+        return x
+
+    def next(self) -> Step | None:
+        """The next call, as things are now; None behind the last."""
+        self._open_front()
+        step = self._join()
+        if step is None:
+            module, after = self._peek(self._places)
+            if module is None:
+                return None
+            self._places = after
+            step = Step(module)
+        # Whoever watches the call may hold its result, also if it no longer watches afterwards.
+        self._fresh = is_fresh([step.module], self._fresh)
+        return step
+
+    def steps(self) -> list[Step]:
+        """All calls, if none of them changed anything."""
+        found = []
+        while (step := self.next()) is not None:
+            found.append(step)
+        return found
+
+    def _peek(self, places: list[tuple[_Source, int]]) -> tuple[Any, list[tuple[_Source, int]]]:
+        """What is called next, and the places behind it."""
+        for depth in range(len(places), 0, -1):
+            source, index = places[depth - 1]
+            module = source(index)
+            if module is not None:
+                return self._taken(module), [*places[: depth - 1], (source, index + 1)]
+        return None, []
+
+    def _open_front(self) -> None:
+        """Goes into a module that ends where the following one could be joined."""
+        while True:
+            module, after = self._peek(self._places)
+            inner = self._inside(module)
             if inner is None or type(self._last(module)) not in _FRONTS:
                 return
+            following, _ = self._peek(after)
             if type(self._first(following)) not in _FRONTS + _POOLS:
                 return
-            self.modules[self.place : self.place + 1] = inner
+            self._places = [*after, (inner, 0)]
 
-    def join(self, relu: bool, fresh: bool) -> Step | None:
+    def _join(self) -> Step | None:
         """The step of a ReLU, a max, or both, and of the pool that they are in front of."""
-        place, relu_, max_ = self.place, None, None
-        module = self.modules[place]
+        module, after = self._peek(self._places)
+        relu = max = None
         if type(module) is nn.ReLU:
-            if not relu or not is_unwatched(module) or (module.inplace and not fresh):
+            if not self._relu or not is_as_made(module) or (module.inplace and not self._fresh):
                 return None
-            relu_ = module
-            place = self._next(place + 1)
-        if place < len(self.modules) and type(self.modules[place]) in _MAXES:
-            max_ = self.modules[place]
-            if not is_unwatched(max_):
+            relu = module
+            module, after = self._next(after)
+        if type(module) in _MAXES:
+            if not is_as_made(module):
                 return None
-            place = self._next(place + 1)
-        if place >= len(self.modules) or (relu_ is None and max_ is None):
+            max = module
+            module, after = self._next(after)
+        if (relu is None and max is None) or type(module) not in _POOLS:
             return None
-        pool = self.modules[place]
-        if type(pool) not in _POOLS or not is_unwatched(pool):
+        if not is_unwatched(module) or together(module, relu, max) is None:
             return None
-        if together(pool, relu_, max_) is None:
-            return None
-        self.place = place + 1
-        return Step(pool, relu_, max_)
+        self._places = after
+        return Step(module, relu, max)
 
-    def _next(self, place: int) -> int:
-        """The place of what is called from here on, inside Sequentials and past identities."""
-        while place < len(self.modules):
-            module = self.modules[place]
-            inner = self._children(module)
+    def _next(self, places: list[tuple[_Source, int]]) -> tuple[Any, list[tuple[_Source, int]]]:
+        """What is called from there on, inside other modules and past identities."""
+        while True:
+            module, after = self._peek(places)
+            inner = self._inside(module)
             if inner is not None and type(self._first(module)) in _FRONTS + _POOLS:
-                self.modules[place : place + 1] = inner
-            elif _is_identity(module):
-                place += 1
+                places = [*after, (inner, 0)]
+            elif is_identity(module):
+                places = after
             else:
-                break
-        return place
+                return module, after
 
-    def _children(self, module: Any) -> list[Any] | None:
+    def _inside(self, module: Any) -> _Source | None:
         """What is called in turn where the module is called, if that is all that a call does."""
         if not isinstance(module, nn.Module) or not is_unwatched(module):
             return None
         if isinstance(module, nn.Sequential):
-            inner = list(module._modules.values()) if calls_in_turn(module) else []
-            return [self._stand_ins.modules.get(m, m) for m in inner if m is not None] or None
-        kind = self._stand_ins.kinds.get(module, type(module))
-        tail: Tail | None = getattr(kind, "_tail", None)
-        return None if tail is None else [Head(module, tail), getattr(module, tail.name)]
+            return children_of(module) if calls_in_turn(module) else None
+        kind = self._stand_ins.kinds.get(module) if self._stand_ins else None
+        made = Made.of(kind or type(module))
+        if made is None or made.tail is None:
+            return None
+        tail, head = made.tail, Head(module, made.tail)
+        return lambda i: head if i == 0 else attribute(module, tail.name) if i == 1 else None
+
+    def _taken(self, module: Any) -> Any:
+        """What the module is taken for."""
+        return self._stand_ins.modules.get(module, module) if self._stand_ins else module
 
     def _first(self, module: Any) -> Any:
-        while (inner := self._children(module)) is not None:
-            module = inner[0]
+        while (inner := self._inside(module)) is not None:
+            module = self._taken(inner(0))
         return module
 
     def _last(self, module: Any) -> Any:
-        while (inner := self._children(module)) is not None:
-            module = inner[-1]
+        while (inner := self._inside(module)) is not None:
+            last = 0
+            while inner(last + 1) is not None:
+                last += 1
+            module = self._taken(inner(last))
         return module
+
+
+def children_of(module: nn.Sequential) -> _Source | None:
+    """The children of a Sequential, as they are when they are asked for; None if one is none."""
+    if not module._modules or None in module._modules.values():
+        return None
+    children = module._modules
+
+    def child(index: int) -> Any:
+        return list(children.values())[index] if index < len(children) else None
+
+    return child
 
 
 def together(pool: Pool, relu: nn.ReLU | None, max: Max | None) -> Geometry | None:
@@ -251,73 +276,19 @@ def with_front(geometry: Geometry, relu: nn.Module | None, max: Any) -> tuple[Ge
     return geometry, ""
 
 
-def is_unwatched(module: nn.Module) -> bool:
-    """Whether a call of the module is that of its class's ``forward``, and no hook sees it."""
-    return not has_call_hooks(module) and module.__dict__.get("forward") is None
-
-
-def has_call_hooks(module: nn.Module) -> bool:
-    """Whether a call of the module, or its gradient, is watched."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
-def is_fresh(makers: Sequence[Any], fresh: bool) -> bool:
-    """Whether nobody else holds what the last of the makers returned, called in turn.
-
-    Args:
-        makers: modules; None where something else was called.
-        fresh: whether nobody else held what the first of them got.
-    """
-    for maker in reversed(makers):
-        if _makes_new(maker):
-            return True
-        if not _is_identity(maker):
-            return False
-    return fresh
-
-
-def _makes_new(module: Any) -> bool:
-    """Whether nobody else holds the result of a call: that of torch's convolutions and norms."""
-    while isinstance(module, nn.Sequential) and calls_in_turn(module) and is_unwatched(module):
-        module = next(reversed(module._modules.values()), None)
-    if isinstance(module, Head):
-        return module.is_fresh()
-    return (
-        isinstance(module, _MAKERS)
-        and type(module).forward.__module__.startswith("torch.nn.")
-        and is_unwatched(module)
-    )
-
-
-def _is_identity(module: Any) -> bool:
-    return type(module) is nn.Identity and is_unwatched(module)
-
-
-def calls_in_turn(module: nn.Sequential) -> bool:
-    """Whether a Sequential has the ``forward`` that all have, or what fuse_ makes of that."""
-    kind = type(module)
-    usual = kind.forward in (nn.Sequential.forward, sequential_forward)
-    return usual and kind.__iter__ is nn.Sequential.__iter__
-
-
 def sequential_forward(self: Any, input: Any) -> Any:
     """``nn.Sequential.forward``, in as few calls as can be."""
-    return run(tuple(self._modules.values()), input, self._fuses_relu)
+    children = children_of(self)
+    if children is not None and may_join(input):
+        return Line(children, self._fastblur_made.relu).run(input)
+    for module in self:
+        input = module(input)
+    return input
 
 
-def hooks_of_all_modules() -> bool:
-    """Whether somebody watches every module there is."""
-    return bool(
-        torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    )
+# As that of nn.Sequential has none, so that a trace of one reads like a trace of the other.
+sequential_forward.__annotations__.clear()
+sequential_forward.calls_in_turn = True  # type: ignore[attr-defined]  # see calls.calls_in_turn
 
 
 def _pair(value: Any) -> tuple[int, int]:

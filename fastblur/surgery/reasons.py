@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
+from .calls import hooks_of_all_modules, is_unwatched
 from .dataflow import Flow
-from .joining import Max, hooks_of_all_modules, is_unwatched, with_front
+from .joining import Max, with_front
 from .recognise import Layer
 
 _UNPROVEN = (
@@ -24,6 +25,8 @@ def why_not_joined(
     path: str, layer: Layer, joined: Sequence[nn.Module], flows: Sequence[Flow], relu: bool
 ) -> str:
     """Why what a trace shows in front of the layer at ``path`` has not joined it; or nothing."""
+    if hooks_of_all_modules():
+        return "nothing joins while there are hooks of all modules"
     if not joined and not any(flow.calls.get(path) for flow in flows):
         return "no trace shows what is in front of it"
     found: dict[str, None] = {}
@@ -56,8 +59,6 @@ def _why_not(
 
 def _reason(module: nn.Module, layer: Layer) -> str:
     kind = type(module)
-    if hooks_of_all_modules():
-        return "there are hooks of all modules"
     if kind not in (nn.ReLU, nn.MaxPool2d, nn.MaxPool1d):
         return f"it is a subclass, {kind.__name__}"
     if "forward" in vars(module):

@@ -1,8 +1,7 @@
 """Calls in a method whose results only the next call can read, and the method with those as one.
 
-    x = self.bn1(x)
-    x = self.act1(x)     ->      x = self.bn1(x)
-    x = self.maxpool(x)          x = self._call_in_turn(x, ("act1", "maxpool"), ...)
+    x = self.act1(x)     ->      x = self._fastblur_in_turn((self.act1,), x, (("maxpool",),), ...)
+    x = self.maxpool(x)
 
 A value between two calls is read by the second alone if it has no name (``f(g(x))``), or if the
 name is a local variable that the second statement, the very next one, reads and then gives to
@@ -14,25 +13,24 @@ much: they show one way through the code, this holds for all.
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
-import linecache
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
 
-from .joining import Tail, is_fresh, steps
+from .calls import Tail, attribute, may_join
+from .joining import Line
+from .source import compiled, is_source_of, names_of, stored_by, tree_of, with_code
 
 # Functions whose result is a new tensor, that nobody else holds.
 _FRESH = (F.batch_norm, F.group_norm, F.layer_norm, F.instance_norm, F.conv1d, F.conv2d)
 # With these a function can read variables that its source does not name.
 _SEES_LOCALS = {"locals", "vars", "eval", "exec", "dir", "_getframe", "currentframe", "stack"}
 #: The method that a class with rewritten methods has, for these to call.
-RUN_NAMES = "_call_in_turn"
+IN_TURN = "_fastblur_in_turn"
 _NOT_PLAIN = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
@@ -100,16 +98,16 @@ class Method:
         if type(function) is not types.FunctionType:
             raise ValueError("it is no plain function")
         code = function.__code__
-        if code.co_flags & _NOT_PLAIN or _SEES_LOCALS & set(code.co_names) or not code.co_argcount:
+        if code.co_flags & _NOT_PLAIN or _SEES_LOCALS & names_of(code) or not code.co_argcount:
             raise ValueError("it may read variables that its source does not name")
         self.function = function
-        self._tree, self._node = _tree_of(function)
-        if not _is_source_of(code, function):
+        self._tree, self._node = tree_of(function)
+        if not is_source_of(code, function):
             raise ValueError("its source is not what runs")
         self._self = code.co_varnames[0]
         self._plain = set(code.co_varnames) - set(code.co_cellvars)
-        self._loads, stores = _names_in(self._node)
-        if self._self in stores:
+        self._loads = _reads_in(self._node)
+        if self._self in stored_by(code):
             raise ValueError("it changes what self is")
         self._seen: set[ast.Call] = set()
         self._returned: Chain | None = None  # whose last result the last statement returns
@@ -123,8 +121,8 @@ class Method:
         method = Method(self.function)  # its own tree, to be changed
         for window in windows:
             method._rewrite(window, relu)
-        code = _compiled(ast.fix_missing_locations(method._tree), self.function)
-        return _with_code(self.function, code)
+        code = compiled(ast.fix_missing_locations(method._tree), self.function)
+        return with_code(self.function, code)
 
     def tail(self) -> Tail | None:
         """The last call of the method, if there is one way out, and that returns its result."""
@@ -135,8 +133,8 @@ class Method:
         assert method._returned is not None
         *before, last = method._returned.links
         replaced = _Replaced(last.call, last.call.args[0]).visit(method._tree)
-        code = _compiled(ast.fix_missing_locations(replaced), self.function)
-        rest = _with_code(self.function, code)
+        code = compiled(ast.fix_missing_locations(replaced), self.function)
+        rest = with_code(self.function, code)
         names = tuple(link.name for link in before)
         return Tail(last.name, names, method._returned.fresh, rest)
 
@@ -156,7 +154,8 @@ class Method:
                 self.chains.append(chain)
             chain.links += links
             if isinstance(statement, ast.Return) and block is self._node.body:
-                given_back = chain if links else before if reads and sure else None
+                sole = reads and sure and name in self._plain
+                given_back = chain if links else before if sole else None
                 self._returned = given_back if given_back and given_back.links else None
             name = target if sure and (links or chain.fresh) else None
             for inner, still_sure in _blocks_of(statement):
@@ -188,17 +187,20 @@ class Method:
         if len(call.args) != 1 or call.keywords or isinstance(call.args[0], ast.Starred):
             return None
         root, attributes = _dotted(call.func)
-        return ".".join(attributes) if root == self._self and attributes else None
+        if root != self._self or any(name.startswith("__") for name in attributes):
+            return None  # names that a class makes its own are not called that
+        return ".".join(attributes) or None
 
     def _is_fresh(self, value: ast.expr | None) -> bool:
         if not isinstance(value, ast.Call):
             return False
         root, attributes = _dotted(value.func)
-        if root is None or root in self.function.__code__.co_varnames:
+        code = self.function.__code__
+        if root is None or root in {*code.co_varnames, *code.co_cellvars, *code.co_freevars}:
             return False
         found = self.function.__globals__.get(root)
-        for attribute in attributes:
-            found = getattr(found, attribute, None)
+        for name in attributes:
+            found = getattr(found, name, None)
         return any(found is function for function in _FRESH)
 
     # -- writing ----------------------------------------------------------------------------
@@ -206,99 +208,58 @@ class Method:
     def _rewrite(self, window: Window, relu: bool) -> None:
         chain = self.chains[window.chain]
         links = chain.links[window.begin : window.end]
-        before = chain.names[: window.begin]
         first, last = links[0], links[-1]
-        names = chain.names[window.begin : window.end]
+        groups = _by_statement(links)
+        # Python looks up all that one statement calls, the outermost first, before its argument.
+        now = [_copy(link.call.func) for link in reversed(groups[0])]
+        later = tuple(tuple(link.name for link in reversed(group)) for group in groups[1:])
+        fresh = chain.fresh and window.begin == 0
         last.call.args = [
+            ast.Tuple(now, ast.Load()),
             first.call.args[0],
-            *(_constant(value) for value in (names, before, chain.fresh, relu)),
+            *(_constant(value) for value in (later, fresh, relu)),
         ]
         itself = ast.Name(self._self, ast.Load())
-        last.call.func = ast.Attribute(itself, RUN_NAMES, ast.Load())
+        last.call.func = ast.Attribute(itself, IN_TURN, ast.Load())
         gone = {id(link.statement) for link in links} - {id(last.statement)}
         if first.block is not None and gone:
             first.block[:] = [s for s in first.block if id(s) not in gone]
 
 
-def run_names(
-    self: Any, x: Any, names: tuple[str, ...], before: tuple[str, ...], fresh: bool, relu: bool
+def in_turn(
+    self: Any,
+    first: tuple[Any, ...],
+    x: Any,
+    later: tuple[tuple[str, ...], ...],
+    fresh: bool,
+    relu: bool,
 ) -> Any:
-    """Calls attributes of a module in turn, in as few calls as :func:`.joining.steps` allows.
+    """Calls attributes of a module in turn, in as few calls as can be.
 
     Args:
         self: whose attributes they are.
-        x: what the first gets.
-        names: of those to call.
-        before: of those that were called right before, the last of which made ``x``.
-        fresh: whether nobody held what the first of all of them got.
+        first: those that the first statement calls, the last one first, as Python looks them up.
+        x: what the first call gets.
+        later: the names of those that each further statement calls, in the same order.
+        fresh: whether nobody else holds ``x``.
         relu: whether ReLUs join, or only maxes.
     """
-    if isinstance(x, Tensor):
-        fresh = is_fresh([_attribute(self, name) for name in before], fresh)
-        found = steps([_attribute(self, name) for name in names], relu, fresh)
-        if any(step.joined for step in found):
-            for step in found:
-                x = step(x)
-            return x
-    for name in names:
-        x = _attribute(self, name)(x)
+    names = [name for group in later for name in reversed(group)]
+
+    def module(index: int) -> Any:
+        """What is called at this place, as things are now."""
+        if index < len(first):
+            return first[-1 - index]
+        index -= len(first)
+        return attribute(self, names[index]) if index < len(names) else None
+
+    if may_join(x):
+        return Line(module, relu, fresh).run(x)
+    place = 0
+    while (one := module(place)) is not None:
+        x = one(x)
+        place += 1
     return x
-
-
-def _attribute(module: Any, name: str) -> Any:
-    for part in name.split("."):
-        module = getattr(module, part)
-    return module
-
-
-# ---- source and code -----------------------------------------------------------------------------
-
-
-def _tree_of(function: types.FunctionType) -> tuple[ast.Module, ast.FunctionDef]:
-    """A new tree of the file that the function is from, and the function in it.
-
-    The whole file, since what a compiler makes of a function depends on what is around it.
-    """
-    code = function.__code__
-    lines = linecache.getlines(code.co_filename, function.__globals__)
-    try:
-        tree = ast.parse("".join(lines))
-    except SyntaxError as error:
-        raise ValueError(f"its source cannot be read: {error}") from None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            if first == code.co_firstlineno:
-                return tree, node
-    raise ValueError("its source is not there")
-
-
-def _compiled(tree: ast.Module, function: types.FunctionType) -> types.CodeType:
-    """The code of the function in a tree of its file."""
-    code = function.__code__
-    waiting = [compile(tree, code.co_filename, "exec", dont_inherit=True)]
-    while waiting:
-        found = waiting.pop()
-        if (found.co_name, found.co_firstlineno) == (code.co_name, code.co_firstlineno):
-            return found
-        waiting += [c for c in found.co_consts if isinstance(c, types.CodeType)]
-    raise ValueError("its source is not there")
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_source_of(code: types.CodeType, function: types.FunctionType) -> bool:
-    tree, _ = _tree_of(function)
-    return _compiled(tree, function) == code
-
-
-def _with_code(function: types.FunctionType, code: types.CodeType) -> types.FunctionType:
-    made = types.FunctionType(
-        code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
-    )
-    for name in ("__kwdefaults__", "__doc__", "__qualname__", "__annotations__", "__module__"):
-        setattr(made, name, getattr(function, name))
-    made.__dict__.update(function.__dict__)
-    return made
 
 
 # ---- trees ---------------------------------------------------------------------------------------
@@ -358,20 +319,15 @@ class _Counts(dict[str, int]):
         return 0
 
 
-def _names_in(tree: ast.AST) -> tuple[_Counts, set[str]]:
-    """How often each name is read, and which are given values."""
-    loads, stores = _Counts(), set()
+def _reads_in(tree: ast.AST) -> _Counts:
+    """How often each name is read, deleting it and adding to it included."""
+    reads = _Counts()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            if not isinstance(node.ctx, ast.Load):
-                stores.add(node.id)
-            if not isinstance(node.ctx, ast.Store):
-                loads[node.id] += 1
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):
+            reads[node.id] += 1
         elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            loads[node.target.id] += 1
-        elif isinstance(node, (ast.Global, ast.Nonlocal)):
-            stores.update(node.names)
-    return loads, stores
+            reads[node.target.id] += 1
+    return reads
 
 
 def _dotted(node: ast.expr) -> tuple[str | None, list[str]]:
@@ -385,3 +341,18 @@ def _dotted(node: ast.expr) -> tuple[str | None, list[str]]:
 
 def _constant(value: Any) -> ast.expr:
     return ast.Constant(value)
+
+
+def _copy(node: ast.expr) -> ast.expr:
+    return ast.parse(ast.unparse(node), mode="eval").body
+
+
+def _by_statement(links: Sequence[Link]) -> list[list[Link]]:
+    """Runs of links that are nested calls of one statement."""
+    groups: list[list[Link]] = []
+    for link in links:
+        if groups and groups[-1][-1].statement is link.statement:
+            groups[-1].append(link)
+        else:
+            groups.append([link])
+    return groups
