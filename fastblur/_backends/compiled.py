@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import _autograd
-from .._direct import Direct, memory_test
+from .._direct import Direct, disturbance_test, memory_test
 from .._geometry import FIELDS, Geometry
 from .._operators import Arguments, Kernels, Operators, Size, memory_format
 from .backend import Backend, Codes, in_words
@@ -54,7 +54,8 @@ class CompiledCall:
         self._forward, self._place = self.native.forward, plan.backend.place
         h, w, codes, *scratch = self.native.sizes
         n, c = size[:2]
-        self.operators, self.is_memory = OPERATORS, plan.backend.is_memory
+        self.operators = OPERATORS
+        self.is_memory, self.is_disturbed = plan.backend.is_memory, plan.backend.is_disturbed
         self.arguments = (*plan.geometry, channels_last)
         self.dtype, self.memory_format = dtype, memory_format(channels_last)
         self.input_size, self.output_size = size, (n, c, h, w)
@@ -78,7 +79,7 @@ class CompiledCall:
         if not need_codes:
             length = 0
         # Of all ways to allocate this takes the least time.
-        codes = x.new_empty_strided((n, length), (length, 1), dtype=self.codes_dtype)
+        codes = x.new_empty_strided((n, length), (length or 1, 1), dtype=self.codes_dtype)
         return self.output(x, codes.data_ptr()), codes
 
     def backward(self, dy: Tensor, codes: Tensor) -> Tensor:
@@ -122,6 +123,11 @@ class Compiled(Backend):
     def is_memory(self) -> Callable[[Tensor], bool]:
         """Whether its kernels can read a tensor as it is."""
         return memory_test(self.device_type, self.alignment)
+
+    @functools.cached_property
+    def is_disturbed(self) -> Callable[[], bool]:
+        """Whether its kernels must not be called directly."""
+        return disturbance_test(self.device_type)
 
     def place(self, x: Tensor) -> tuple[int, ...]:
         """Where a call on ``x`` runs, as the last arguments of its kernels."""
