@@ -33,8 +33,7 @@ struct Half {
 
   explicit operator float() const {
     const uint32_t magnitude = bits & 0x7fff, shifted = magnitude << 13;
-    const float subnormal =
-        std::bit_cast<float>(magnitude | std::bit_cast<uint32_t>(0.5f)) - 0.5f;
+    const float subnormal = std::bit_cast<float>(magnitude | std::bit_cast<uint32_t>(0.5f)) - 0.5f;
     uint32_t word = shifted + ((127 - 15) << 23);
     word = magnitude < 0x0400 ? std::bit_cast<uint32_t>(subnormal) : word;
     word = magnitude >= 0x7c00 ? shifted | 0x7f800000 : word;

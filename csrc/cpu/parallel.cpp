@@ -6,8 +6,7 @@ namespace fastblur::cpu {
 namespace {
 
 bool forked = false;
-[[maybe_unused]] const int registered =
-    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 }  // namespace
 

@@ -32,8 +32,8 @@ struct Sizes {
                 "read, and of dy one of each neighbour");
   static_assert(kRows.first_row(-kRows.tile_shift()) <= -kRows.ahead() &&
                     kRows.first_row(-kRows.tile_shift()) + 2 > -kRows.ahead(),
-                "TileRows::tile_shift, and _tile_rows of fastblur/_codes.py: the first tile row "
-                "holds the first winners");
+                "TileRows::tile_shift, and _tile_rows of fastblur/_backends/compiled.py: the first "
+                "tile row holds the first winners");
   static_assert(kRows.first_row(-kRows.first_row(0)) <= 0 &&
                     kRows.first_row(-kRows.first_row(0)) + 2 > 0,
                 "kStepOfRow0 of both forward kernels: that step has row 0 of m");
