@@ -41,8 +41,8 @@ class DirectCall(Call, Protocol):
     input_size: Size
     dtype: torch.dtype
     memory_format: torch.memory_format
-    is_memory: Callable[[Tensor], bool]
-    is_disturbed: Callable[[], bool]
+    device_type: str
+    alignment: int
 
     def output(self, x: Tensor, codes: int) -> Tensor:
         """y; codes are written to this address, unless it is 0."""
@@ -70,14 +70,13 @@ def _states(device_type: str) -> tuple[frozenset[int], frozenset[int]]:
     return frozenset(keys), frozenset(around)
 
 
-def memory_test(device_type: str, alignment: int) -> Callable[[Tensor], bool]:
-    """Whether a tensor is memory on such a device that a kernel can read, and nothing else.
-
-    Not a subclass, sparse, quantised, mapped, a view that is negated ...
-    """
-    keys, _ = _states(device_type)
+@functools.cache
+def _tests(device_type: str, alignment: int) -> tuple[Callable[[Tensor], bool], Callable[[], bool]]:
+    """(is_memory, is_disturbed), for kernels that read aligned memory on such a device."""
+    keys, around = _states(device_type)
 
     def is_memory(t: Tensor) -> bool:
+        # Not a subclass, sparse, quantised, mapped, a view that is negated ...
         kind = type(t)
         return (
             (kind is Tensor or kind is Parameter)
@@ -85,21 +84,15 @@ def memory_test(device_type: str, alignment: int) -> Callable[[Tensor], bool]:
             and (alignment == 1 or t.data_ptr() % alignment == 0)
         )
 
-    return is_memory
-
-
-def disturbance_test(device_type: str) -> Callable[[], bool]:
-    """Whether a transform, a mode, a trace or forward mode is at work; autocast may be."""
-    _, around = _states(device_type)
-
     def is_disturbed() -> bool:
+        # By a transform, a mode, a trace or forward mode; autocast may be at work.
         return (
             _included().raw_repr() not in around
             or _function_modes() > 0
             or forward_ad._current_level >= 0
         )
 
-    return is_disturbed
+    return is_memory, is_disturbed
 
 
 class Direct:
@@ -114,9 +107,8 @@ class Direct:
         self._plan = plan
         self._device = None if device.type == "cpu" else device  # the only one of its kind
         self._device_type = device.type
-        backend = plan.backend
-        self._calls = backend.calls
-        self._is_memory, self._is_disturbed = backend.is_memory, backend.is_disturbed
+        self._calls = plan.backend.calls
+        self._is_memory, self._is_disturbed = _tests(device.type, plan.backend.alignment)
 
     def __call__(self, x: Tensor) -> Tensor | None:
         if (
@@ -174,14 +166,15 @@ _apply = _compat.plain_apply(_Direct)
 
 def _fits(call: DirectCall, dy: Tensor, codes: Tensor) -> bool:
     """Whether a kernel can have them; a hook may have put anything in the place of either."""
+    is_memory, is_disturbed = _tests(call.device_type, call.alignment)
     return (
-        call.is_memory(dy)
-        and call.is_memory(codes)
+        is_memory(dy)
+        and is_memory(codes)
         and dy.shape == call.output_size
         and dy.dtype is call.dtype
         and codes.shape == call.codes_shape
         and codes.dtype is call.codes_dtype
         and codes.is_contiguous()
         and dy.device == codes.device
-        and not call.is_disturbed()
+        and not is_disturbed()
     )
