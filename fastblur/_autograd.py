@@ -16,7 +16,7 @@ Which operators they call is an argument of all.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -204,55 +204,33 @@ def _to_input(ctx: _Context, dy: Tensor | None) -> Tensor | None:
 
 def register(operators: Operators) -> None:
     """Gives a family its derivatives: reverse mode by the Functions, tangents by the operators."""
-    for rule in (_forward_at_key, _backward_at_key, _apply_at_key):
-        name = rule.__name__.split("_")[1]
-        operators.library.impl(
-            f"{operators.family}_{name}", functools.partial(rule, operators), "Autograd"
-        )
+    for name, function in {"forward": Forward, "backward": Backward, "apply": Apply}.items():
+        rule = functools.partial(_at_key, operators, name, _compat.plain_apply(function))
+        operators.library.impl(f"{operators.family}_{name}", rule, "Autograd")
 
 
-_record_forward, _record_backward, _record_apply = map(
-    _compat.plain_apply, (Forward, Backward, Apply)
-)
-
-
-def _forward_at_key(operators: Operators, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    arguments, need_codes = rest[:-1], rest[-1]
-    x, tangent = _split("input", x)
-    if _is_recorded(x):
-        if not need_codes:
+def _at_key(
+    operators: Operators, name: str, record: Callable[..., Any], x: Tensor, *rest: Any
+) -> Any:
+    """The operator ``name``; ``x`` is its first tensor, grad_output or the input."""
+    x, tangent = _split("grad_output" if name == "backward" else "input", x)
+    recorded = _is_recorded(x)
+    need_codes: tuple[bool, ...] = ()
+    if name == "forward":
+        if recorded and not rest[-1]:
             raise ValueError("need_codes must be True for an input that requires grad, got False")
-        y, codes = _record_forward(operators, x, *arguments)
+        rest, need_codes = rest[:-1], (rest[-1] or tangent is not None,)
+    if recorded:
+        result = record(operators, x, *rest)
     else:
         with torch._C._AutoDispatchBelowAutograd():
-            y, codes = operators.forward(x, arguments, need_codes or tangent is not None)
-    if tangent is not None:
-        y = _join(y, operators.apply(tangent, codes, arguments))
-    return y, codes
-
-
-def _backward_at_key(
-    operators: Operators, dy: Tensor, codes: Tensor, input_size: Sequence[int], *arguments: Any
-) -> Tensor:
-    dy, tangent = _split("grad_output", dy)
-    if _is_recorded(dy):
-        dx: Tensor = _record_backward(operators, dy, codes, input_size, *arguments)
-    else:
-        with torch._C._AutoDispatchBelowAutograd():
-            dx = operators.backward(dy, codes, input_size, arguments)
-    if tangent is not None:
-        dx = _join(dx, operators.backward(tangent, codes, input_size, arguments))
-    return dx
-
-
-def _apply_at_key(operators: Operators, x: Tensor, codes: Tensor, *arguments: Any) -> Tensor:
-    x, tangent = _split("input", x)
-    if _is_recorded(x):
-        y: Tensor = _record_apply(operators, x, codes, *arguments)
-    else:
-        with torch._C._AutoDispatchBelowAutograd():
-            y = operators.apply(x, codes, arguments)
-    return y if tangent is None else _join(y, operators.apply(tangent, codes, arguments))
+            result = operators.named(name)(x, *rest, *need_codes)
+    if tangent is None:
+        return result
+    if name == "forward":  # linear once the winners are known, as the others are
+        y, codes = result
+        return _join(y, operators.apply(tangent, codes, rest)), codes
+    return _join(result, operators.named(name)(tangent, *rest))
 
 
 def _is_recorded(t: Tensor) -> bool:

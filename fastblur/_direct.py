@@ -7,6 +7,7 @@ goes through the operators, where errors are raised too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +24,10 @@ from ._operators import Arguments, Call, Operators, Size, autocast
 
 # Bound here, for a call asks all of them.
 _keys_of = torch._C._dispatch_keys
-_transform = torch._C._functorch.peek_interpreter_stack
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_function_modes = torch._C._len_torch_function_stack
-_trace = torch._C._get_tracing_state
-_any_autocast = torch._C._is_any_autocast_enabled
+_included = torch._C._dispatch_tls_local_include_set
 _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+_function_modes = torch._C._len_torch_function_stack
+_any_autocast = torch._C._is_any_autocast_enabled
 _autocast_on = torch.is_autocast_enabled
 _with_grad = torch.is_grad_enabled
 _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
@@ -42,7 +41,8 @@ class DirectCall(Call, Protocol):
     input_size: Size
     dtype: torch.dtype
     memory_format: torch.memory_format
-    is_memory: Callable[[Tensor], bool]  # whether a kernel can read a tensor
+    device_type: str
+    alignment: int
 
     def output(self, x: Tensor, codes: int) -> Tensor:
         """y; codes are written to this address, unless it is 0."""
@@ -50,31 +50,33 @@ class DirectCall(Call, Protocol):
 
 
 @functools.cache
-def _keys_of_memory(device_type: str) -> frozenset[int]:
-    """The dispatch keys of a tensor that is memory and nothing else, made in inference mode or not.
+def _states(device_type: str) -> tuple[frozenset[int], frozenset[int]]:
+    """What the dispatcher says where nothing is at work, of a tensor and of what is around it.
 
     Asked in a thread of its own, where nothing is at work whatever surrounds this call.
     """
     keys: set[int] = set()
+    around: set[int] = set()
 
     def ask() -> None:
         for inference in (False, True):
             with torch.inference_mode(inference):
                 keys.add(_keys_of(torch.empty(0, device=device_type)).raw_repr())
+                around.add(_included().raw_repr())
 
-    with ThreadPoolExecutor(1) as other:
-        other.submit(ask).exception()  # of a torch that is not known yet: then nothing is plain
-    return frozenset(keys)
+    # In a torch that is not known yet, or in a process that ends, nothing is plain.
+    with contextlib.suppress(RuntimeError), ThreadPoolExecutor(1) as other:
+        other.submit(ask).exception()
+    return frozenset(keys), frozenset(around)
 
 
-def memory_test(device_type: str, alignment: int) -> Callable[[Tensor], bool]:
-    """Whether a tensor is memory on such a device that a kernel can read, and nothing else.
-
-    Not a subclass, sparse, quantised, mapped, a view that is negated ...
-    """
-    keys = _keys_of_memory(device_type)
+@functools.cache
+def _tests(device_type: str, alignment: int) -> tuple[Callable[[Tensor], bool], Callable[[], bool]]:
+    """(is_memory, is_disturbed), for kernels that read aligned memory on such a device."""
+    keys, around = _states(device_type)
 
     def is_memory(t: Tensor) -> bool:
+        # Not a subclass, sparse, quantised, mapped, a view that is negated ...
         kind = type(t)
         return (
             (kind is Tensor or kind is Parameter)
@@ -82,7 +84,15 @@ def memory_test(device_type: str, alignment: int) -> Callable[[Tensor], bool]:
             and (alignment == 1 or t.data_ptr() % alignment == 0)
         )
 
-    return is_memory
+    def is_disturbed() -> bool:
+        # By a transform, a mode, a trace or forward mode; autocast may be at work.
+        return (
+            _included().raw_repr() not in around
+            or _function_modes() > 0
+            or forward_ad._current_level >= 0
+        )
+
+    return is_memory, is_disturbed
 
 
 class Direct:
@@ -97,18 +107,15 @@ class Direct:
         self._plan = plan
         self._device = None if device.type == "cpu" else device  # the only one of its kind
         self._device_type = device.type
-        self._is_memory, self._calls = plan.backend.is_memory, plan.backend.calls
+        self._calls = plan.backend.calls
+        self._is_memory, self._is_disturbed = _tests(device.type, plan.backend.alignment)
 
     def __call__(self, x: Tensor) -> Tensor | None:
         if (
             not self._is_memory(x)
             or (self._device is not None and x.device != self._device)
             or x.dim() != 4
-            or _transform() is not None
-            or _dispatch_modes()
-            or _function_modes()
-            or _trace() is not None
-            or forward_ad._current_level >= 0
+            or self._is_disturbed()
         ):
             return None
         if _any_autocast() and _autocast_on(self._device_type):
@@ -159,17 +166,15 @@ _apply = _compat.plain_apply(_Direct)
 
 def _fits(call: DirectCall, dy: Tensor, codes: Tensor) -> bool:
     """Whether a kernel can have them; a hook may have put anything in the place of either."""
+    is_memory, is_disturbed = _tests(call.device_type, call.alignment)
     return (
-        call.is_memory(dy)
-        and call.is_memory(codes)
+        is_memory(dy)
+        and is_memory(codes)
         and dy.shape == call.output_size
         and dy.dtype is call.dtype
         and codes.shape == call.codes_shape
         and codes.dtype is call.codes_dtype
         and codes.is_contiguous()
         and dy.device == codes.device
-        and _transform() is None
-        and not _dispatch_modes()
-        and not _function_modes()
-        and forward_ad._current_level < 0
+        and not is_disturbed()
     )

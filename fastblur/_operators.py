@@ -48,14 +48,6 @@ _SCHEMAS = {
 }
 
 
-class Sizes(NamedTuple):
-    """What a call returns; sizes may be symbolic."""
-
-    output_size: Size
-    codes_shape: tuple[int, ...]
-    codes_dtype: torch.dtype
-
-
 class Call(Protocol):
     """A checked call of a backend. Its tensors are checked too, and dense in the call's layout."""
 
@@ -135,20 +127,24 @@ class Operators:
         """Registers the family, with kernels by dispatch key."""
         library: Any = Library("fastblur", "FRAGMENT")  # type: ignore[no-untyped-call]
         self.library = library
-        fake = Checked(self._sizes)
+        fake = Checked(self._fake_call, alignment=0)
         for name, schema in _SCHEMAS.items():
             operator = f"{self.family}_{name}"
             library.define(operator + schema, tags=_compat.OPERATOR_TAGS)
             for key, backend in kernels.items():
-                library.impl(operator, getattr(Computed(backend), name), key)
+                run = Checked(backend.call, backend.alignment)
+                library.impl(operator, getattr(run, name), key)
             qualified = f"fastblur::{operator}"
             torch.library.register_fake(qualified, getattr(fake, name), lib=library)
             torch.library.register_vmap(qualified, self._vmap(name), lib=library)
 
-    def _sizes(self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor) -> Sizes:
+    def _fake_call(
+        self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor
+    ) -> Call:
         g, (n, c, h, w) = Geometry(*geometry), size
+        output_size = (n, c, *g.output_size(h, w))
         codes = self._codes_of(g, size, channels_last, beside)
-        return Sizes((n, c, *g.output_size(h, w)), *codes)
+        return _FakeCall(size, output_size, channels_last, *codes)
 
     def _vmap(self, name: str) -> Callable[..., Any]:
         def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
@@ -171,20 +167,46 @@ class Operators:
         return rule
 
 
-class Checked:
-    """The operators on tensors without values: all checks, and results of the right sizes."""
+class _FakeCall(NamedTuple):
+    """A call on tensors without values; sizes may be symbolic."""
 
-    def __init__(self, make: Callable[..., Any]) -> None:
-        self._make = make
+    input_size: Size
+    output_size: Size
+    channels_last: bool
+    codes_shape: tuple[int, ...]
+    codes_dtype: torch.dtype
+
+    def forward(self, x: Tensor, need_codes: bool) -> tuple[Tensor, Tensor]:
+        shape = self.codes_shape if need_codes else (x.shape[0], 0)
+        codes = torch.empty(shape, dtype=self.codes_dtype, device=x.device)
+        return self.apply(x, codes), codes
+
+    def backward(self, dy: Tensor, codes: Tensor) -> Tensor:
+        return self._empty(dy, self.input_size)
+
+    def apply(self, x: Tensor, codes: Tensor) -> Tensor:
+        return self._empty(x, self.output_size)
+
+    def _empty(self, like: Tensor, size: Size) -> Tensor:
+        layout = memory_format(self.channels_last)
+        return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+class Checked:
+    """The operators as their schemas have them: checks, and calls of a backend.
+
+    Args:
+        make: makes the calls, as ``Kernels.call``.
+        alignment: of what a kernel reads; 0 for tensors without values.
+    """
+
+    def __init__(self, make: Callable[..., Call], alignment: int) -> None:
+        self._make, self._alignment = make, alignment
 
     def forward(self, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
         *rest, need_codes = arguments
         call = self._call("input", x, x.shape, rest)
-        codes = call.codes_shape if need_codes else (x.shape[0], 0)
-        return (
-            empty(x, call.output_size, rest[-1]),
-            torch.empty(codes, dtype=call.codes_dtype, device=x.device),
-        )
+        return call.forward(self._readable(x, rest[-1]), need_codes)
 
     def backward(
         self, dy: Tensor, codes: Tensor, input_size: Sequence[int], *arguments: Any
@@ -192,50 +214,26 @@ class Checked:
         call = self._call("grad_output", dy, input_size, arguments)
         _check_grad_output(call, dy)
         _check_codes(call, codes, dy)
-        return empty(dy, tuple(input_size), arguments[-1])
+        return call.backward(self._readable(dy, arguments[-1]), self._readable(codes, False))
 
     def apply(self, x: Tensor, codes: Tensor, *arguments: Any) -> Tensor:
         call = self._call("input", x, x.shape, arguments)
         _check_codes(call, codes, x)
-        return empty(x, call.output_size, arguments[-1])
+        return call.apply(self._readable(x, arguments[-1]), self._readable(codes, False))
 
     def _call(
         self, name: str, beside: Tensor, input_size: Sequence[int], arguments: Sequence[Any]
-    ) -> Any:
+    ) -> Call:
         _check_tensor(name, beside)
         if len(input_size) != 4:
             raise ValueError(f"input_size must have 4 entries, got {list(input_size)}")
         *geometry, channels_last = arguments
         return self._make(_hashable(geometry), tuple(input_size), channels_last, beside)
 
-
-class Computed(Checked):
-    """The operators on a backend."""
-
-    def __init__(self, kernels: Kernels) -> None:
-        super().__init__(kernels.call)
-        self._alignment = kernels.alignment
-
-    def forward(self, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *rest, need_codes = arguments
-        call: Call = self._call("input", x, x.shape, rest)
-        return call.forward(self._readable(x, rest[-1]), need_codes)
-
-    def backward(
-        self, dy: Tensor, codes: Tensor, input_size: Sequence[int], *arguments: Any
-    ) -> Tensor:
-        call: Call = self._call("grad_output", dy, input_size, arguments)
-        _check_grad_output(call, dy)
-        _check_codes(call, codes, dy)
-        return call.backward(self._readable(dy, arguments[-1]), self._readable(codes, False))
-
-    def apply(self, x: Tensor, codes: Tensor, *arguments: Any) -> Tensor:
-        call: Call = self._call("input", x, x.shape, arguments)
-        _check_codes(call, codes, x)
-        return call.apply(self._readable(x, arguments[-1]), self._readable(codes, False))
-
     def _readable(self, t: Tensor, channels_last: bool) -> Tensor:
         """The tensor itself, or a copy that a kernel can read."""
+        if self._alignment == 0:
+            return t
         t = t.contiguous(memory_format=memory_format(channels_last))
         return t.clone() if self._alignment > 1 and t.data_ptr() % self._alignment else t
 
@@ -252,7 +250,7 @@ def _check_tensor(name: str, t: Tensor) -> None:
         raise ValueError(f"{name} must have 4 dimensions (N, C, H, W), got {t.dim()}")
 
 
-def _check_grad_output(call: Sizes | Call, dy: Tensor) -> None:
+def _check_grad_output(call: Call, dy: Tensor) -> None:
     if _differ(dy.shape, call.output_size):
         raise ValueError(
             f"grad_output must have the output's shape {list(call.output_size)}, got "
@@ -260,7 +258,7 @@ def _check_grad_output(call: Sizes | Call, dy: Tensor) -> None:
         )
 
 
-def _check_codes(call: Sizes | Call, codes: Tensor | None, beside: Tensor) -> None:
+def _check_codes(call: Call, codes: Tensor | None, beside: Tensor) -> None:
     if codes is None:
         raise TypeError("codes must be a tensor, got None")
     if codes.device != beside.device:
@@ -306,16 +304,6 @@ def _hashable(arguments: Sequence[Any]) -> Arguments:
 def memory_format(channels_last: bool) -> torch.memory_format:
     """Of x, y and their gradients."""
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def empty(like: Tensor, size: Sequence[int], channels_last: bool) -> Tensor:
-    """A tensor of a call, in its layout."""
-    return torch.empty(
-        size,
-        dtype=like.dtype,
-        device=like.device,
-        memory_format=memory_format(channels_last),
-    )
 
 
 def is_channels_last(x: Tensor) -> bool:

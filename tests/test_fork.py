@@ -58,12 +58,20 @@ os._exit(0)
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_a_forked_child_computes(layout: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, layout],
+    command = [sys.executable, "-c", PROGRAM, layout]
+    # A session of its own, so that a child that hangs ends with it.
+    with subprocess.Popen(
+        command,
         cwd=Path(__file__).parent.parent,
-        capture_output=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["right", "right"]
+    ) as program:
+        try:
+            out, error = program.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            os.killpg(program.pid, 9)
+            raise
+    assert program.returncode == 0, error[-2000:]
+    assert out.split() == ["right", "right"]

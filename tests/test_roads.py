@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -309,6 +310,15 @@ def test_errors_are_those_of_the_first_call(make: Callable[[], Any]) -> None:
     with pytest.raises(first.type) as later:
         known(FusedMaxBlurPool())(x)
     assert str(later.value) == str(first.value)
+
+
+@pytest.mark.parametrize("pre_dispatch", [False, True])
+def test_is_seen_by_make_fx(pre_dispatch: bool) -> None:
+    layer, x = known(FusedMaxBlurPool()), torch.randn(1, 2, 8, 8)
+    graph = make_fx(lambda x: layer(x) + 1, tracing_mode="real", pre_dispatch=pre_dispatch)(x)
+    assert "fastblur.max_blur_pool_forward" in str(graph.code)
+    other = torch.randn_like(x)
+    same(graph(other), layer(other) + 1)
 
 
 def test_transforms_and_traces_go_the_long_road() -> None:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from .. import _autograd
-from .._direct import Direct, memory_test
 from .._geometry import FIELDS, Geometry
 from .._operators import Arguments, Kernels, Operators, Size, memory_format
 from .backend import Backend, Codes, in_words
@@ -54,7 +53,8 @@ class CompiledCall:
         self._forward, self._place = self.native.forward, plan.backend.place
         h, w, codes, *scratch = self.native.sizes
         n, c = size[:2]
-        self.operators, self.is_memory = OPERATORS, plan.backend.is_memory
+        self.operators = OPERATORS
+        self.device_type, self.alignment = plan.backend.device_type, plan.backend.alignment
         self.arguments = (*plan.geometry, channels_last)
         self.dtype, self.memory_format = dtype, memory_format(channels_last)
         self.input_size, self.output_size = size, (n, c, h, w)
@@ -78,7 +78,7 @@ class CompiledCall:
         if not need_codes:
             length = 0
         # Of all ways to allocate this takes the least time.
-        codes = x.new_empty_strided((n, length), (length, 1), dtype=self.codes_dtype)
+        codes = x.new_empty_strided((n, length), (length or 1, 1), dtype=self.codes_dtype)
         return self.output(x, codes.data_ptr()), codes
 
     def backward(self, dy: Tensor, codes: Tensor) -> Tensor:
@@ -118,11 +118,6 @@ class Compiled(Backend):
         """Of both."""
         return OPERATORS
 
-    @functools.cached_property
-    def is_memory(self) -> Callable[[Tensor], bool]:
-        """Whether its kernels can read a tensor as it is."""
-        return memory_test(self.device_type, self.alignment)
-
     def place(self, x: Tensor) -> tuple[int, ...]:
         """Where a call on ``x`` runs, as the last arguments of its kernels."""
         raise NotImplementedError
@@ -133,10 +128,20 @@ class Compiled(Backend):
         """Checks a call; see ``_operators.py``."""
         return self.calls(self.plans(geometry), size, channels_last, beside.dtype)
 
-    def direct(self, geometry: Geometry, device: torch.device) -> Direct | None:
-        if device.type != self.device_type:
-            return None
-        return Direct(self.plans(geometry.arguments()), device)
+    def direct(
+        self, geometry: Geometry, device: torch.device
+    ) -> Callable[[Tensor], Tensor | None] | None:
+        make = _direct_road() if device.type == self.device_type else None
+        return make and make(self.plans(geometry.arguments()), device)
+
+
+@functools.cache
+def _direct_road() -> Callable[[Plan, torch.device], Callable[[Tensor], Tensor | None]] | None:
+    try:
+        from .._direct import Direct
+    except Exception:  # it asks what a torch that is not known yet may not tell
+        return None
+    return Direct
 
 
 class Cpu(Compiled):

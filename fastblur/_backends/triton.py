@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import _autograd, _compat
 from .._geometry import Geometry
-from .._operators import Arguments, Computed, Operators, Size
+from .._operators import Arguments, Checked, Operators, Size
 from .backend import Backend, Codes, in_words
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # which does not import it
@@ -125,7 +125,7 @@ def _open_to_compilers() -> None:
     """
     from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-    traced = Computed(Triton(traced=True))
+    traced = Checked(Triton(traced=True).call, TRITON.alignment)
     for name in ("forward", "backward", "apply"):
         torch.library.register_torch_dispatch(
             f"fastblur::{OPERATORS.family}_{name}",
