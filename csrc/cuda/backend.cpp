@@ -22,7 +22,7 @@ void check(cudaError_t error, const char* what, int device) {
 class CurrentDevice {
  public:
   explicit CurrentDevice(int device) {
-    check(cudaGetDevice(&before_), "find the current one before", device);
+    check(cudaGetDevice(&before_), "leave the current device for", device);
     if (before_ == device) return;
     check(cudaSetDevice(device), "use", device);
     changed_ = true;
