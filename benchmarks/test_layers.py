@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from fastblur._backends import compiled
+
 from .conftest import Recorder, chosen_device
 from .contest import Contest
 from .rivals import (
@@ -80,8 +82,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     modes = tuple(MODES) if full else ("forward", "backward", "full")
     if metafunc.function is test_layer:
         rows = chosen(device, full)
-        compiled = rows if full else compiled_too(device)
-        fields = [Field(row, tuple(field(row, device, row in compiled))) for row in rows]
+        too = rows if full else compiled_too(device)
+        fields = [Field(row, tuple(field(row, device, row in too))) for row in rows]
     elif metafunc.function is test_levels:
         levels = [] if compiled.C is None else compiled.C.cpu.levels()
         names = tuple(f"{OURS} {level}" for level in levels) if device == "cpu" else ()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 
-from fastblur import _reference
+from fastblur._backends import REFERENCE
 
 from .cases import Target
 from .cases import targets as all_targets
@@ -49,7 +49,7 @@ def test_reference(example: Example) -> None:
     # Infinity times a tap that 16 bits make zero of is NaN.
     assume(example.kind == "normal" or not filter[filter.to(example.dtype) == 0].any())
     with torch.backends.mkldnn.flags(enabled=False):
-        example.judge("reference", lambda x: _reference.max_blur_pool(x, geometry), roundings=512)
+        example.judge("reference", lambda x: REFERENCE.run(x, geometry), roundings=512)
 
 
 @pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
