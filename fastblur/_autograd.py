@@ -28,6 +28,7 @@ from torch.autograd.function import Function
 from . import _compat
 from ._geometry import Geometry
 from ._operators import Operators, batch_of, fold, is_channels_last, unfold
+from ._plain import is_plain
 
 _Context = Any  # torch's context grows attributes
 
@@ -220,8 +221,12 @@ def _at_key(
         if recorded and not rest[-1]:
             raise ValueError("need_codes must be True for an input that requires grad, got False")
         rest, need_codes = rest[:-1], (rest[-1] or tangent is not None,)
+    kernels = operators.on.get(x.device.type)
     if recorded:
         result = record(operators, x, *rest)
+    elif kernels is not None and is_plain(x, *(t for t in rest[:1] if isinstance(t, Tensor))):
+        # What the dispatcher would come to; in compiled code its way takes longer than the kernels.
+        result = getattr(kernels, name)(x, *rest, *need_codes)
     else:
         with torch._C._AutoDispatchBelowAutograd():
             result = operators.named(name)(x, *rest, *need_codes)

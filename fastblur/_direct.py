@@ -7,10 +7,6 @@ goes through the operators, where errors are raised too.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
@@ -21,12 +17,10 @@ from torch.nn import Parameter
 
 from . import _autograd, _compat
 from ._operators import Arguments, Call, Operators, Size, autocast
+from ._plain import function_modes, included, is_plain, keys_of, states
 
 # Bound here, for a call asks all of them.
-_keys_of = torch._C._dispatch_keys
-_included = torch._C._dispatch_tls_local_include_set
 _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
-_function_modes = torch._C._len_torch_function_stack
 _any_autocast = torch._C._is_any_autocast_enabled
 _autocast_on = torch.is_autocast_enabled
 _with_grad = torch.is_grad_enabled
@@ -49,52 +43,6 @@ class DirectCall(Call, Protocol):
         ...
 
 
-@functools.cache
-def _states(device_type: str) -> tuple[frozenset[int], frozenset[int]]:
-    """What the dispatcher says where nothing is at work, of a tensor and of what is around it.
-
-    Asked in a thread of its own, where nothing is at work whatever surrounds this call.
-    """
-    keys: set[int] = set()
-    around: set[int] = set()
-
-    def ask() -> None:
-        for inference in (False, True):
-            with torch.inference_mode(inference):
-                keys.add(_keys_of(torch.empty(0, device=device_type)).raw_repr())
-                around.add(_included().raw_repr())
-
-    # In a torch that is not known yet, or in a process that ends, nothing is plain.
-    with contextlib.suppress(RuntimeError), ThreadPoolExecutor(1) as other:
-        other.submit(ask).exception()
-    return frozenset(keys), frozenset(around)
-
-
-@functools.cache
-def _tests(device_type: str, alignment: int) -> tuple[Callable[[Tensor], bool], Callable[[], bool]]:
-    """(is_memory, is_disturbed), for kernels that read aligned memory on such a device."""
-    keys, around = _states(device_type)
-
-    def is_memory(t: Tensor) -> bool:
-        # Not a subclass, sparse, quantised, mapped, a view that is negated ...
-        kind = type(t)
-        return (
-            (kind is Tensor or kind is Parameter)
-            and _keys_of(t).raw_repr() in keys
-            and (alignment == 1 or t.data_ptr() % alignment == 0)
-        )
-
-    def is_disturbed() -> bool:
-        # By a transform, a mode, a trace or forward mode; autocast may be at work.
-        return (
-            _included().raw_repr() not in around
-            or _function_modes() > 0
-            or forward_ad._current_level >= 0
-        )
-
-    return is_memory, is_disturbed
-
-
 class Direct:
     """One geometry on one device: ``(x) -> y``, or None for what is not plain.
 
@@ -108,31 +56,54 @@ class Direct:
         self._device = None if device.type == "cpu" else device  # the only one of its kind
         self._device_type = device.type
         self._calls = plan.backend.calls
-        self._is_memory, self._is_disturbed = _tests(device.type, plan.backend.alignment)
+        self._alignment = plan.backend.alignment
+        self._keys, self._around = states(device.type)
+        self._last: DirectCall | None = None  # most layers get one size again and again
 
     def __call__(self, x: Tensor) -> Tensor | None:
+        # In one function, since each question that is a call of its own takes as long as two.
+        kind = type(x)
         if (
-            not self._is_memory(x)
+            (kind is not Tensor and kind is not Parameter)
+            or keys_of(x).raw_repr() not in self._keys
+            or included().raw_repr() not in self._around
+            or function_modes()
+            or forward_ad._current_level >= 0
             or (self._device is not None and x.device != self._device)
-            or x.dim() != 4
-            or self._is_disturbed()
         ):
             return None
         if _any_autocast() and _autocast_on(self._device_type):
             x = autocast(x)
+        call = self._last
+        if (
+            call is None
+            or x.shape != call.input_size
+            or x.dtype is not call.dtype
+            or not x.is_contiguous(memory_format=call.memory_format)
+        ):
+            call = self._call_of(x)
+            if call is None:
+                return None
+        if self._alignment > 1 and x.data_ptr() % self._alignment:
+            return None
+        if x.requires_grad and _with_grad() and not _is_excluded(_AUTOGRAD):
+            y: Tensor = _apply(x, call)
+            return y
+        return call.output(x, 0)
+
+    def _call_of(self, x: Tensor) -> DirectCall | None:
+        """The call for a size, dtype and layout; None where there is none."""
+        if x.dim() != 4:
+            return None
         channels_last = not x.is_contiguous()
         if channels_last and not x.is_contiguous(memory_format=torch.channels_last):
             return None
         try:
-            call = self._calls(self._plan, x.shape, channels_last, x.dtype)
+            call: DirectCall = self._calls(self._plan, x.shape, channels_last, x.dtype)
         except (KeyError, ValueError):  # of the dtype, of the sizes
             return None
-        y: Tensor
-        if x.requires_grad and _with_grad() and not _is_excluded(_AUTOGRAD):
-            y = _apply(x, call)
-        else:
-            y = call.output(x, 0)
-        return y
+        self._last = call
+        return call
 
 
 class _Direct(Function):
@@ -166,15 +137,16 @@ _apply = _compat.plain_apply(_Direct)
 
 def _fits(call: DirectCall, dy: Tensor, codes: Tensor) -> bool:
     """Whether a kernel can have them; a hook may have put anything in the place of either."""
-    is_memory, is_disturbed = _tests(call.device_type, call.alignment)
     return (
-        is_memory(dy)
-        and is_memory(codes)
+        is_plain(dy, codes)
         and dy.shape == call.output_size
         and dy.dtype is call.dtype
         and codes.shape == call.codes_shape
         and codes.dtype is call.codes_dtype
         and codes.is_contiguous()
         and dy.device == codes.device
-        and not is_disturbed()
+        and (
+            call.alignment == 1
+            or (dy.data_ptr() % call.alignment == codes.data_ptr() % call.alignment == 0)
+        )
     )

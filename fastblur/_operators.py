@@ -97,6 +97,7 @@ class Operators:
         self.family = family
         self._codes_of = codes_of
         self.library: Any = None  # torch's, once they are defined
+        self.on: dict[str, Checked] = {}  # a type of device: its kernels, behind the checks
 
     # ---- calls, through the dispatcher ----
 
@@ -128,11 +129,12 @@ class Operators:
         library: Any = Library("fastblur", "FRAGMENT")  # type: ignore[no-untyped-call]
         self.library = library
         fake = Checked(self._fake_call, alignment=0)
+        by_key = {key: Checked(b.call, b.alignment) for key, b in kernels.items()}
+        self.on = {key.lower(): run for key, run in by_key.items()}
         for name, schema in _SCHEMAS.items():
             operator = f"{self.family}_{name}"
             library.define(operator + schema, tags=_compat.OPERATOR_TAGS)
-            for key, backend in kernels.items():
-                run = Checked(backend.call, backend.alignment)
+            for key, run in by_key.items():
                 library.impl(operator, getattr(run, name), key)
             qualified = f"fastblur::{operator}"
             torch.library.register_fake(qualified, getattr(fake, name), lib=library)
