@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HOLE = "…"
-NO_ERRORS = {"AssertionError", "CannotFuse", "_Leave"}
+NO_ERRORS = {"AssertionError", "CannotFuse", "NoProof", "_Leave"}
 REASONS = re.compile(r"_?why_not|_load|_define")
 SAY_WHY = "_backends"
 CHECK = re.compile(

@@ -98,7 +98,6 @@ def launches(
 
         return mock.MagicMock(__getitem__=lambda self, grid: launch)
 
-    arguments = (*geometry.arguments(), channels_last)
     gpu = _triton_launch.Gpu(int(arch[3:]) if arch in NVIDIA else 0, WARPS.get(arch, 32))
     with (
         FakeTensorMode(),
@@ -106,7 +105,7 @@ def launches(
         mock.patch.object(_triton_launch, "_gpu", return_value=gpu),
     ):
         x = in_format(torch.empty(size, dtype=dtype, device="cuda"), channels_last)
-        call = _triton_launch.Call("input", x, x.shape, arguments)
+        call = _triton_launch.Call(geometry, tuple(x.shape), channels_last, x, traced=False)
         with mock.patch.object(call, "_launching", return_value=contextlib.nullcontext()):
             y, codes = call.forward(x, True)
             call.backward(y, codes)

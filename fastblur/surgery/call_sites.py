@@ -20,6 +20,7 @@ from torch import nn
 from .calls import Tail, attribute, calls_in_turn
 from .joining import Line, Made, StandIns, Step, children_of, sequential_forward
 from .rewriting import IN_TURN, Chain, Method, Window, in_turn
+from .source import NoProof
 
 #: For the name of a method its windows; a Sequential's forward has none.
 Methods: TypeAlias = tuple[tuple[str, tuple[Window, ...]], ...]
@@ -135,7 +136,7 @@ def _is_plain(kind: type[nn.Module]) -> bool:
 def _tail_of(function: Any, code: types.CodeType) -> Tail | None:
     try:
         return Method(function).tail()
-    except ValueError:
+    except NoProof:
         return None
 
 
@@ -143,7 +144,7 @@ def _tail_of(function: Any, code: types.CodeType) -> Tail | None:
 def _chains_of(function: Any, code: types.CodeType) -> tuple[Chain, ...]:
     try:
         return tuple(Method(function).chains)
-    except ValueError:
+    except NoProof:
         return ()
 
 
@@ -191,7 +192,7 @@ def fused_class(base: type[nn.Module], methods: Methods, relu: bool) -> type[nn.
     """The class in which calls of a ReLU, a max and a blur in turn are one.
 
     Raises:
-        ValueError: a method's source does not tell.
+        NoProof: a method's source does not tell.
     """
     members: dict[str, Any] = {
         IN_TURN: in_turn,
@@ -249,7 +250,7 @@ def _restore(
 ) -> Any:
     """A module for pickle; of the class of before, where that has other methods now."""
     module = function(*arguments)
-    with contextlib.suppress(ValueError, IndexError, AttributeError):
+    with contextlib.suppress(NoProof, IndexError, AttributeError):
         if type(module) is base:
             set_class(module, fused_class(base, methods, relu))  # type: ignore[arg-type]
     return module

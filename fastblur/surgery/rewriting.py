@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from .calls import Tail, attribute, may_join
 from .joining import Line
-from .source import compiled, is_source_of, names_of, stored_by, tree_of, with_code
+from .source import NoProof, compiled, is_source_of, names_of, stored_by, tree_of, with_code
 
 # Functions whose result is a new tensor, that nobody else holds.
 _FRESH = (F.batch_norm, F.group_norm, F.layer_norm, F.instance_norm, F.conv1d, F.conv2d)
@@ -91,24 +91,24 @@ class Method:
         function: as the class has it.
 
     Raises:
-        ValueError: its source is not there, or is not what runs, or hides what it reads.
+        NoProof: its source is not there, or is not what runs, or hides what it reads.
     """
 
     def __init__(self, function: Any) -> None:
         if type(function) is not types.FunctionType:
-            raise ValueError("it is no plain function")
+            raise NoProof("it is no plain function")
         code = function.__code__
         if code.co_flags & _NOT_PLAIN or _SEES_LOCALS & names_of(code) or not code.co_argcount:
-            raise ValueError("it may read variables that its source does not name")
+            raise NoProof("it may read variables that its source does not name")
         self.function = function
         self._tree, self._node = tree_of(function)
         if not is_source_of(code, function):
-            raise ValueError("its source is not what runs")
+            raise NoProof("its source is not what runs")
         self._self = code.co_varnames[0]
         self._plain = set(code.co_varnames) - set(code.co_cellvars)
         self._loads = _reads_in(self._node)
         if self._self in stored_by(code):
-            raise ValueError("it changes what self is")
+            raise NoProof("it changes what self is")
         self._seen: set[ast.Call] = set()
         self._returned: Chain | None = None  # whose last result the last statement returns
         self.chains: list[Chain] = []

@@ -10,6 +10,10 @@ import types
 import warnings
 
 
+class NoProof(Exception):
+    """Why the source of a function proves nothing."""
+
+
 def tree_of(function: types.FunctionType) -> tuple[ast.Module, ast.FunctionDef]:
     """A new tree of the file that the function is from, and the function in it.
 
@@ -21,13 +25,13 @@ def tree_of(function: types.FunctionType) -> tuple[ast.Module, ast.FunctionDef]:
         with warnings.catch_warnings(action="ignore"):  # its author has seen them
             tree = ast.parse("".join(lines))
     except SyntaxError as error:
-        raise ValueError(f"its source cannot be read: {error}") from None
+        raise NoProof(f"its source cannot be read: {error}") from None
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
             if first == code.co_firstlineno:
                 return tree, node
-    raise ValueError("its source is not there")
+    raise NoProof("its source is not there")
 
 
 def compiled(tree: ast.Module, function: types.FunctionType) -> types.CodeType:
@@ -40,7 +44,7 @@ def compiled(tree: ast.Module, function: types.FunctionType) -> types.CodeType:
         if (found.co_name, found.co_firstlineno) == (code.co_name, code.co_firstlineno):
             return found
         waiting += [c for c in found.co_consts if isinstance(c, types.CodeType)]
-    raise ValueError("its source is not there")
+    raise NoProof("its source is not there")
 
 
 @functools.lru_cache(maxsize=1024)
