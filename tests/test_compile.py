@@ -143,6 +143,7 @@ def test_export(strict: bool) -> None:
         torch.testing.assert_close(program.module()(x), model(x))
 
 
+@pytest.mark.slow
 def test_ahead_of_time_inductor(tmp_path: object) -> None:
     model = net().eval()
     x = torch.randn(2, 3, 16, 16)

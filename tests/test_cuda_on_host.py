@@ -139,6 +139,7 @@ def run_all(variant: str, case: Case, channels_last: bool, way: Options) -> None
             assert not missing, f"{operator} leaves bytes unwritten: {job}"
 
 
+@pytest.mark.slow
 @layouts
 @pytest.mark.parametrize("case", CASES + SPECIALISED, ids=str)
 def test_memory_is_safe(case: Case, channels_last: bool) -> None:
@@ -159,6 +160,7 @@ def test_memory_is_safe_in_long_marches(case: Case, channels_last: bool) -> None
     run_all("asan", case, channels_last, Options(multiprocessors=1, trace=True))
 
 
+@pytest.mark.slow
 @layouts
 @pytest.mark.parametrize("case", SPECIALISED, ids=str)
 def test_threads_do_not_race(case: Case, channels_last: bool) -> None:

@@ -63,6 +63,7 @@ def test_table_by_hand(script: ModuleType) -> None:
     assert "| 91.00 ± 8.49 | +6.00 ± 1.41 |" in rows[3]
 
 
+@pytest.mark.slow
 def test_quick_run(script: ModuleType, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")

@@ -23,6 +23,7 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_dry_run(tmp_path: Path) -> None:
     pytest.importorskip("rich", reason="the script writes its tables with rich")
     done = script("--device", "cpu", "--out", str(tmp_path))

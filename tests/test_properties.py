@@ -72,6 +72,7 @@ def plain() -> HostCuda:
     return _plain[0]
 
 
+@pytest.mark.slow
 def test_triton_in_the_interpreter(request: pytest.FixtureRequest) -> None:
     """In a process of its own: whether Triton interprets is settled when it is imported."""
     pytest.importorskip("triton")

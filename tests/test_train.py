@@ -293,6 +293,7 @@ def test_the_second_signal_ends_it_at_once(train: Callable[..., int], tmp_path: 
     assert (done.returncode, done.stdout, done.stderr) == (130, "0\n2\n2\n", "")
 
 
+@pytest.mark.slow
 def test_two_processes(
     train: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

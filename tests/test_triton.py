@@ -47,6 +47,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_values_and_derivatives_in_the_interpreter() -> None:
     done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/triton_interpreted.py",
                   TRITON_INTERPRET="1")  # fmt: skip

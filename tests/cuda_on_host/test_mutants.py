@@ -11,7 +11,10 @@ from .build import CSRC, BuildError, why_not
 from .defects import DEFECTS, HARMLESS, Defect
 from .defines import NONE
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
+]
 
 SLOW = os.environ.get("FASTBLUR_SLOW_TESTS") == "1"
 # Found by different checks.
