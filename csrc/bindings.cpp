@@ -71,7 +71,9 @@ py::class_<Call> bind_call(py::module_& m) {
 struct CpuCall : cpu::Call {
   using cpu::Call::Call;
   // (h_out, w_out, bytes of an image's codes)
-  auto sizes() const { return std::tuple{p().h.out(), p().w.out(), cpu::code_bytes_per_image(p())}; }
+  auto sizes() const {
+    return std::tuple{p().h.out(), p().w.out(), cpu::code_bytes_per_image(p())};
+  }
 };
 
 void bind_cpu(py::module_ m) {
