@@ -49,16 +49,23 @@ Counts = dict[str, int]
 
 
 def calls(row: Row) -> dict[str, Callable[[], object]]:
-    """The operators themselves: what autograd and Python add is not in the counts."""
+    """The kernels themselves, by their addresses: what Python adds is not in the counts."""
     geometry = Geometry.resolve(row.pool, 2, row.pad, row.filter_size)
-    arguments = (*geometry.arguments(), row.channels_last)
     cpu = torch.device("cpu")
     x, dy = row.input(cpu), row.output_gradient(cpu)
-    _, codes = compiled.OPERATORS.forward(x, arguments, True)
+    call = compiled.CPU.call(geometry.arguments(), tuple(x.shape), row.channels_last, x)
+    y, codes = call.forward(x, True)
+    dx = call.backward(dy, codes)
+    kernels = call.native
+    # Tensors are arguments too, for their memory to be there as long as the calls.
     return {
-        "forward": lambda: compiled.OPERATORS.forward(x, arguments, False),
-        "training forward": lambda: compiled.OPERATORS.forward(x, arguments, True),
-        "backward": lambda: compiled.OPERATORS.backward(dy, codes, x.shape, arguments),
+        "forward": lambda x=x, y=y: kernels.forward(x.data_ptr(), y.data_ptr(), 0, 1),
+        "training forward": lambda x=x, y=y: kernels.forward(
+            x.data_ptr(), y.data_ptr(), codes.data_ptr(), 1
+        ),
+        "backward": lambda dx=dx: kernels.backward(
+            dy.data_ptr(), codes.data_ptr(), dx.data_ptr(), 1
+        ),
     }
 
 
@@ -123,7 +130,10 @@ def weigh() -> Counts:
 
 def origin() -> dict[str, str]:
     """What the counts depend on besides the sources."""
-    return {"torch": torch.__version__, "compiler": str(compiled.BUILD["compiler"])}
+    return {
+        "torch": torch.__version__.partition("+")[0],
+        "compiler": str(compiled.BUILD["compiler"]),
+    }
 
 
 def compare(found: Counts, baseline: Counts) -> list[tuple[str, int | None, int | None, str]]:
