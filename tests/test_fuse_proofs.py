@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastblur import FusedMaxBlurPool, fuse_, unfuse_
+from fastblur._backends import compiled
 from fastblur.surgery import FilteredPool
 from fastblur.surgery.call_sites import fused_class
 from fastblur.surgery.rewriting import Method
@@ -607,8 +608,9 @@ def test_proven_joins(forward: Forward, inplace: bool, training: bool) -> None:
     relu.remove()
     with torch.no_grad(), Calls() as calls:
         fused(x)
-    assert not any("max_pool2d" in name for name in calls.names)
-    assert sum("relu" in name for name in calls.names) == (forward is twice_and_elsewhere)
+    if compiled.C is not None:  # else the reference calls them, at whose place they join
+        assert not any("max_pool2d" in name for name in calls.names)
+        assert sum("relu" in name for name in calls.names) == (forward is twice_and_elsewhere)
     assert_same(fused, net, x)
 
 
@@ -795,8 +797,7 @@ def test_compiled(backend: str) -> None:
     plain = copy.deepcopy(chain)
     fuse_(chain)
     torch._dynamo.reset()
-    compiled = torch.compile(chain, fullgraph=True, backend=backend)
-    assert_same(compiled, plain, x)
+    assert_same(torch.compile(chain, fullgraph=True, backend=backend), plain, x)
     torch._dynamo.reset()
 
 
