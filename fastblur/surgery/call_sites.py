@@ -122,9 +122,8 @@ def _methods_of(
 def _own_functions(kind: type) -> list[str]:
     """Names of the methods that the class and its bases add to those of all modules."""
     classes = [one for one in kind.__mro__ if one not in (nn.Module, nn.Sequential, object)]
-    functions = (types.FunctionType,)
-    names = [n for one in classes for n, value in vars(one).items() if type(value) in functions]
-    return sorted(set(names) - {"__init__"})
+    names = {n for one in classes for n, v in vars(one).items() if type(v) is types.FunctionType}
+    return sorted(names - {"__init__"})
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:

@@ -1,6 +1,6 @@
 """Calls in a method whose results only the next call can read, and the method with those as one.
 
-    x = self.act1(x)     ->      x = self._fastblur_in_turn((self.act1,), x, (("maxpool",),), ...)
+    x = self.act1(x)     ->      x = self._fastblur_in_turn((self.act1,), x, ("maxpool",), ...)
     x = self.maxpool(x)
 
 A value between two calls is read by the second alone if it has no name (``f(g(x))``), or if the
@@ -212,7 +212,7 @@ class Method:
         groups = _by_statement(links)
         # Python looks up all that one statement calls, the outermost first, before its argument.
         now = [_copy(link.call.func) for link in reversed(groups[0])]
-        later = tuple(tuple(link.name for link in reversed(group)) for group in groups[1:])
+        later = tuple(link.name for link in links[len(groups[0]) :])
         fresh = chain.fresh and window.begin == 0
         last.call.args = [
             ast.Tuple(now, ast.Load()),
@@ -230,7 +230,7 @@ def in_turn(
     self: Any,
     first: tuple[Any, ...],
     x: Any,
-    later: tuple[tuple[str, ...], ...],
+    later: tuple[str, ...],
     fresh: bool,
     relu: bool,
 ) -> Any:
@@ -240,18 +240,17 @@ def in_turn(
         self: whose attributes they are.
         first: those that the first statement calls, the last one first, as Python looks them up.
         x: what the first call gets.
-        later: the names of those that each further statement calls, in the same order.
+        later: the names of those that further statements call, in the order of the calls.
         fresh: whether nobody else holds ``x``.
         relu: whether ReLUs join, or only maxes.
     """
-    names = [name for group in later for name in reversed(group)]
 
     def module(index: int) -> Any:
         """What is called at this place, as things are now."""
         if index < len(first):
             return first[-1 - index]
         index -= len(first)
-        return attribute(self, names[index]) if index < len(names) else None
+        return attribute(self, later[index]) if index < len(later) else None
 
     if may_join(x):
         return Line(module, relu, fresh).run(x)

@@ -9,6 +9,7 @@ from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
 from .._geometry import PaddingMode, Pair
+from .calls import has_call_hooks
 from .dataflow import Flow, calls_as_conv2d, is_plain_sequential, parent_of
 from .recipes import Recipe
 from .recognise import blurs
@@ -327,7 +328,7 @@ class Planner:
             if len(names) > 1:
                 raise _Leave(f"it is in a shared module: {outer} is also {_others(names, outer)}")
             outer = parent_of(outer)
-        if _has_hooks(module):
+        if has_call_hooks(module):
             raise _Leave("it has hooks, which would see another tensor")
 
     def _is_alone(self, path: str) -> bool:
@@ -355,15 +356,6 @@ def _activation_after(flow: Flow, node: fx.Node) -> fx.Node:
 
 def _is_pointwise(conv: nn.Conv2d) -> bool:
     return _pair(conv.kernel_size) == (1, 1) and conv.padding in (0, (0, 0))
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
 
 
 def _others(names: list[str], path: str) -> str:
