@@ -154,12 +154,12 @@ RULES = """\
 ninja_required_version = 1.5
 builddir = {folder}
 rule cxx
-  command = {cxx} -MMD -MF $out.d {cxxflags} $flags -c $in -o $out
+  command = {cxx} -Icsrc -MMD -MF $out.d {cxxflags} $flags -c $in -o $out
   depfile = $out.d
   deps = gcc
   description = $in
 rule nvcc
-  command = {nvcc} -MD -MF $out.d {nvccflags} -c $in -o $out
+  command = {nvcc} -Icsrc -MD -MF $out.d {nvccflags} -c $in -o $out
   depfile = $out.d
   deps = gcc
   description = $in

@@ -97,7 +97,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if compiled.C is None:
             raise pytest.UsageError(f"--simd {level}: {compiled.WHY_NOT}")
         try:
-            compiled.C.cpu.set_level(level)
+            compiled.C.cpu.set_target(level)
         except ValueError as error:
             raise pytest.UsageError(f"--simd: {error}") from error
     for option in ("--rounds", "--threads"):
@@ -166,7 +166,7 @@ def pytest_benchmark_update_machine_info(
         "cache_bytes": cache_bytes(device),
         "versions": versions,
         "torch_simd": torch.backends.cpu.get_cpu_capability(),
-        "simd": None if compiled.C is None else compiled.C.cpu.level(),
+        "simd": None if compiled.C is None else compiled.C.cpu.target(),
         "build": None if compiled.C is None else compiled.BUILD,
         "command": command(config.invocation_params.args),
     }

@@ -75,7 +75,7 @@ def count_here() -> list[str]:
     torch.manual_seed(0)
     subprocess.run(["callgrind_control", "--instr=on", str(os.getpid())], check=True)
     names = []
-    for level in compiled.C.cpu.levels():  # type: ignore[union-attr]
+    for level in compiled.C.cpu.targets():  # type: ignore[union-attr]
         for row in ROWS:
             for mode, call in calls(row).items():
                 with at_level(level):
@@ -94,7 +94,7 @@ def count() -> Counts:
         command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
         command += [f"--callgrind-out-file={out / 'counts'}", sys.executable, "-m", __spec__.name]
         # One thread and one order of hashes: nothing that differs from run to run.
-        settings = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "FASTBLUR_CPU_LEVEL": ""}
+        settings = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "FASTBLUR_CPU_TARGET": ""}
         done = subprocess.run(
             [*command, "--count-here", str(out / "names")],
             cwd=ROOT,

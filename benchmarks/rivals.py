@@ -113,7 +113,7 @@ def make(name: str, row: Row, device: torch.device, compiler: str = "inductor") 
     if reason is not None:
         raise Unavailable(reason)
     level = name.removeprefix(f"{OURS} ")
-    if compiled.C is not None and level in compiled.C.cpu.levels():
+    if compiled.C is not None and level in compiled.C.cpu.targets():
         return Rival(ours(row), level=level)
     try:
         rival = MAKERS[name](row)
@@ -232,20 +232,20 @@ def at_level(level: str | None) -> Iterator[None]:
     if compiled.C is None:
         yield
         return
-    before = compiled.C.cpu.level()
+    before = compiled.C.cpu.target()
     if level is not None:
-        compiled.C.cpu.set_level(level)
+        compiled.C.cpu.set_target(level)
     try:
         yield
     finally:
-        compiled.C.cpu.set_level(before)
+        compiled.C.cpu.set_target(before)
 
 
 def _set_first(rival: Rival, run: Callable[[], tuple[Tensor, ...]]) -> Any:
     """Sets the level of the CPU kernels, an atomic store, before each run."""
     if rival.level is None:
         return run
-    set_level = partial(compiled.C.cpu.set_level, rival.level)  # type: ignore[union-attr]
+    set_level = partial(compiled.C.cpu.set_target, rival.level)  # type: ignore[union-attr]
 
     def set_and_run() -> tuple[Tensor, ...]:
         set_level()

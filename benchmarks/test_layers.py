@@ -85,7 +85,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         too = rows if full else compiled_too(device)
         fields = [Field(row, tuple(field(row, device, row in too))) for row in rows]
     elif metafunc.function is test_levels:
-        levels = [] if compiled.C is None else compiled.C.cpu.levels()
+        levels = [] if compiled.C is None else compiled.C.cpu.targets()
         names = tuple(f"{OURS} {level}" for level in levels) if device == "cpu" else ()
         fields = [Field(row, names) for row in both_layouts(LEVELS)]
     else:

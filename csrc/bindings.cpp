@@ -7,8 +7,8 @@
 #include <tuple>
 
 #include "cpu/backend.h"
-#include "cpu/codes.h"
-#include "cpu/level_choice.h"
+#include "cpu/codes/layout.h"
+#include "cpu/targets/dispatch.h"
 #include "plan.h"
 
 #if defined(FASTBLUR_CUDA_ARCHS)  // what setup.py built for
@@ -81,31 +81,26 @@ void bind_cpu(py::module_ m) {
       .def(
           "forward",
           [](const CpuCall& call, Address x, Address y, Address codes, int threads) {
-            call.forward(pointer(x), pointer(y), pointer<uint8_t>(codes), threads);
+            return call.forward(pointer(x), pointer(y), pointer<uint8_t>(codes), threads);
           },
-          FreeGil(), "(x, y, codes, threads); codes 0: none are kept.")
+          FreeGil(), "(x, y, codes, threads) -> whether in one pass; codes 0: none are kept.")
       .def(
           "backward",
           [](const CpuCall& call, Address dy, Address codes, Address dx, int threads) {
-            call.backward(pointer(dy), pointer<uint8_t>(codes), pointer(dx), threads);
+            return call.backward(pointer(dy), pointer<uint8_t>(codes), pointer(dx), threads);
           },
-          FreeGil(), "(dy, codes, dx, threads)")
+          FreeGil(), "(dy, codes, dx, threads) -> whether in one pass")
       .def(
           "apply",
           [](const CpuCall& call, Address x, Address codes, Address y, int threads) {
             call.apply(pointer(x), pointer<uint8_t>(codes), pointer(y), threads);
           },
-          FreeGil(), "(x, codes, y, threads): forward with the winners given, not chosen.");
-  m.def(
-      "specialisation",
-      [](const Plan& plan, bool channels_last) {
-        return cpu::specialisation(plan.geometry(), channels_last);
-      },
-      py::arg("plan"), py::arg("channels_last"),
-      "Which sizes of a call the kernels know at compile time, in words.");
-  m.def("levels", &cpu::usable_levels, "The instruction-set levels of this machine, best first.");
-  m.def("level", [] { return cpu::level().name; }, "The level in use.");
-  m.def("set_level", &cpu::set_level, py::arg("name"), "Uses another level from now on.");
+          FreeGil(), "(x, codes, y, threads): forward with the winners given, not chosen.")
+      .def("specialisation", &cpu::Call::specialisation, "How the kernels run the call, in words.");
+  m.def("targets", &cpu::usable_targets,
+        "The instruction-set targets of this machine, best first.");
+  m.def("target", [] { return cpu::target().name; }, "The target in use.");
+  m.def("set_target", &cpu::set_target, py::arg("name"), "Uses another target from now on.");
 }
 
 #if defined(FASTBLUR_CUDA_ARCHS)

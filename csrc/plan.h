@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "max_blur_pool.h"
+#include "params.h"
 
 namespace fastblur {
 

@@ -36,11 +36,11 @@ def facts() -> dict[str, str]:
         info = compiled.BUILD
         openmp = "with OpenMP" if info["openmp"] else "without OpenMP: one thread"
         found["extension"] = f"built by {info['compiler']}, {openmp}"
-        usable = ", ".join(extension.cpu.levels())
+        usable = ", ".join(extension.cpu.targets())
         try:
-            found["CPU level"] = f"{extension.cpu.level()} (usable: {usable})"
+            found["CPU target"] = f"{extension.cpu.target()} (usable: {usable})"
         except ValueError as error:
-            found["CPU level"] = f"ERROR: {error}"
+            found["CPU target"] = f"ERROR: {error}"
         archs = ", ".join(compiled.CUDA_ARCHS)
         found["CUDA"] = f"{info['cuda']}, for {archs}" if archs else "none: built without it"
     found["GPU"] = "none visible"

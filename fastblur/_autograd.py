@@ -1,8 +1,8 @@
 """The op as differentiable functions, over the operators of a backend.
 
 Three Functions, one an operator; the derivative of each is another of them, as the op is linear
-once its winners are known. Three roads lead to them, with the same bits and the same derivatives
-(``tests/test_roads.py`` walks all):
+once its winners are known. Three paths lead to them, with the same bits and the same derivatives
+(``tests/test_paths.py`` tests all):
 
 - on a plain tensor with nothing else at work a layer calls the kernels directly: ``_direct.py``;
 - else the call goes through the dispatcher, whose Autograd key starts the Functions: what

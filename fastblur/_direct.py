@@ -1,4 +1,4 @@
-"""The direct road: a layer's call on a plain tensor goes to the kernels without the dispatcher.
+"""The direct path: a layer's call on a plain tensor goes to the kernels without the dispatcher.
 
 Plain means that nothing is at work but autograd in reverse mode and autocast: no transform, mode,
 trace or tangent, and a tensor that is memory in one of the two layouts. All else gets None here and

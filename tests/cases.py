@@ -149,7 +149,7 @@ class Target:
     def __call__(self, x: Tensor, geometry: Geometry) -> Tensor:
         if self.level is not None:
             assert compiled.C is not None
-            compiled.C.cpu.set_level(self.level)
+            compiled.C.cpu.set_target(self.level)
         return self.backend.run(x.to(self.backend.device_type), geometry).to(x.device)
 
     def __str__(self) -> str:
@@ -157,12 +157,12 @@ class Target:
 
 
 def targets() -> list[Target]:
-    """Every usable backend; the best CPU level comes first of its levels."""
+    """Every usable backend; the best CPU target comes first of its levels."""
     found = []
     for backend in BACKENDS:
         there = backend.device_type == "cpu" or torch.cuda.is_available()
         if there and backend.why_not(torch.device(backend.device_type)) is None:
-            levels = compiled.C.cpu.levels() if backend.name == "cpu" else [None]
+            levels = compiled.C.cpu.targets() if backend.name == "cpu" else [None]
             found += [Target(backend, level) for level in levels]
     return found
 

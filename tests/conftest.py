@@ -41,12 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
-    """One thread, so that tests run side by side, a fixed seed, and the best CPU level."""
+    """One thread, so that tests run side by side, a fixed seed, and the best CPU target."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     yield
     if compiled.C is not None:
-        compiled.C.cpu.set_level(compiled.C.cpu.levels()[0])
+        compiled.C.cpu.set_target(compiled.C.cpu.targets()[0])
 
 
 needs_extension = pytest.mark.skipif(

@@ -7,12 +7,11 @@ import warnings
 import torch
 from hypothesis import given
 
-from fastblur import _triton_launch
-from fastblur._backends.triton import TRITON
+from fastblur._backends.triton import TRITON, launch
 
 from .properties import Example, examples, share
 
-assert _triton_launch.INTERPRETED
+assert launch.INTERPRETED
 warnings.filterwarnings("ignore", message="(invalid value|overflow) encountered")  # numpy's
 
 # The interpreter cuts off where a GPU rounds to bfloat16, and takes a while for each program.

@@ -351,8 +351,8 @@ def warps_per_multiprocessor(arch: str, registers: int, shared: int, threads: in
 # one 16-byte vector of columns in the contiguous format, where 30 of a warp's 32 lanes own one, and
 # in channels_last of four columns with as many channels as that argument says.
 ELEMENTS: dict[str, Callable[[int, int], Fraction]] = {
-    "contiguous": lambda size, _: Fraction(2 * 16 // size * 30, 32),
-    "channels_last": lambda _, channels: Fraction(2 * 4 * channels),
+    "nchw": lambda size, _: Fraction(2 * 16 // size * 30, 32),
+    "nhwc": lambda _, channels: Fraction(2 * 4 * channels),
 }
 
 
@@ -412,7 +412,7 @@ class Kernel:
     @property
     def vector(self) -> int:
         """Bytes of the widest access that a lane's share of a row or a pixel allows."""
-        channels_last = "channels_last" in self.name
+        channels_last = "_nhwc<" in self.name
         return self.last_number * (self.element_size or 0) if channels_last else 16
 
     @property
@@ -585,7 +585,7 @@ def main(arguments: list[str] | None = None) -> None:
         found = [Fraction(number) for text, _, number in given if re.search(text, kernel.name)]
         return found[0] if found else kernel.elements
 
-    files = wanted.files or sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    files = wanted.files or sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
     try:
         found = [kernel for file in files for kernel in read(file, wanted.arch)]
         kernels = [kernel for kernel in found if re.search(wanted.only, kernel.name)]

@@ -1,4 +1,4 @@
-"""Derivatives of every kind, on both roads to the operators (see fastblur/_autograd.py)."""
+"""Derivatives of every kind, on both paths to the operators (see fastblur/_autograd.py)."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def x(*lead: int, seed: int = 0) -> Tensor:
     return ((order - n // 2).double() + 0.5).view(shape) / 16
 
 
-@pytest.mark.parametrize("road", ["operators", "functions"])
-def test_gradcheck(road: str, arguments: dict[str, object]) -> None:
+@pytest.mark.parametrize("path", ["operators", "functions"])
+def test_gradcheck(path: str, arguments: dict[str, object]) -> None:
     geometry = Geometry.resolve(**arguments).arguments()  # type: ignore[arg-type]
-    if road == "operators":
+    if path == "operators":
 
         def f(x: Tensor) -> Tensor:
             return torch.ops.fastblur.max_blur_pool_forward(x, *geometry, False, True)[0]

@@ -78,7 +78,7 @@ def test_a_run_writes_down_what_was_asked(finished: dict[str, Any]) -> None:
     assert len({entry["extra_info"]["limit_ms"] for entry in one_race}) == 1
     machine = finished["machine_info"]["fastblur"]
     assert torch.__version__.startswith(machine["versions"]["torch"].split("+")[0])
-    assert machine["simd"] == compiled.C.cpu.levels()[0]  # type: ignore[union-attr]
+    assert machine["simd"] == compiled.C.cpu.targets()[0]  # type: ignore[union-attr]
 
 
 def test_report(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

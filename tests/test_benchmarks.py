@@ -226,7 +226,7 @@ def test_slices_share_the_gradient_of_ties() -> None:
 
 @needs_extension
 def test_levels_are_set_for_each_call_and_put_back(clock: timing.Clock) -> None:
-    usable = compiled.C.cpu.levels()  # type: ignore[union-attr]
+    usable = compiled.C.cpu.targets()  # type: ignore[union-attr]
     names = [f"{rivals.OURS} {level}" for level in usable]
     found = entered(SMALL[0], clock, *names)
     assert list(found.rivals) == names
@@ -234,10 +234,10 @@ def test_levels_are_set_for_each_call_and_put_back(clock: timing.Clock) -> None:
         assert f"cpu: {level}" in found.facts(name, "full")["ran"]
         call = rivals.full(found.rivals[name], found.x, found.dy)
         call()
-        assert compiled.C.cpu.level() == level  # type: ignore[union-attr]
-        compiled.C.cpu.set_level(usable[0])  # type: ignore[union-attr]
+        assert compiled.C.cpu.target() == level  # type: ignore[union-attr]
+        compiled.C.cpu.set_target(usable[0])  # type: ignore[union-attr]
     found.race("full", rounds=1, deadline=float("inf"))
-    assert compiled.C.cpu.level() == usable[0]  # type: ignore[union-attr]
+    assert compiled.C.cpu.target() == usable[0]  # type: ignore[union-attr]
 
 
 # How they are timed and weighed.

@@ -38,18 +38,18 @@ SLACK = 1.02
 # channels, and prefetches, cost two instructions an element in channels_last, and were faster on an
 # H200 all the same. The ceilings hold whichever compiler built the extension.
 CEILINGS: dict[tuple[str, int, int, int], float] = {
-    ("forward_contiguous", 2, 0, 4): 20.0,
-    ("forward_contiguous", 3, 1, 3): 28.0,
-    ("backward_contiguous", 2, 0, 4): 24.0,
-    ("backward_contiguous", 3, 1, 3): 28.0,
-    ("forward_channels_last", 2, 0, 4): 13.0,
-    ("forward_channels_last", 3, 1, 3): 16.0,
-    ("backward_channels_last", 2, 0, 4): 18.0,
-    ("backward_channels_last", 3, 1, 3): 27.0,
+    ("forward_nchw", 2, 0, 4): 20.0,
+    ("forward_nchw", 3, 1, 3): 28.0,
+    ("backward_nchw", 2, 0, 4): 24.0,
+    ("backward_nchw", 3, 1, 3): 28.0,
+    ("forward_nhwc", 2, 0, 4): 13.0,
+    ("forward_nhwc", 3, 1, 3): 16.0,
+    ("backward_nhwc", 2, 0, 4): 18.0,
+    ("backward_nhwc", 3, 1, 3): 27.0,
 }
 # bfloat16 is to be like float16, and costs it this much more to unpack.
 BFLOAT16_MORE = 1.01
-CEILING_TYPES = {"contiguous": ["float"], "channels_last": ["__half", "__nv_bfloat16"]}
+CEILING_TYPES = {"nchw": ["float"], "nhwc": ["__half", "__nv_bfloat16"]}
 
 
 def library() -> tuple[Path | None, list[str], str]:
@@ -74,7 +74,7 @@ LIBRARY, ARCHS, WHY_NOT = library()
 def ceiling(kernel: sass.Kernel) -> float | None:
     """The fixed ceiling on instructions per element of x, if the kernel has one."""
     found = re.match(
-        r"(\w+?_(contiguous|channels_last))<(\w+), Sizes<(\d+), (\d+), (\d+), (0|false)>",
+        r"(\w+?_(nchw|nhwc))<(\w+), Sizes<(\d+), (\d+), (\d+), (0|false)>",
         kernel.name,
     )
     if found is None or kernel.arch != TUNED_FOR or found[3] not in CEILING_TYPES[found[2]]:

@@ -147,7 +147,7 @@ def test_memory_is_safe(case: Case, channels_last: bool) -> None:
     run_all("asan", case, channels_last, way)
 
 
-# So high that a block of the only multiprocessor marches far enough to prefetch.
+# So high that a block of the only multiprocessor sweeps far enough to prefetch.
 HIGH = [
     replace(case, shape=(1, 16, 64, 16))
     for case in (zhang(1, 3), zhang(2, 4), zhang(3, 3, pad=(1, 1)))
@@ -156,7 +156,7 @@ HIGH = [
 
 @layouts
 @pytest.mark.parametrize("case", HIGH, ids=str)
-def test_memory_is_safe_in_long_marches(case: Case, channels_last: bool) -> None:
+def test_memory_is_safe_in_long_sweeps(case: Case, channels_last: bool) -> None:
     run_all("asan", case, channels_last, Options(multiprocessors=1, trace=True))
 
 
@@ -199,7 +199,7 @@ def test_offsets_past_32_bits(case: Case, dtype: torch.dtype, channels_last: boo
 def test_a_size_beyond_the_kernels_does_not_compile(tmp_path: Path, size: str, place: str) -> None:
     source = tmp_path / "size.cpp"
     source.write_text(
-        f'#include "cuda/specialisation.h"\nfastblur::cuda::Sizes<{size}, false> sizes;\n'
+        f'#include "cuda/launch/specialisation.h"\nfastblur::cuda::Sizes<{size}, false> sizes;\n'
     )
     with pytest.raises(BuildError, match=f"static assertion failed: .*{place}"):
         Build("plain").executable("size", [source])

@@ -57,8 +57,8 @@ def test_codes_of_what_is_not_finite(width: int, channels_last: bool) -> None:
         x[0, at % 3, at, at % width] = float("nan" if at % 2 else "-inf")
     for g in (Geometry.resolve(2), Geometry.resolve(2, relu=True), Geometry.resolve(3, 2, 1)):
         arguments = (*g.arguments(), channels_last)
-        for level in compiled.C.cpu.levels():
-            compiled.C.cpu.set_level(level)
+        for level in compiled.C.cpu.targets():
+            compiled.C.cpu.set_target(level)
             first: list[torch.Tensor] | None = None
             for threads in (1, 2, 3, 5, 8):
                 torch.set_num_threads(threads)
@@ -86,8 +86,8 @@ def test_large_results_are_those_of_their_parts(
     arguments = (*geometry.arguments(), channels_last)
     x = in_format(fill(shape, "normal", dtype), channels_last)
     assert x.nbytes >= 2 << 20 > part * x[0].nbytes
-    for level in compiled.C.cpu.levels():
-        compiled.C.cpu.set_level(level)
+    for level in compiled.C.cpu.targets():
+        compiled.C.cpu.set_target(level)
         y, codes = OPERATORS.forward(x, arguments, True)
         dx = OPERATORS.backward(y, codes, list(shape), arguments)
         assert y.nbytes >= 4 << 20 or geometry.stride[0] > 2

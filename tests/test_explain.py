@@ -11,9 +11,11 @@ import torch
 import fastblur
 from fastblur import FusedBlurPool, FusedMaxBlurPool, FusedMaxBlurPool1d, explain
 from fastblur._backends import compiled
-from fastblur._geometry import Geometry
+from fastblur._geometry import FIELDS, Geometry
+from fastblur._operators import is_channels_last
 from fastblur.surgery import BlurredConv2d, FilteredPool
 
+from .cases import CASES, Case, fill, in_format
 from .conftest import needs_extension
 from .test_memory import saved_bytes
 
@@ -32,9 +34,9 @@ def test_explains_the_cpu_call() -> None:
     assert found.refused.keys() == {"cuda", "triton", "reference"}
     assert found.refused["reference"] == "slower"
     assert "CUDA" in found.refused["cuda"]
-    assert "max 3x3, 3x3 taps (specialised)" in found.specialisation
+    assert "max 3x3, 3x3 taps (" in found.specialisation
     assert compiled.C is not None
-    assert compiled.C.cpu.level() in found.specialisation
+    assert compiled.C.cpu.target() in found.specialisation
     assert str(found).count("\n") == 6
 
 
@@ -42,13 +44,52 @@ def test_explains_the_cpu_call() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (dict(kernel_size=1, filter_size=5), "no max, 5x5 taps (specialised)"),
-        (dict(kernel_size=(2, 3)), "generic in its max)"),
-        (dict(filter_size=7, stride=3), "generic in its rows, columns)"),
+        (dict(kernel_size=1, filter_size=5), "no max, 5x5 taps ("),
+        (dict(kernel_size=(2, 3)), "(staged; generic max)"),
+        (dict(filter_size=7, stride=3), "(staged; generic rows, columns)"),
     ],
 )
-def test_names_the_specialisation(arguments: dict[str, object], words: str) -> None:
+def test_names_the_kernels(arguments: dict[str, object], words: str) -> None:
     assert words in explain(torch.zeros(1, 2, 20, 20), **arguments).specialisation
+
+
+@needs_extension
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.shape[0]], ids=str)
+def test_the_word_is_what_runs(case: Case, channels_last: bool) -> None:
+    """Kernels return whether they ran in one pass; explain() says so before."""
+    assert compiled.C is not None
+    geometry = case.geometry()
+    for target in compiled.C.cpu.targets():
+        compiled.C.cpu.set_target(target)
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            x = in_format(fill(case.shape, "normal", dtype), channels_last)
+            call = compiled.CPU.call(geometry.arguments(), case.shape, is_channels_last(x), x)
+            y = in_format(x.new_empty(call.output_size), channels_last)
+            codes = torch.empty(call.codes_shape, dtype=call.codes_dtype)
+            addresses = x.data_ptr(), y.data_ptr(), codes.data_ptr()
+            forward = call.native.forward(*addresses, 1)
+            backward = call.native.backward(y.data_ptr(), codes.data_ptr(), x.data_ptr(), 1)
+            forward, backward = (
+                "fused" if one_pass else "staged" for one_pass in (forward, backward)
+            )
+            both = forward if forward == backward else f"forward {forward}, backward {backward}"
+            found = explain(x, **_arguments(geometry), backend="cpu").specialisation
+            assert found.partition("(")[2].partition(";")[0].rstrip(")") == both
+
+
+def test_fused_is_what_trainers_use() -> None:
+    if compiled.C is None or compiled.C.cpu.targets() == ["generic"]:
+        pytest.skip("the portable target has no fused kernels")
+    for layer in (FusedMaxBlurPool(2), FusedMaxBlurPool(3, 2, 1, filter_size=3)):
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            x = torch.zeros(2, 64, 56, 56).contiguous(memory_format=memory_format)
+            assert explain(x, layer).specialisation.endswith("(fused)")
+
+
+def _arguments(geometry: Geometry) -> dict[str, object]:
+    values = dict(zip(FIELDS, geometry.arguments(), strict=True))
+    return values | {"taps": (values.pop("taps_h"), values.pop("taps_w"))}
 
 
 def test_explains_the_reference() -> None:
@@ -111,7 +152,14 @@ def doctor(*code: str) -> subprocess.CompletedProcess[str]:
 def test_doctor() -> None:
     done = doctor()
     assert done.returncode == 0, done.stderr
-    for word in (fastblur.__version__, torch.__version__, "CPU level", "usable: ", "CUDA ", "GPU "):
+    for word in (
+        fastblur.__version__,
+        torch.__version__,
+        "CPU target",
+        "usable: ",
+        "CUDA ",
+        "GPU ",
+    ):
         assert word in done.stdout
     assert "cpu: agrees with the reference" in done.stdout
     assert "triton: not usable: " in done.stdout or "triton: agrees with" in done.stdout
@@ -119,10 +167,10 @@ def test_doctor() -> None:
 
 @needs_extension
 def test_doctor_reports_a_wrong_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTBLUR_CPU_LEVEL", "mmx")
+    monkeypatch.setenv("FASTBLUR_CPU_TARGET", "mmx")
     done = doctor()
     assert done.returncode == 1
-    assert "FASTBLUR_CPU_LEVEL" in done.stdout
+    assert "FASTBLUR_CPU_TARGET" in done.stdout
     assert not done.stderr
 
 

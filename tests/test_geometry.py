@@ -56,9 +56,9 @@ def code_geometries() -> list[Geometry]:
 def test_a_mode_that_the_walking_kernels_do_not_know_is_not_theirs() -> None:
     """A mode that is new takes the generic kernels, which ask for each element's source."""
     modes = {"mirrored": False, "circular": False, "reflect": True, "zeros": True}
-    for mode, walks in modes.items():
+    for mode, sweeps in modes.items():
         geometry = replace(Geometry.resolve(), padding_mode=mode)
-        assert is_specialised(geometry, (1, 2, 20, 20), torch.float32) == walks
+        assert is_specialised(geometry, (1, 2, 20, 20), torch.float32) == sweeps
 
 
 @pytest.mark.skipif(not compiled.CUDA_ARCHS, reason="asks the CUDA backend, which is not built")

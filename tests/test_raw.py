@@ -196,21 +196,21 @@ def test_arbitrary_codes_of_the_right_shape_are_harmless(channels_last: bool) ->
 
 @pytest.mark.parametrize("width", [5, 15, 45, 70])  # rows in part of a word, in all of it, in two
 def test_bits_behind_a_row_of_codes_are_zero(width: int) -> None:
-    """As csrc/cpu/codes.h says, though there ReLU would hold everything back."""
+    """As csrc/cpu/codes/layout.h says, though there ReLU would hold everything back."""
     x = torch.randn(2, 3, 12, width)
     arguments = (*Geometry.resolve(2, relu=True).arguments(), False)
-    for level in compiled.C.cpu.levels():
-        compiled.C.cpu.set_level(level)
+    for level in compiled.C.cpu.targets():
+        compiled.C.cpu.set_target(level)
         _, codes = compiled.OPERATORS.forward(x, arguments, True)
         rows = codes.view(2 * 3 * 3 * 11, (width + 7) // 8)
         assert not (rows[:, -1] >> width % 8).any(), level
 
 
 def test_cpu_levels() -> None:
-    usable = compiled.C.cpu.levels()
+    usable = compiled.C.cpu.targets()
     assert "generic" in usable
     for level in usable:
-        compiled.C.cpu.set_level(level)
-        assert compiled.C.cpu.level() == level
+        compiled.C.cpu.set_target(level)
+        assert compiled.C.cpu.target() == level
     with pytest.raises(ValueError, match=r"must be one of '(avx|generic)"):
-        compiled.C.cpu.set_level("mmx")
+        compiled.C.cpu.set_target("mmx")

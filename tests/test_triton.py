@@ -113,14 +113,14 @@ def test_codes_are_no_other_backend_s() -> None:
 
 def test_begins_with_a_whole_word() -> None:
     """Pairs of 16-bit channels are loaded as 32-bit words, which have to be aligned."""
-    from fastblur import _triton_launch
+    from fastblur._backends.triton import launch
 
     for mode in (contextlib.nullcontext(), FakeTensorMode()):
         with mode:
             line = torch.zeros(17, dtype=torch.float16)
             even, odd = line[:16].view(1, 4, 2, 2), line[1:].view(1, 4, 2, 2)
-            assert _triton_launch._in_whole_words(even) is even
-            copy = _triton_launch._in_whole_words(odd)
+            assert launch._in_whole_words(even) is even
+            copy = launch._in_whole_words(odd)
             assert copy.storage_offset() == 0
             assert copy.stride() == odd.stride()
 
@@ -264,10 +264,10 @@ def test_compiled_graph_of_pairs(
     fake: FakeTensorMode, graphs_of: Graphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU that compares 16-bit channels in pairs, also where x begins within a word."""
-    from fastblur import _triton_launch
+    from fastblur._backends.triton import launch
 
     graphs, keep = graphs_of
-    monkeypatch.setattr(_triton_launch, "_gpu", lambda device: _triton_launch.Gpu(90, 32))
+    monkeypatch.setattr(launch, "_gpu", lambda device: launch.Gpu(90, 32))
     line = torch.empty(2 * 20 * 12 * 4 + 1, dtype=torch.float16, device="cuda")
     for start in (0, 1):
         x = line[start : line.numel() - 1 + start].view(2, 20, 12, 4).permute(0, 3, 1, 2)
@@ -317,7 +317,7 @@ def test_compiled_operators_copy_no_input(
 @pytest.mark.parametrize("hip", [None, "7.0"], ids=["nvidia", "amd"])
 def test_more_registers_where_some_spill(hip: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the first call, of the kernel that spills alone; AMD counts what is no spill."""
-    from fastblur._triton_registers import Launcher
+    from fastblur._backends.triton.registers import Launcher
 
     monkeypatch.setattr(torch.version, "hip", hip)
     made: list[dict[str, object]] = []

@@ -32,10 +32,11 @@ from . import sass
 from .cases import in_format
 
 triton = pytest.importorskip("triton")
-from fastblur import _triton_launch, _triton_registers  # noqa: E402
+from fastblur._backends.triton import launch as triton_launch  # noqa: E402
+from fastblur._backends.triton import registers as triton_registers  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
-    _triton_launch.INTERPRETED, reason="TRITON_INTERPRET is set, and nothing is compiled then"
+    triton_launch.INTERPRETED, reason="TRITON_INTERPRET is set, and nothing is compiled then"
 )
 
 BASELINE = Path(__file__).with_name("triton_budgets.json")
@@ -98,14 +99,14 @@ def launches(
 
         return mock.MagicMock(__getitem__=lambda self, grid: launch)
 
-    gpu = _triton_launch.Gpu(int(arch[3:]) if arch in NVIDIA else 0, WARPS.get(arch, 32))
+    gpu = triton_launch.Gpu(int(arch[3:]) if arch in NVIDIA else 0, WARPS.get(arch, 32))
     with (
         FakeTensorMode(),
-        mock.patch.object(_triton_launch, "_launcher", record),
-        mock.patch.object(_triton_launch, "_gpu", return_value=gpu),
+        mock.patch.object(triton_launch, "_launcher", record),
+        mock.patch.object(triton_launch, "_gpu", return_value=gpu),
     ):
         x = in_format(torch.empty(size, dtype=dtype, device="cuda"), channels_last)
-        call = _triton_launch.Call(geometry, tuple(x.shape), channels_last, x, traced=False)
+        call = triton_launch.Call(geometry, tuple(x.shape), channels_last, x, traced=False)
         with mock.patch.object(call, "_launching", return_value=contextlib.nullcontext()):
             y, codes = call.forward(x, True)
             call.backward(y, codes)
@@ -281,7 +282,7 @@ def test_compiles_without_spills(spec: Spec, arch: str) -> None:
         need_tools()
     _, spills = registers_and_spills(spec, arch)
     if spills and arch in NVIDIA and spec not in SHOWN:  # then a launch takes another kernel
-        _, spills = registers_and_spills(spec, arch, _triton_registers.MOST)
+        _, spills = registers_and_spills(spec, arch, triton_registers.MOST)
     assert spills == 0
 
 
@@ -297,7 +298,7 @@ def test_amd_accesses_are_wide(spec: Spec, arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
 def test_other_kernels_compile(arch: str) -> None:
-    """The generic ones, and the walking ones for shapes of no whole vectors."""
+    """The generic ones, and the sweeping ones for shapes of no whole vectors."""
     pools = dict(kernel_size=(2, 5), stride=(1, 3), padding=(1, 0), padding_mode="circular")
     generic = launches(Geometry.resolve(**pools), (2, 1, 31, 33), torch.float64, True)  # type: ignore[arg-type]
     generic += launches(
@@ -306,14 +307,14 @@ def test_other_kernels_compile(arch: str) -> None:
     )
     names = ["choose", "select", "blur", "blur", "spread", "spread", "route"]
     assert [launch.kernel.__name__ for launch in generic] == 2 * names
-    walking = [
+    sweeping = [
         launch
         for channels_last in (False, True)
         for launch in launches(
             Geometry.resolve(3, 2, 1), (1, 1, 31, 33), torch.float32, channels_last, arch
         )
     ]
-    for launch in (*generic[:3], generic[4], *generic[6:8], generic[11], *walking):
+    for launch in (*generic[:3], generic[4], *generic[6:8], generic[11], *sweeping):
         compiled(launch, arch)
 
 
@@ -389,7 +390,7 @@ def spills_of(archs: list[str]) -> str:
         for spec, registers, spilled in spilling:
             then, left = registers, spilled
             if arch in NVIDIA:
-                then, left = registers_and_spills(spec, arch, _triton_registers.MOST)
+                then, left = registers_and_spills(spec, arch, triton_registers.MOST)
             cured += left == 0
             rows.append(
                 {
@@ -397,13 +398,13 @@ def spills_of(archs: list[str]) -> str:
                     "target": arch,
                     "regs": str(registers),
                     "spill": str(spilled),
-                    f"regs of {_triton_registers.MOST}": str(then),
+                    f"regs of {triton_registers.MOST}": str(then),
                     "then": str(left),
                 }
             )
         summary.append(
             f"{arch}: {len(found)} kernels, {len(spilling)} spill, {cured} of these with "
-            f"{_triton_registers.MOST} registers no more\n"
+            f"{triton_registers.MOST} registers no more\n"
         )
     return (sass.markdown(rows) + "\n\n" if rows else "") + "".join(summary)
 

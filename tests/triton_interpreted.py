@@ -14,22 +14,21 @@ from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from fastblur import _triton_launch
 from fastblur._backends.specialised import is_specialised
-from fastblur._backends.triton import TRITON, codes_of
+from fastblur._backends.triton import TRITON, codes_of, launch
 from fastblur._geometry import Geometry
 
 from .cases import CASES, Case, fill, in_format, zhang
 from .judge import judge_with_gradient, scale
 
-assert _triton_launch.INTERPRETED
+assert launch.INTERPRETED
 OPERATORS = TRITON.operators
 warnings.filterwarnings("ignore", message="invalid value encountered")  # numpy's, of NaN and inf
 
 KINDS = ("normal", "ties", "nan", "inf")
-# The walking kernels at every number of columns in the last strip, whole strips, and rows enough
+# The sweeping kernels at every number of columns in the last strip, whole strips, and rows enough
 # for steps of both kinds.
-WALKED = [
+SWEPT = [
     *(zhang(2, 4, shape=(1, 1, 13, w)) for w in (5, 6, 7, 8, 16)),
     *(zhang(2, 2, shape=(1, 1, 13, w)) for w in (6, 8)),
     *(zhang(2, f, shape=(1, 1, 14, 12), relu=f == 5) for f in (3, 5)),
@@ -68,15 +67,15 @@ def run(case: Case, x: Tensor, dy: Tensor, channels_last: bool) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in [*CASES, *WALKED] if 0 not in case.shape], ids=str
+    "case", [case for case in [*CASES, *SWEPT] if 0 not in case.shape], ids=str
 )
 def test_case(case: Case) -> None:
     """Values and gradients; the layouts in turn, and both where they differ most."""
     x = of_all_kinds(case, torch.float32)
     dy = gradient_for(case, x)
     want = judge_with_gradient(x, dy, *case.chain())
-    walks = is_specialised(case.geometry(), case.shape, torch.float32)
-    layouts = (False, True) if case in WALKED or not walks else (len(str(case)) % 2 == 0,)
+    sweeps = is_specialised(case.geometry(), case.shape, torch.float32)
+    layouts = (False, True) if case in SWEPT or not sweeps else (len(str(case)) % 2 == 0,)
     for channels_last in layouts:
         got = run(case, x, dy, channels_last)
         for name, ours, theirs in zip(("y", "dx"), got, want, strict=True):
@@ -106,10 +105,10 @@ def test_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     for case in (zhang(2, 4, shape=(1, 2, 26, 8)), zhang(3, 3, pad=(1, 1), shape=(1, 2, 26, 8))):
         x = of_all_kinds(case, torch.float32)
         dy = gradient_for(case, x)
-        monkeypatch.setattr(_triton_launch, "_PROGRAMS", 1)
+        monkeypatch.setattr(launch, "_PROGRAMS", 1)
         whole = run(case, x, dy, False)
-        monkeypatch.setattr(_triton_launch, "_PROGRAMS", 1024)
-        monkeypatch.setattr(_triton_launch, "_MIN_CHUNK", 3)
+        monkeypatch.setattr(launch, "_PROGRAMS", 1024)
+        monkeypatch.setattr(launch, "_MIN_CHUNK", 3)
         for ours, theirs in zip(run(case, x, dy, False), whole, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
 
@@ -122,7 +121,7 @@ def test_sixteen_bits(dtype: torch.dtype) -> None:
     unit in the last place; that the compiled kernels round is in test_triton_budgets.py.
     """
     cut_off = torch.finfo(dtype).eps / 2 if dtype == torch.bfloat16 else 0.0
-    for case in (WALKED[3], WALKED[9], Case(stride=(1, 3), shape=(1, 2, 9, 10))):
+    for case in (SWEPT[3], SWEPT[9], Case(stride=(1, 3), shape=(1, 2, 9, 10))):
         for channels_last in (False, True):
             x = fill(case.shape, "normal", dtype)
             dy = gradient_for(case, x)
@@ -153,9 +152,9 @@ def test_channels_in_pairs(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) 
     """
     found: dict[bool, list[Tensor]] = {}
     for packed in (False, True):
-        monkeypatch.setattr(_triton_launch, "_is_packed", lambda call, packed=packed: packed)
+        monkeypatch.setattr(launch, "_is_packed", lambda call, packed=packed: packed)
         found[packed] = []
-        for case in (WALKED[n] for n in (0, 8, 9, 11, 15)):
+        for case in (SWEPT[n] for n in (0, 8, 9, 11, 15)):
             x = in_format(of_all_kinds(case, dtype), True)
             found[packed] += OPERATORS.forward(x, (*case.geometry().arguments(), True), True)
     for ours, theirs in zip(found[True], found[False], strict=True):

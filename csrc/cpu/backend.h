@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "kernels.h"
+#include "cpu/targets/target.h"
 
 namespace fastblur::cpu {
 
@@ -11,10 +11,13 @@ namespace fastblur::cpu {
 class Call {
  public:
   Call(const Params& p, Type type) : p_(p), type_(type), vertical_(p) {}
-  void forward(const void* x, void* y, uint8_t* codes,
-               int threads) const;  // codes may be null: then none are kept
-  void backward(const void* dy, const uint8_t* codes, void* dx, int threads) const;
+  // codes may be null: then none are kept. Both return whether they ran in one pass.
+  bool forward(const void* x, void* y, uint8_t* codes, int threads) const;
+  bool backward(const void* dy, const uint8_t* codes, void* dx, int threads) const;
   void apply(const void* x, const uint8_t* codes, void* y, int threads) const;
+  // For people: whether it runs fused, in one pass, or staged, stage by stage; and which of its
+  // sizes the kernels do not know at compile time.
+  std::string specialisation() const;
   const Params& p() const { return p_; }
 
  private:
@@ -22,8 +25,5 @@ class Call {
   Type type_;
   VerticalTaps vertical_;
 };
-
-// For people: which sizes of a call the kernels know at compile time.
-std::string specialisation(const Params& geometry, bool channels_last);
 
 }  // namespace fastblur::cpu

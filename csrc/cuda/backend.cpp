@@ -1,4 +1,4 @@
-#include "backend.h"
+#include "cuda/backend.h"
 
 #include <array>
 #include <atomic>

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "launch.h"
+#include "cuda/launch/launch.h"
 
 namespace fastblur::cuda {
 

@@ -23,7 +23,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "../max_blur_pool.h"
+#include "params.h"
 
 namespace fastblur::cuda {
 
@@ -53,7 +53,7 @@ using TileCode =
                        std::conditional_t<tile_code_bytes(K, kRelu) == 2, uint16_t, uint8_t>>;
 
 // Tile rows. With F taps the pairs of rows of m that a kernel handles together begin at even rows
-// for F < 4 and at odd ones from there on: step i of a march ends output row i with the rows
+// for F < 4 and at odd ones from there on: step i of a sweep ends output row i with the rows
 // first_row(i) and first_row(i) + 1, and fills tile row i + tile_shift.
 struct TileRows {
   int pool, pad, taps;

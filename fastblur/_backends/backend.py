@@ -51,7 +51,7 @@ class Backend:
     def direct(
         self, geometry: Geometry, device: torch.device
     ) -> Callable[[Tensor], Tensor | None] | None:
-        """A shorter road for plain tensors, if there is one; see ``_direct.py``."""
+        """A shorter path for plain tensors, if there is one; see ``_direct.py``."""
         return None
 
 

@@ -128,15 +128,19 @@ class Compiled(Backend):
         """Checks a call; see ``_operators.py``."""
         return self.calls(self.plans(geometry), size, channels_last, beside.dtype)
 
+    def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
+        call = self.call(geometry.arguments(), size, channels_last, beside)
+        return f"{in_words(geometry)} ({call.native.specialisation()})"
+
     def direct(
         self, geometry: Geometry, device: torch.device
     ) -> Callable[[Tensor], Tensor | None] | None:
-        make = _direct_road() if device.type == self.device_type else None
+        make = _direct_path() if device.type == self.device_type else None
         return make and make(self.plans(geometry.arguments()), device)
 
 
 @functools.cache
-def _direct_road() -> Callable[[Plan, torch.device], Callable[[Tensor], Tensor | None]] | None:
+def _direct_path() -> Callable[[Plan, torch.device], Callable[[Tensor], Tensor | None]] | None:
     try:
         from .._direct import Direct
     except Exception:  # it asks what a torch that is not known yet may not tell
@@ -171,8 +175,8 @@ class Cpu(Compiled):
         return (images, units * geometry.code_bits * m_h * row_bytes), self.codes_dtype
 
     def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
-        kind = self.library.specialisation(self.plans(geometry.arguments()).native, channels_last)
-        return f"{self.library.level()}, {in_words(geometry)} ({kind})"
+        kernels = super().kernels(geometry, size, channels_last, beside)
+        return f"{self.library.target()}, {kernels}"
 
 
 class Cuda(Compiled):
@@ -212,10 +216,6 @@ class Cuda(Compiled):
         else:
             code_bytes = (channels * m_h * m_w + 31) // 32 * geometry.code_bits * 4
         return (images, (code_bytes + 15) // 16 * 4), self.codes_dtype
-
-    def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
-        call = self.call(geometry.arguments(), size, channels_last, beside)
-        return f"{in_words(geometry)} ({call.native.specialisation()})"
 
 
 def why_not_gpu(index: int) -> str | None:

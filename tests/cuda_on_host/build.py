@@ -100,7 +100,7 @@ def compiler_version() -> str | None:
 
 def why_not() -> str | None:
     """The reason why nothing can be built here, or None."""
-    if not list((CSRC / "cuda").glob("*.cu")):
+    if not list((CSRC / "cuda").rglob("*.cu")):
         return "the kernels' sources are not here"
     if not Path("/proc/self").exists():
         return "the runner needs Linux"
@@ -149,7 +149,7 @@ class Build:
         self.defines = tuple(defines)
 
     def runner(self) -> Path:
-        kernels = sorted((self.csrc / "cuda").glob("*.cu"))
+        kernels = sorted((self.csrc / "cuda").rglob("*.cu"))
         if not kernels:
             raise BuildError(f"there are no kernels in {self.csrc / 'cuda'}")
         return self.executable("runner", [HERE / "runner.cpp", *kernels])

@@ -26,7 +26,7 @@ class Defect:
     defines: tuple[str, ...] = FEW
 
 
-def generic(name: str, old: str, new: str, file: str = "cuda/generic.cuh") -> Defect:
+def generic(name: str, old: str, new: str, file: str = "cuda/kernels/generic.cuh") -> Defect:
     return Defect(f"generic: {name}", file, old, new, NONE)
 
 
@@ -82,124 +82,126 @@ DEFECTS = [
         "return 0;",
         "geometry.h",
     ),
-    generic("16-bit results are cut off", ROUND, "return __float2half_rz(v)", "cuda/values.cuh"),
+    generic(
+        "16-bit results are cut off", ROUND, "return __float2half_rz(v)", "cuda/kernels/values.cuh"
+    ),
     Defect(
         "contiguous: a lane that repeats work stores it, too",
-        "cuda/lane.cuh",
+        "cuda/kernels/lane.cuh",
         "owns = lane != 0 && lane != kWarp - 1 && unit < c.units;",
         "owns = lane != kWarp - 1 && unit < c.units;",
     ),
     Defect(
         "contiguous: lanes beyond the last unit store",
-        "cuda/lane.cuh",
+        "cuda/kernels/lane.cuh",
         "owns = lane != 0 && lane != kWarp - 1 && unit < c.units;",
         "owns = lane != 0 && lane != kWarp - 1;",
     ),
     Defect(
         "contiguous: columns beyond the row are read",
-        "cuda/lane.cuh",
+        "cuda/kernels/lane.cuh",
         "begin + j < size ? load(at + j) : fill",
         "load(at + j)",
     ),
     Defect(
         "contiguous: wide accesses to misaligned tensors",
-        "cuda/contiguous.cuh",
+        "cuda/launch/nchw.cuh",
         "c.wide_x = c.w % L == 0 && is_aligned(x, 16);",
         "c.wide_x = c.w % L == 0;",
     ),
     Defect(
         "contiguous: a chunk starts with unfinished sums",
-        "cuda/forward_contiguous.cuh",
+        "cuda/kernels/forward_nchw.cuh",
         "first = begin - S::kWarmUp;",
         "first = begin;",
     ),
     Defect(
         "contiguous: the steps before a chunk are stored too",
-        "cuda/forward_contiguous.cuh",
+        "cuda/kernels/forward_nchw.cuh",
         "const bool stores = lane_.owns && step >= begin;",
         "const bool stores = lane_.owns;",
     ),
     Defect(
         "contiguous: a chunk of backward starts without what is owed",
-        "cuda/backward_contiguous.cuh",
+        "cuda/kernels/backward_nchw.cuh",
         "first = begin - S::kBackwardWarmUp;",
         "first = begin;",
     ),
     Defect(
         "contiguous: rows are prefetched beyond the chunk's",
-        "cuda/forward_contiguous.cuh",
-        "if (step + 1 + kAhead < end) prefetch",
+        "cuda/kernels/forward_nchw.cuh",
+        "if (step + 1 + kPrefetchSteps < end) prefetch",
         "prefetch",
     ),
     Defect(
         "channels_last: rows of dy are prefetched beyond the last",
-        "cuda/backward_channels_last.cuh",
-        "const int ahead = step + kAhead < end ? kAhead : 0;",
-        "const int ahead = kAhead;",
+        "cuda/kernels/backward_nhwc.cuh",
+        "const int ahead = step + kPrefetchSteps < end ? kPrefetchSteps : 0;",
+        "const int ahead = kPrefetchSteps;",
     ),
     Defect(
         "channels_last: rows of x are prefetched beyond the last",
-        "cuda/forward_channels_last.cuh",
-        "if (step + kAhead < end) {",
+        "cuda/kernels/forward_nhwc.cuh",
+        "if (step + kPrefetchSteps < end) {",
         "{",
     ),
     Defect(
         "channels_last: an output is stored that a row has not",
-        "cuda/channels_last.cuh",
+        "cuda/launch/nhwc.cuh",
         "c.w % kStrip == 0 && all_outputs &&",
         "c.w % kStrip == 0 &&",
     ),
     Defect(
         "contiguous: NaNs are not looked at again",
-        "cuda/forward_contiguous.cuh",
+        "cuda/kernels/forward_nchw.cuh",
         "if (__any_sync(~0u, nan)) choose_again(2 * step + kFirst, code);",
         "(void)nan;",
     ),
     Defect(
         "contiguous: the max's padding may win on the left",
-        "cuda/forward_contiguous.cuh",
+        "cuda/kernels/forward_nchw.cuh",
         "code.at[0] |= lane_.first ? 1u << e * Bits::kRow : 0;",
         "code.at[0] |= 0;",
     ),
     Defect(
         "contiguous: the third candidate never wins",
-        "cuda/forward_contiguous.cuh",
+        "cuda/kernels/forward_nchw.cuh",
         "bits &= ~(bits >> 1 & 0x55555555u);",
         "bits &= 0x55555555u;",
     ),
     Defect(
         "channels_last: channels beyond the last are read",
-        "cuda/pixel.cuh",
+        "cuda/kernels/pixel.cuh",
         "      if (first + i < left)\n",
         "",
     ),
     Defect(
         "channels_last: channels beyond the last get codes",
-        "cuda/pixel.cuh",
+        "cuda/kernels/pixel.cuh",
         "if (i < left) store(to + i, Code(channel(i)));",
         "store(to + i, Code(channel(i)));",
     ),
     Defect(
         "channels_last: wide accesses to misaligned tensors",
-        "cuda/channels_last.cuh",
+        "cuda/launch/nhwc.cuh",
         "c.wide_y = whole && is_aligned(y, bytes);",
         "c.wide_y = whole;",
     ),
     Defect(
         "contiguous: where a map begins is counted in 32 bits",
-        "cuda/forward_contiguous.cuh",
+        "cuda/kernels/forward_nchw.cuh",
         "x_(static_cast<const T*>(c.in) + lane_.plane * c.h * c.w",
         "x_(static_cast<const T*>(c.in) + unsigned(lane_.plane * c.h * c.w)",
     ),
     Defect(
         "channels_last: where an image of codes begins is counted in 32 bits",
-        "cuda/forward_channels_last.cuh",
+        "cuda/kernels/forward_nhwc.cuh",
         "pixel_.image * c.code_bytes_per_image) +",
         "int(pixel_.image * c.code_bytes_per_image)) +",
     ),
     Defect(
         "channels_last: NaNs are not looked at again",
-        "cuda/forward_channels_last.cuh",
+        "cuda/kernels/forward_nhwc.cuh",
         "if (has_nan(out)) choose_again(2 * step + kFirst, code);",
         "",
     ),
@@ -213,5 +215,8 @@ HARMLESS = [
         "if (c.units <= 0x7fffffff) {",
         "if (c.units < 0) {",
     )
-    for layout, file in (("contiguous", "cuda/lane.cuh"), ("channels_last", "cuda/pixel.cuh"))
+    for layout, file in (
+        ("contiguous", "cuda/kernels/lane.cuh"),
+        ("channels_last", "cuda/kernels/pixel.cuh"),
+    )
 ]

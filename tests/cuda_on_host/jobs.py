@@ -14,7 +14,7 @@ from fastblur._geometry import PADDING_MODES, Geometry
 
 OPERATORS = ("forward", "backward", "apply", "all")
 ORDERS = ("forward", "reverse", "random")
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # as in cuda/launch.h
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # as in cuda/launch/launch.h
 OUTPUTS = {
     "forward": ("y",),
     "backward": ("dx",),

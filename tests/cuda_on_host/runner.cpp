@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/launch.h"
+#include "cuda/launch/launch.h"
 #include "executor.h"
 #include "tensor.h"
 

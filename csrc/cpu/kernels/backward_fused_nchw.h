@@ -1,0 +1,394 @@
+// S_h' S_v' B_h' B_v' for contiguous maps: rows of dy in, rows of dx out.
+//
+// Two rows of m are gone along together, a block of columns at a time: its even columns are one
+// vector, its odd columns another. Two columns of m come from the same few columns of dv = B_v' dy,
+// and in the codes too every second bit is in reach; so nothing is interleaved but what is
+// finished. Gradients of windows never leave the registers. What a block gives to the one behind it
+// is moved by a lane; the sums of rows of dx that the rows of m below add to are kept.
+//
+// Columns of dx are counted like those of m here: candidate c of column v is column v + c. If the
+// max has a column of padding, that one is column 0, and what is finished waits for the next block,
+// so that dx is written in whole vectors.
+#pragma once
+
+#include "cpu/kernels/sweep.h"
+#include "cpu/stages/routing.h"
+
+namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
+
+// Whether FusedRowsBack can do a call. Each row handles every column of padding.
+inline bool fuses_nchw(const Params& p) {
+  constexpr int64_t kMaxPadding = 8;
+  return p.pixel_stride() == 1 && p.w.stride == 2 && p.w.pad <= 1 && p.w.before <= kMaxPadding &&
+         p.w.after <= kMaxPadding;
+}
+
+template <class V, class T, int K, int F>  // window of the max, K x K; taps along a row
+class FusedRowsBack {
+ public:
+  using S = typename V::Scalar;
+  using Mask = typename V::Mask;
+
+  FusedRowsBack(const Sweep<V>& sweep, const T* dy, const uint8_t* codes)
+      : sweep_(sweep),
+        dy_(dy),
+        codes_(codes),
+        end_of_codes_(codes + sweep.p.batch * code_bytes_per_image(sweep.p)),
+        delayed_(sweep.p.w.pad != 0),
+        blocks_((sweep.x_row + delayed_ + kBlock - 1) / kBlock),
+        band_(min(max(rows_of_band(kBandOfDm, sweep.pitch), kRowsOfDm), sweep.p.h.pooled() + 3) /
+              2 * 2),
+        dv_pitch_((sweep.y_row + kGap + L - 1) / L * L),
+        dv_(1, band_ * dv_pitch_, kGap),
+        code_row_(sweep.p.linear() ? 0 : code_row_bytes(sweep.p)),
+        bitplane_(sweep.p.h.pooled() * code_row_),
+        code_reach_(sweep.p.linear() ? 0
+                                     : (sweep.code_bits - 1) * bitplane_ + blocks_ * kBlock / 8),
+        last_codes_(2 * sweep.code_bits, blocks_ * kBlock),
+        partial_(1, blocks_ * kPartial, 0),
+        discard_(1, sweep.x_row, 0) {
+    const auto folds = folds_of(sweep.p.w, sweep.p.border, sweep.taps_w);
+    for (int64_t block = 0; block < blocks_; ++block) edges_.push_back(edge_of(block, folds));
+    while (interior_begin_ < blocks_ && !is_interior(interior_begin_)) ++interior_begin_;
+    for (interior_end_ = interior_begin_; interior_end_ < blocks_ && is_interior(interior_end_);)
+      ++interior_end_;
+  }
+
+  // Rows [x0, x1) of a plane's dx.
+  void make(int64_t plane, int64_t x0, int64_t x1, T* dx) {
+    const Params& p = sweep_.p;
+    std::memset((void*)partial_[0], 0, sizeof(S) * size_t(blocks_ * kPartial));
+    // The first row of padded m that reaches these, and that exists.
+    const int64_t reach = max(x0 + p.h.pad - K + 1, 0) + p.h.before;
+    const int64_t end = x1 + p.h.pad;
+    // Two rows are an even one of padded m and the next, wherever x0 is: so is the order of sums.
+    for (int64_t u = 2 * (reach >> 1) - p.h.before, next; u < end; u = next) {
+      next = min(u + band_, u + (end - u + 1) / 2 * 2);
+      make_rows_of_dv(plane, u, next);
+      with_truth(p.relu, [&](auto relu) {
+        // A window of one element has no padding.
+        if (K > 1 && delayed_) sweep_columns<relu(), (K > 1)>(plane, u, next, x0, x1, dx);
+        else sweep_columns<relu(), false>(plane, u, next, x0, x1, dx);
+      });
+    }
+  }
+
+ private:
+  static constexpr int L = V::kLanes;
+  static constexpr int64_t kBlock = 2 * L;
+  static constexpr int64_t kPartial = (K - 1) * kBlock;  // of a block
+  static constexpr int64_t kGap = 2 * L;  // zeros between rows of dv, more than are read
+
+  // What a column of the padding gives to one lane of a block; see Fold.
+  struct LaneFold {
+    int64_t from;
+    S weight;
+    unsigned lane;
+    bool odd;  // of its two vectors
+  };
+
+  // What is to be heeded in a block at the end of a row.
+  struct Edge {
+    typename V::LaneBits exists[2];  // windows of even and odd columns
+    std::vector<LaneFold> folds;
+  };
+
+  Edge edge_of(int64_t block, const std::vector<Fold<S>>& folds) const {
+    Edge edge;
+    for (int f = 0; f < 2; ++f)
+      edge.exists[f] = lanes_between<V>(0, (sweep_.m_row - block * kBlock - f + 1) >> 1);
+    for (const auto& fold : folds) {
+      const int64_t v = fold.to - block * kBlock;
+      if (v >= 0 && v < kBlock)
+        edge.folds.push_back({fold.from, fold.weight, 1u << (v / 2), v % 2 != 0});
+    }
+    return edge;
+  }
+
+  // Whether all windows of a block and all columns of dx that it finishes exist, and no padding
+  // adds to them.
+  bool is_interior(int64_t block) const {
+    return edges_[size_t(block)].folds.empty() && block >= delayed_ &&
+           block * kBlock + kBlock <= min(sweep_.x_row, sweep_.m_row);
+  }
+
+  // B_v': rows [u, end) of dv, those that do not exist being zero.
+  void make_rows_of_dv(int64_t plane, int64_t u, int64_t end) {
+    const T* const dy = dy_ + plane * sweep_.p.h.out() * sweep_.y_row;
+    const auto outputs = [&](int64_t u) {
+      return u >= 0 && u < sweep_.p.h.pooled() ? sweep_.vertical.outputs(u) : VerticalTaps::List{};
+    };
+    for (S* dv = dv_[0]; u < end; u += 2, dv += 2 * dv_pitch_) {
+      const VerticalTaps::List even = outputs(u), odd = outputs(u + 1);
+      if (InteriorRows<F>::are(even, odd)) {
+        make_two_rows(even, odd, dy, dv);
+      } else {
+        sum_row(even, dy, dv);
+        sum_row(odd, dy, dv + dv_pitch_);
+      }
+    }
+  }
+
+  void make_two_rows(VerticalTaps::List even, VerticalTaps::List odd, const T* dy, S* dv) {
+    constexpr int kEven = InteriorRows<F>::kEven, kOdd = InteriorRows<F>::kOdd;
+    V even_weight[kEven], odd_weight[kOdd];
+    for (int k = 0; k < kEven; ++k) even_weight[k] = V::set1(S(even.begin()[k].weight));
+    for (int k = 0; k < kOdd; ++k) odd_weight[k] = V::set1(S(odd.begin()[k].weight));
+    const int64_t n = sweep_.y_row, next = dv_pitch_;
+    const T* const first = dy + even.begin()->row * n;
+    const auto at = [&](int64_t i, auto load) __attribute__((always_inline)) {
+      V low = V::set1(0), high = low, y[kEven];
+#pragma GCC unroll 4
+      for (int k = 0; k < kEven; ++k) y[k] = load(first + k * n + i);
+      prefetch(first + i + kPrefetchAhead);
+#pragma GCC unroll 4
+      for (int k = 0; k < kEven; ++k) low = V::fma(even_weight[k], y[k], low);
+#pragma GCC unroll 4
+      for (int k = 0; k < kOdd; ++k) high = V::fma(odd_weight[k], y[kEven - kOdd + k], high);
+      low.store(dv + i), high.store(dv + next + i);
+    };
+    int64_t i = 0;
+    for (; i + L <= n; i += L) at(i, [](const T* p) { return V::load(p); });
+    if (i < n) {
+      const auto tail = lanes_between<V>(0, n - i);
+      at(i, [tail](const T* p) { return V::load_masked(p, tail); });
+    }
+  }
+
+  // Near the borders, which for a small map is nearly everywhere.
+  void sum_row(VerticalTaps::List outputs, const T* dy, S* dv) {
+    const int64_t n = sweep_.y_row;
+    for (int64_t i = 0; i < n; i += L) {
+      const auto lanes = lanes_between<V>(0, n - i);
+      V sum = V::set1(0);
+      for (const auto& tap : outputs) {
+        const T* const y = dy + tap.row * n + i;
+        sum =
+            V::fma(V::set1(S(tap.weight)), i + L <= n ? V::load(y) : V::load_masked(y, lanes), sum);
+      }
+      sum.store(dv + i);
+    }
+  }
+
+  // Two rows of m, and of dx those that have all they get after these.
+  struct Rows {
+    const S* dv[2];
+    const uint8_t* code[2];
+    int64_t bitplane[2];  // from bitplane to bitplane
+    T* dx[2];
+    S* partial;
+    int64_t columns;              // of dx
+    int64_t even_from, odd_from;  // columns of dv for the even and the odd taps
+    bool swaps;                   // whether even columns of m are odd ones with the padding
+    bool stream;
+  };
+
+  // Copies what two rows of m have as their codes, if behind it more would be read than there is.
+  void keep_from_end(Rows& rows) {
+    for (int e = 0; e < 2; ++e) {
+      const uint8_t*& code = rows.code[e];
+      if (end_of_codes_ - code >= code_reach_) continue;
+      uint8_t* const copy = last_codes_[e * sweep_.code_bits];
+      for (int b = 0; b < sweep_.code_bits; ++b)
+        std::memcpy(copy + b * last_codes_.stride(), code + b * bitplane_, size_t(code_row_));
+      code = copy, rows.bitplane[e] = last_codes_.stride();
+    }
+  }
+
+  // Sums of a block, for each row of dx that two rows of m reach.
+  struct Sums {
+    V even[K + 1], odd[K + 1];
+  };
+
+  // Rows [u, end) of m, two at a time.
+  template <bool kRelu, bool kDelayed>
+  __attribute__((noinline)) void sweep_columns(int64_t plane, int64_t u, int64_t end, int64_t x0,
+                                               int64_t x1, T* dx) {
+    V taps[F];
+#pragma GCC unroll 8
+    for (int b = 0; b < F; ++b) taps[b] = V::set1(sweep_.taps_w[b]);
+    const int64_t interior_begin = interior_begin_, interior_end = interior_end_, blocks = blocks_;
+    const Edge* const edges = edges_.data();
+    const V zero = V::set1(0);
+    Rows rows;
+    rows.partial = partial_[0], rows.columns = sweep_.x_row;
+    rows.odd_from = sweep_.p.w.before / 2, rows.swaps = sweep_.p.w.before % 2 != 0;
+    rows.even_from = rows.odd_from + rows.swaps;
+    rows.stream = sweep_.stream_dx;
+    const S* dv = dv_[0];
+    const int64_t last_row = sweep_.p.h.pooled() - 1;
+    const int64_t code_row = code_row_, code_reach = code_reach_;
+    const uint8_t* const codes = codes_ + code_row_start(sweep_.p, plane, 0, 0);
+    dx += plane * sweep_.p.h.size * sweep_.x_row;
+    for (; u < end; u += 2, dv += 2 * dv_pitch_) {
+      for (int e = 0; e < 2; ++e) {
+        const int64_t x = u + e - sweep_.p.h.pad;
+        rows.dv[e] = dv + e * dv_pitch_;
+        rows.dx[e] = x >= x0 && x < x1 ? dx + x * sweep_.x_row : discard_[0];
+        // If a row does not exist, those of another.
+        rows.code[e] = codes + max(0, min(u + e, last_row)) * code_row;
+        rows.bitplane[e] = bitplane_;
+      }
+      if (end_of_codes_ - rows.code[1] < code_reach) keep_from_end(rows);
+      Sums carried, held;
+#pragma GCC unroll 4
+      for (int r = 0; r <= K; ++r) {
+        if (K > 1) carried.even[r] = zero;
+        if (K > 2) carried.odd[r] = zero;
+        if (kDelayed && r < 2) held.even[r] = held.odd[r] = zero;
+      }
+      for (int64_t j = 0; j < blocks; ++j) {
+        if (j >= interior_begin && j < interior_end)
+          make_block<kRelu, kDelayed>(rows, j, taps, carried, held, nullptr);
+        else make_block<kRelu, kDelayed>(rows, j, taps, carried, held, edges + j);
+      }
+      if constexpr (kDelayed) {
+        for (int r = 0; r < 2; ++r)
+          put<false>(held.odd[r], V::template join<L - 1>(held.even[r], zero), rows, r, blocks - 1);
+      }
+    }
+  }
+
+  // held, if kDelayed: the last block of rows of dx, which waits for this one.
+  template <bool kRelu, bool kDelayed, class E>
+  __attribute__((always_inline)) static void make_block(const Rows& rows, int64_t j, const V* taps,
+                                                        Sums& carried, Sums& held, const E edge) {
+    constexpr bool kInterior = std::is_same_v<E, std::nullptr_t>;
+    const V zero = V::set1(0);
+    V dm[2][2];  // rows of windows, even and odd columns
+#pragma GCC unroll 2
+    for (int e = 0; e < 2; ++e) {  // B_h'
+      const S* const dv = rows.dv[e] + j * L;
+      V sum[2] = {zero, zero};
+#pragma GCC unroll 8
+      for (int b = 0; b < F; ++b)
+        sum[b % 2] = V::fma(taps[b], V::load(dv + (b % 2 ? rows.odd_from : rows.even_from) - b / 2),
+                            sum[b % 2]);
+      if (rows.swaps) dm[e][0] = sum[1], dm[e][1] = sum[0];
+      else dm[e][0] = sum[0], dm[e][1] = sum[1];
+    }
+    if constexpr (!kInterior) apply_edge(*edge, rows, dm);
+
+    V even[K + 1], odd[K + 1], next_even[K + 1], next_odd[K + 1];
+    S* const partial = rows.partial + j * kPartial;
+    const auto finish = [&](int r) __attribute__((always_inline)) {
+      if constexpr (K > 1) {
+        even[r] = V::add(even[r], V::template join<1>(carried.even[r], next_even[r]));
+        carried.even[r] = next_even[r];
+      }
+      if constexpr (K > 2) {
+        odd[r] = V::add(odd[r], V::template join<1>(carried.odd[r], next_odd[r]));
+        carried.odd[r] = next_odd[r];
+      }
+      if (r >= 2) {
+        even[r].store(partial + (r - 2) * kBlock);
+        odd[r].store(partial + (r - 2) * kBlock + L);
+      } else if (kDelayed) {
+        const V second = V::template join<L - 1>(held.even[r], even[r]);
+        if (kInterior || j > 0) put<kInterior>(held.odd[r], second, rows, r, j - 1);
+        held.even[r] = even[r], held.odd[r] = odd[r];
+      } else {
+        put<kInterior>(even[r], odd[r], rows, r, j);
+      }
+    };
+#pragma GCC unroll 2
+    for (int e = 0; e < 2; ++e) {
+      Routing<V, K> of_even, of_odd;
+      const auto code = [&](int b) __attribute__((always_inline)) {
+        return rows.code[e] + j * (kBlock / 8) + b * rows.bitplane[e];
+      };
+      of_even.decode(dm[e][0], kRelu, [&](int b) __attribute__((always_inline)) {
+        return V::template mask_of_pairs<0>(code(b));
+      });
+      of_odd.decode(dm[e][1], kRelu, [&](int b) __attribute__((always_inline)) {
+        return V::template mask_of_pairs<1>(code(b));
+      });
+#pragma GCC unroll 3
+      for (int w = 0; w < K; ++w) {
+        const int r = w + e;
+        const bool fresh = e == 0 || w == K - 1, begins = fresh && r >= K - 1;
+        if (fresh && !begins) {
+          even[r] = V::load(partial + r * kBlock);
+          odd[r] = V::load(partial + r * kBlock + L);
+        }
+        of_even.accumulate(begins, w, 0, even[r]);
+        of_odd.accumulate(begins, w, 0, odd[r]);
+        if constexpr (K > 1) {
+          of_even.accumulate(false, w, 1, odd[r]);
+          of_odd.accumulate(fresh, w, 1, next_even[r]);
+        }
+        if constexpr (K > 2) {
+          of_even.accumulate(false, w, 2, next_even[r]);
+          of_odd.accumulate(fresh, w, 2, next_odd[r]);
+        }
+        if (e == 1 || w == 0) finish(r);
+      }
+    }
+  }
+
+  __attribute__((always_inline)) static void apply_edge(const Edge& edge, const Rows& rows,
+                                                        V (*dm)[2]) {
+    const V zero = V::set1(0);
+    V even = dm[0][0], odd = dm[0][1], even_below = dm[1][0], odd_below = dm[1][1];
+    for (const auto& fold : edge.folds) {
+      const Mask lane = V::to_mask(fold.lane);
+      const V here = V::set1(fold.weight * rows.dv[0][fold.from]);
+      const V below = V::set1(fold.weight * rows.dv[1][fold.from]);
+      if (fold.odd) {
+        odd = V::add_where(lane, odd, here);
+        odd_below = V::add_where(lane, odd_below, below);
+      } else {
+        even = V::add_where(lane, even, here);
+        even_below = V::add_where(lane, even_below, below);
+      }
+    }
+    const Mask exist[2] = {V::to_mask(edge.exists[0]), V::to_mask(edge.exists[1])};
+    dm[0][0] = V::if_then_else(exist[0], even, zero),
+    dm[1][0] = V::if_then_else(exist[0], even_below, zero);
+    dm[0][1] = V::if_then_else(exist[1], odd, zero),
+    dm[1][1] = V::if_then_else(exist[1], odd_below, zero);
+  }
+
+  // Block j of row r of dx.
+  template <bool kInterior>
+  __attribute__((always_inline)) static void put(V even, V odd, const Rows& rows, int r,
+                                                 int64_t j) {
+    T* const dx = rows.dx[r] + j * kBlock;
+    const int64_t n = kInterior ? kBlock : rows.columns - j * kBlock;
+    if (!rows.stream)  // then memory's lines are written in part, and have to be there
+      for (int64_t i = 0; i < kBlock; i += 64 / int64_t(sizeof(T)))
+        prefetch(dx + kPrefetchAhead + i);
+    if constexpr (requires { V::store_pairs(even, odd, dx); }) {
+      if (n >= kBlock)
+        return rows.stream ? V::stream_pairs(even, odd, dx) : V::store_pairs(even, odd, dx);
+    }
+    V low, high;
+    V::interleave(even, odd, low, high);
+    if (n >= kBlock && rows.stream) return low.stream(dx), high.stream(dx + L);
+    if (n >= kBlock) return low.store(dx), high.store(dx + L);
+    if (n > 0) put_n(low, dx, n, rows.stream);
+    if (n > L) put_n(high, dx + L, n - L, rows.stream);
+  }
+  static void put_n(V v, T* dx, int64_t n, bool stream) {
+    if (stream) v.stream_n(dx, int(min(n, L)));
+    else if (n >= L) v.store(dx);
+    else v.store_n(dx, int(n));
+  }
+
+  const Sweep<V>& sweep_;
+  const T* dy_;
+  const uint8_t *codes_, *end_of_codes_;
+  bool delayed_;  // whether what is finished waits
+  int64_t blocks_, interior_begin_ = 0, interior_end_ = 0;
+  int64_t band_;  // rows of m at a time, an even number
+  int64_t dv_pitch_;
+  Scratch<S> dv_;
+  // Bytes of a row of codes, to the next bitplane, and from a row on to the end of what it needs.
+  int64_t code_row_, bitplane_, code_reach_;
+  Bits last_codes_;          // copies, behind which more can be read
+  Scratch<S> partial_;       // the rows of dx that are partial, block after block
+  Scratch<T> discard_;       // a row of dx for those that others make
+  std::vector<Edge> edges_;  // of all blocks
+};
+
+}  // namespace fastblur::cpu::FASTBLUR_CPU_TARGET

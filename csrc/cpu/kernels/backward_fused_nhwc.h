@@ -1,0 +1,322 @@
+// S_h' S_v' B_h' B_v' for channels_last maps, in one go: rows of dy in, rows of dx out.
+//
+// One vector of channels at a time goes along two rows of m. It gives the gradient of each of their
+// windows, which is not stored, to those of the K x K elements of x that won it. The sums for these
+// elements stay in registers as long as there are windows to come that reach them. What the rows of
+// m below have to add to, the sums of rows of dx that are still partial, are kept.
+//
+// A vector of channels goes along a tile of a few columns; what it has in registers at the end of
+// one, it finds again at the beginning of the next. So dx is written nearly in the order of memory.
+#pragma once
+
+#include "cpu/kernels/sweep.h"
+#include "cpu/stages/routing.h"
+
+namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
+
+// Whether FusedPixelsBack can do a call. What padding adds is looked for at every edge column.
+template <class V>
+bool fuses_nhwc(const Params& p) {
+  constexpr int64_t kMaxPadding = 8;
+  return p.channels_last && p.channels >= V::kLanes && p.h.stride == 2 && p.w.stride == 2 &&
+         p.w.before <= kMaxPadding && p.w.after <= kMaxPadding;
+}
+
+template <class V, class T, int K, int F>  // window of the max, K x K; taps along a row
+class FusedPixelsBack {
+ public:
+  using S = typename V::Scalar;
+  using Mask = typename V::Mask;
+
+  FusedPixelsBack(const Sweep<V>& sweep, const T* dy, const uint8_t* codes, bool stream)
+      : sweep_(sweep),
+        dy_(dy),
+        codes_(codes),
+        end_of_codes_(codes + sweep.p.batch * code_bytes_per_image(sweep.p)),
+        channels_(sweep.p.channels),
+        vectors_((channels_ + L - 1) / L),
+        spreads_(channels_ % 8 != 0),
+        stream_(stream && kLines && channels_ % L == 0),
+        column_bytes_(spreads_ ? vectors_ * L / 8 : channels_ / 8),
+        end_of_pairs_((sweep.p.w.size - 1 + sweep.p.w.pad + sweep.p.w.before) / 2 + 1),
+        folds_(folds_of(sweep.p.w, sweep.p.border, sweep.taps_w)),
+        partial_(vectors_, sweep.p.w.size * (K - 1) * L, 0),
+        carry_(vectors_, kCarry * L, 0),
+        discard_(1, sweep.x_row, 0),
+        row_(1, spreads_ ? code_row_length(sweep.p) : 0),
+        spread_(spreads_ ? 2 * sweep.code_bits : 0, 8 * column_bytes_ * sweep.p.w.pooled()) {
+    // The first pair finds nothing kept.
+    while (interior_begin_ < end_of_pairs_ && !is_interior(interior_begin_)) ++interior_begin_;
+    for (interior_end_ = interior_begin_; is_interior(interior_end_);) ++interior_end_;
+  }
+
+  // Rows [x0, x1) of a plane's dx.
+  void make(int64_t plane, int64_t x0, int64_t x1, T* dx) {
+    const Params& p = sweep_.p;
+    for (int64_t k = 0; K > 1 && k < vectors_; ++k)
+      std::memset((void*)partial_[k], 0, sizeof(S) * size_t(p.w.size * (K - 1) * L));
+    // Two rows are an even one of padded m and the next, wherever x0 is: so is the order of sums.
+    // The first row of padded m that reaches these, and that exists.
+    const int64_t reach = max(x0 + p.h.pad - K + 1, 0) + p.h.before;
+    for (int64_t u = 2 * (reach >> 1) - p.h.before; u - p.h.pad < x1; u += 2) {
+      Rows rows;
+      rows.dy = dy_ + plane * p.h.out() * sweep_.y_row;
+      for (int e = 0; e < 2; ++e) {
+        const int64_t x = u + e - p.h.pad;
+        rows.dx[e] = x >= x0 && x < x1 ? dx + (plane * p.h.size + x) * sweep_.x_row : discard_[0];
+        const bool exists = u + e >= 0 && u + e < p.h.pooled();
+        rows.outputs[e] = exists ? sweep_.vertical.outputs(u + e) : VerticalTaps::List{};
+        rows.codes[e] = p.linear() ? row_[0] : codes_of(plane, exists ? u + e : 0, e);
+      }
+      if (InteriorRows<F>::are(rows.outputs[0], rows.outputs[1])) sweep_all_columns<true>(rows);
+      else sweep_all_columns<false>(rows);
+    }
+  }
+
+ private:
+  static constexpr int L = V::kLanes;
+  static constexpr int kHistory = (F - 1) / 2;  // columns of dy behind the last that take part
+  static constexpr int kReached = K + 1;        // rows of dx that two rows of m reach
+  static constexpr int kCarry = kReached * (K - 1) + 2 * kHistory;
+  static constexpr int kEven = InteriorRows<F>::kEven, kOdd = InteriorRows<F>::kOdd;
+  static constexpr int64_t kPairsOfTile = 8;
+  // Only whole lines of memory go past the caches: the other half of one is not written next.
+  static constexpr bool kLines = L * sizeof(T) % 64 == 0;
+
+  // Two rows of m.
+  struct Rows {
+    T* dx[2];  // that have all they get after these rows
+    VerticalTaps::List outputs[2];
+    const T* dy;  // of the plane
+    const uint8_t* codes[2];
+  };
+
+  // Columns of padded m are taken in pairs, too: 2 t and 2 t + 1. Whether those of t and the
+  // columns of dx that they reach exist, and no padding is to be added to them.
+  bool is_interior(int64_t t) const {
+    const Axis& w = sweep_.p.w;
+    const int64_t v = 2 * t - w.before;
+    for (const auto& fold : folds_)
+      if (fold.to == v || fold.to == v + 1) return false;
+    return t < w.out() && v >= max(0, w.pad) && v + 1 < min(w.pooled(), w.size + w.pad - K + 1);
+  }
+
+  // Where vector k begins. If the channels are not whole vectors, the last one is that much further
+  // to the front, and dx there is written twice.
+  int64_t channel_of(int64_t k) const { return min(k * L, channels_ - L); }
+  int64_t code_of(int64_t k) const { return (spreads_ ? k * L : channel_of(k)) / 8; }
+
+  // The codes of row u, which is row e of two. If a column is not whole bytes, they are spread so
+  // that each vector's are.
+  const uint8_t* codes_of(int64_t plane, int64_t u, int e) {
+    const Params& p = sweep_.p;
+    const uint8_t* const codes = codes_ + code_row_start(p, plane, 0, u);
+    if (!spreads_) return codes;
+    const int64_t bytes = code_row_bytes(p), columns = p.w.pooled(), to_bytes = column_bytes_;
+    const int64_t channels = channels_, words = ((vectors_ - 1) * L + 63) / 64;
+    for (int b = 0; b < sweep_.code_bits; ++b) {
+      const uint8_t* row = codes + b * p.h.pooled() * bytes;
+      if (end_of_codes_ - row < bytes + 16)  // more of which is read
+        row = static_cast<const uint8_t*>(std::memcpy(row_[0], row, size_t(bytes)));
+      uint8_t* column = spread_[e * sweep_.code_bits + b];
+      for (int64_t bit = 0; bit < columns * channels; bit += channels, column += to_bytes) {
+        for (int64_t w = 0; w < words; ++w) put_word(column, w, bits_at(row, bit + 64 * w));
+        put_lanes<V>(column, (vectors_ - 1) * L,
+                     typename V::LaneBits(bits_at(row, bit + channels - L)));
+      }
+    }
+    return spread_[e * sweep_.code_bits];
+  }
+  int64_t bitplane_bytes() const {
+    return spreads_ ? spread_.stride() : sweep_.p.h.pooled() * code_row_bytes(sweep_.p);
+  }
+
+  // Of the rows below, those beside a tile.
+  void prefetch_codes(const Rows& rows, int64_t t, int64_t end) const {
+    if (spreads_) return;
+    const int64_t column = 2 * t - sweep_.p.w.before, bytes = 2 * (end - t) * column_bytes_;
+    for (int b = 0; b < sweep_.code_bits; ++b) {
+      for (const uint8_t* row : rows.codes) {
+        row += b * bitplane_bytes() + 2 * code_row_bytes(sweep_.p) + column * column_bytes_;
+        for (int64_t i = 0; i < bytes; i += 64) prefetch(row + i);
+      }
+    }
+  }
+
+  template <bool kInteriorRows>
+  void sweep_all_columns(const Rows& rows) {
+    sweep_columns<kInteriorRows, false>(rows, 0, interior_begin_);
+    for (int64_t t = interior_begin_, end; t < interior_end_; t = end) {
+      end = min(interior_end_, t + kPairsOfTile);
+      prefetch_codes(rows, t, end);
+      if (!kInteriorRows) sweep_columns<false, false>(rows, t, end);
+      else if (sweep_.p.relu) sweep_columns<kInteriorRows, kInteriorRows>(rows, t, end);
+      else sweep_columns<kInteriorRows, kInteriorRows, false>(rows, t, end);
+    }
+    sweep_columns<kInteriorRows, false>(rows, interior_end_, end_of_pairs_);
+  }
+
+  // What a vector of channels has in registers.
+  struct Sums {
+    static constexpr int kRoom = kHistory ? kHistory : 1;
+    V of[kReached][K];  // of[r][c]: for row r of dx, column c of those that a window reaches
+    V dv[2][kRoom];     // the last columns of B_v' dy
+
+    // Calls f(vector, index) for each that is of use to the next window.
+    template <class Function>
+    __attribute__((always_inline)) void each(Function f) {
+#pragma GCC unroll 4
+      for (int r = 0; r < kReached; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c + 1 < K; ++c) f(of[r][c], r * (K - 1) + c);
+#pragma GCC unroll 4
+      for (int i = 0; i < 2 * kHistory; ++i) f(dv[i / kRoom][i % kRoom], kReached * (K - 1) + i);
+    }
+  };
+
+  // S_h' S_v' of one window: its gradient goes to where its code says.
+  __attribute__((always_inline)) static void route_window(V dm, const uint8_t* code,
+                                                          int64_t bitplane, bool relu, V (*to)[K]) {
+    Routing<V, K> routing;
+    routing.decode(dm, relu, [&](int b) __attribute__((always_inline)) {
+      return V::mask_at(code + b * bitplane);
+    });
+#pragma GCC unroll 3
+    for (int r = 0; r < K; ++r)
+#pragma GCC unroll 3
+      for (int c = 0; c < K; ++c) routing.accumulate(false, r, c, to[r][c]);
+  }
+
+  // All vectors of channels, along pairs of columns [begin, end). kInteriorRows: see InteriorRows;
+  // kInterior: see is_interior.
+  template <bool kInteriorRows, bool kInterior, bool kMayRelu = true>
+  __attribute__((noinline)) void sweep_columns(const Rows& rows, int64_t begin, int64_t end) {
+    const Axis& w = sweep_.p.w;
+    const int64_t channels = channels_, column_bytes = column_bytes_, bitplane = bitplane_bytes();
+    const int64_t y_row = sweep_.y_row, columns_of_y = w.out(), columns_of_m = w.pooled();
+    const int64_t columns = w.size, first = 2 * begin - w.before, first_x = first - w.pad;
+    const int64_t next_tile = 2 * kPairsOfTile * channels;
+    const bool stream = stream_, relu = kMayRelu && sweep_.p.relu;
+    V taps[F], even[kEven], odd[kOdd];
+#pragma GCC unroll 8
+    for (int b = 0; b < F; ++b) taps[b] = V::set1(sweep_.taps_w[b]);
+#pragma GCC unroll 8
+    for (int k = 0; kInteriorRows && k < kEven; ++k)
+      even[k] = V::set1(S(rows.outputs[0].begin()[k].weight));
+#pragma GCC unroll 8
+    for (int k = 0; kInteriorRows && k < kOdd; ++k)
+      odd[k] = V::set1(S(rows.outputs[1].begin()[k].weight));
+    const T* const first_dy = rows.dy + (kInteriorRows ? rows.outputs[0].begin()->row * y_row : 0);
+    const V zero = V::set1(0);
+
+    // B_v': column t of both rows.
+    const auto get_dv = [&](int64_t t, const T* dy, V& low,
+                            V& high) __attribute__((always_inline)) {
+      low = high = zero;
+      if (!kInterior && (t < 0 || t >= columns_of_y)) return;
+      if constexpr (kInteriorRows) {
+        V y[kEven];
+#pragma GCC unroll 8
+        for (int a = 0; a < kEven; ++a) {
+          y[a] = V::load(dy + a * y_row);
+          low = V::fma(even[a], y[a], low);
+        }
+#pragma GCC unroll 8
+        for (int a = 0; a < kOdd; ++a) high = V::fma(odd[a], y[kEven - kOdd + a], high);
+        if (kInterior) prefetch(dy + kEven * y_row);
+      } else {
+        for (const auto& output : rows.outputs[0])
+          low = V::fma(V::set1(S(output.weight)), V::load(dy + output.row * y_row), low);
+        for (const auto& output : rows.outputs[1])
+          high = V::fma(V::set1(S(output.weight)), V::load(dy + output.row * y_row), high);
+      }
+    };
+
+    for (int64_t k = 0; k < vectors_; ++k) {
+      const int64_t i = channel_of(k);
+      S* partial = partial_[k] + first_x * (K - 1) * L;
+      Sums sums;
+      if (kInterior || begin > 0) {
+        sums.each([&](V& v, int at)
+                      __attribute__((always_inline)) { v = V::load(carry_[k] + at * L); });
+      } else {
+        sums.each([&](V& v, int) { v = zero; });
+        for (int c = 0; c < K - 1; ++c)
+          for (int r = 0; r < K - 1; ++r)
+            if (first_x + c >= 0 && first_x + c < columns)
+              sums.of[r][c] = V::load(partial + (c * (K - 1) + r) * L);
+      }
+      const T* dy = first_dy + begin * channels + i;
+      T *to0 = rows.dx[0] + first_x * channels + i, *to1 = rows.dx[1] + first_x * channels + i;
+      const uint8_t* code0 = rows.codes[0] + first * column_bytes + code_of(k);
+      const uint8_t* code1 = rows.codes[1] + first * column_bytes + code_of(k);
+      for (int64_t t = begin; t < end; ++t, dy += channels) {
+        V dv[2][kHistory + 1], dm[2][2];
+        get_dv(t, dy, dv[0][0], dv[1][0]);
+#pragma GCC unroll 2
+        for (int e = 0; e < 2; ++e) {  // B_h'
+#pragma GCC unroll 4
+          for (int h = 0; h < kHistory; ++h) dv[e][h + 1] = sums.dv[e][h];
+          dm[e][0] = dm[e][1] = zero;
+#pragma GCC unroll 8
+          for (int b = 0; b < F; ++b) dm[e][b % 2] = V::fma(taps[b], dv[e][b / 2], dm[e][b % 2]);
+#pragma GCC unroll 4
+          for (int h = 0; h < kHistory; ++h) sums.dv[e][h] = dv[e][h];
+        }
+#pragma GCC unroll 2
+        for (int c = 0; c < 2; ++c) {
+          const int64_t v = 2 * t - w.before + c, x = v - w.pad, last_x = x + K - 1;
+          const bool comes = K > 1 && (kInterior || (last_x >= 0 && last_x < columns));
+#pragma GCC unroll 4
+          for (int r = 0; r < kReached; ++r)
+            sums.of[r][K - 1] =
+                comes && r < K - 1 ? V::load(partial + ((K - 1) * (K - 1) + r) * L) : zero;
+          if (!kInterior) {
+            for (const auto& fold : folds_) {
+              if (fold.to != v) continue;
+              V low, high;
+              get_dv(fold.from, first_dy + fold.from * channels + i, low, high);
+              dm[0][c] = V::fma(V::set1(fold.weight), low, dm[0][c]);
+              dm[1][c] = V::fma(V::set1(fold.weight), high, dm[1][c]);
+            }
+          }
+          if (kInterior || (v >= 0 && v < columns_of_m)) {
+            route_window(dm[0][c], code0, bitplane, relu, sums.of);
+            route_window(dm[1][c], code1, bitplane, relu, sums.of + 1);
+          }
+          if (kInterior || (x >= 0 && x < columns)) {
+            // Lines that are written in part would have to be waited for.
+            if (kInterior && !stream) prefetch(to0 + next_tile), prefetch(to1 + next_tile);
+            if (stream) sums.of[0][0].stream(to0), sums.of[1][0].stream(to1);
+            else sums.of[0][0].store(to0), sums.of[1][0].store(to1);
+#pragma GCC unroll 2
+            for (int r = 2; r < kReached; ++r) sums.of[r][0].store(partial + (r - 2) * L);
+          }
+#pragma GCC unroll 4
+          for (int r = 0; r < kReached; ++r)
+#pragma GCC unroll 4
+            for (int next = 1; next < K; ++next) sums.of[r][next - 1] = sums.of[r][next];
+          to0 += channels, to1 += channels;
+          code0 += column_bytes, code1 += column_bytes;
+          partial += (K - 1) * L;
+        }
+      }
+      sums.each([&](V& v, int at) __attribute__((always_inline)) { v.store(carry_[k] + at * L); });
+    }
+  }
+
+  const Sweep<V>& sweep_;
+  const T* dy_;
+  const uint8_t *codes_, *end_of_codes_;
+  int64_t channels_, vectors_;
+  bool spreads_, stream_;
+  int64_t column_bytes_;                                          // of codes
+  int64_t end_of_pairs_, interior_begin_ = 1, interior_end_ = 0;  // of columns
+  std::vector<Fold<S>> folds_;
+  // Of each vector, column after column, the rows of dx that are partial; and its Sums.
+  Scratch<S> partial_, carry_;
+  Scratch<T> discard_;  // a row of dx for those that others make
+  Bits row_, spread_;
+};
+
+}  // namespace fastblur::cpu::FASTBLUR_CPU_TARGET

@@ -1,0 +1,20 @@
+// Which instruction-set target the CPU kernels run at.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cpu/targets/target.h"
+
+namespace fastblur::cpu {
+
+// The targets this machine can run, best first.
+std::vector<std::string> usable_targets();
+
+// The target in use: the best usable one, or what FASTBLUR_CPU_TARGET names.
+const Target& target();
+
+// Uses the named target from now on; throws std::invalid_argument if it is not usable here.
+void set_target(const std::string& name);
+
+}  // namespace fastblur::cpu

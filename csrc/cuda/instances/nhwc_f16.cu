@@ -1,0 +1,8 @@
+#include "cuda/launch/nhwc.cuh"
+
+namespace fastblur::cuda {
+
+template cudaError_t forward_nhwc_as<__half>(const Params&, Call, const Queue&);
+template cudaError_t backward_nhwc_as<__half>(const Params&, Call, const Queue&);
+
+}  // namespace fastblur::cuda

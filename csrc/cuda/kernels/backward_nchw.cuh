@@ -1,0 +1,300 @@
+// Backward, contiguous:  dx = S_h' S_v' B_v' B_h' dy.
+//
+// The sweep of forward_nchw.cuh, the other way round: a step makes two rows of dm from the
+// rows of B_h' dy around them, kept in registers, and routes each to the rows of x that won it. A
+// row of x is whole, and gathered along its columns, once the last row of m that it can win has
+// come. Every element of dx is written once, by one lane: no atomics.
+#pragma once
+
+#include "cuda/kernels/column_border.cuh"
+#include "cuda/kernels/lane.cuh"
+#include "cuda/kernels/routing.cuh"
+#include "cuda/launch/specialisation.h"
+
+namespace fastblur::cuda {
+
+template <class T, class S>
+class BackwardNchw {
+  static constexpr int L = kColumns<T>, K = S::kPool, P = S::kPad, F = S::kTaps;
+  static constexpr int kTiles = L / kTileColumns;
+  static constexpr int kHeld = K > 1 ? K - 1 : 1;
+  static constexpr int kFirst = int(S::kRows.first_row(0));
+  static constexpr bool kCodes = !S::kLinear;
+  using Bits = typename S::Bits;
+  using Code = typename S::Code;
+  using Row = Vector<T, L / 2>;
+
+ public:
+  FASTBLUR_DEVICE explicit BackwardNchw(const Call& c)
+      : c_(c),
+        lane_(c),
+        dy_(static_cast<const T*>(c.in) + lane_.plane * c.y_h * c.y_w + lane_.group * (L / 2)),
+        dx_(static_cast<T*>(c.out) + lane_.plane * c.h * c.w + lane_.group * L) {
+    if constexpr (kCodes)
+      codes_ = reinterpret_cast<const Code*>(static_cast<const unsigned char*>(c.codes) +
+                                             lane_.image * c.code_bytes_per_image) +
+               lane_.channel * c.tile_rows * c.tile_columns + lane_.group * kTiles;
+#pragma unroll
+    for (int z = 0; z < kHeld; ++z)
+#pragma unroll
+      for (int j = 0; j < L; ++j) owed_[z][j] = 0;
+  }
+
+  // The step that ends row 0 of x, and the number of steps to the last.
+  static constexpr int kFirstStep = (P - kFirst) >> 1;
+  static int steps(int h) { return ((h - 1 + P - kFirst) >> 1) - kFirstStep + 1; }
+
+  FASTBLUR_DEVICE void run() {
+    const int begin = kFirstStep + chunk_of_steps(c_) * c_.chunk;
+    const int first = begin - S::kBackwardWarmUp;
+    const int end = min(begin + c_.chunk, kFirstStep + c_.steps);
+    // The fast steps: their rows of m are no padding's source, and all rows of dy exist.
+    const int fast_begin = max(first, (S::kBefore + 2 - kFirst) >> 1);
+    const int fast_end =
+        min(min(end, c_.y_h - S::kSums + 1), ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
+    int step = first;
+    before_ = load_codes(step - 1);
+    while (step < end) {
+      if (step == fast_begin && step < fast_end) {
+        if (c_.regular) fast_steps<true>(step, fast_end, begin);
+        else fast_steps<false>(step, fast_end, begin);
+        step = fast_end;
+      } else {
+        edge_step(step, begin);
+        ++step;
+      }
+    }
+  }
+
+ private:
+  struct LaneCodes {
+    unsigned at[kTiles];
+  };
+
+  // Of a tile that does not exist the nearest one's are as good: its elements receive nothing.
+  FASTBLUR_DEVICE LaneCodes load_codes(int step) const {
+    LaneCodes code = {};
+    if constexpr (kCodes) {
+      const int row = min(max(step + S::kRows.tile_shift(), 0), c_.tile_rows - 1);
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        const int beyond = max(lane_.group * kTiles + t - (c_.tile_columns - 1), 0);
+        code.at[t] = load(codes_ + int64_t(row) * c_.tile_columns + t - beyond);
+      }
+    }
+    return code;
+  }
+
+  template <bool kRegular>
+  FASTBLUR_DEVICE Row load_dy(const T* row) const {
+    const int begin = lane_.group * (L / 2);
+    if (kRegular || begin < c_.y_w)
+      return load_columns<L / 2>(row, begin, c_.y_w, kRegular || c_.wide_y, from_float<T>(0));
+    Row none;
+#pragma unroll
+    for (int j = 0; j < L / 2; ++j) none.at[j] = from_float<T>(0);
+    return none;
+  }
+
+  // B_h' of a row of dy.
+  template <bool kRegular>
+  FASTBLUR_DEVICE void spread_columns(const Row& row, float (&e)[L]) const {
+    constexpr int kHalf = L / 2;
+    float own[kHalf], all[kHalf + 2];  // with a neighbour at each end
+#pragma unroll
+    for (int j = 0; j < kHalf; ++j) own[j] = all[j + 1] = to_float(row.at[j]);
+    const float left = F >= 4 ? from_left(own[kHalf - 1]) : 0;
+    const float right = F >= 3 ? from_right(own[0]) : 0;
+    all[0] = lane_.first ? 0 : left;
+    all[kHalf + 1] = lane_.last ? 0 : right;
+#pragma unroll
+    for (int j = 0; j < L; ++j) {
+      bool any = false;
+#pragma unroll
+      for (int i = -1; i <= kHalf; ++i) {
+        const int tap = j + S::kBefore - 2 * i;
+        if (tap < 0 || tap >= F) continue;
+        e[j] = any ? fmaf(c_.taps_w[tap], all[i + 1], e[j]) : c_.taps_w[tap] * all[i + 1];
+        any = true;
+      }
+    }
+    ColumnBorder<S, L, kRegular>::fold(c_, lane_, own, e);
+  }
+
+  // S_v': row r of dm, of which row `e` of the tiles tells the winners, to the rows of x it may
+  // have come from; `whole` is what the oldest of them receives in all.
+  FASTBLUR_DEVICE void route_rows(const float (&dm)[L], const LaneCodes& code, int e,
+                                  float (&whole)[L]) {
+#pragma unroll
+    for (int j = 0; j < L; ++j) {
+      const unsigned bits = code.at[j / kTileColumns];
+      const int at = Bits::kRowWinners + Bits::at(e, j % kTileColumns);
+      float d = dm[j];
+      if constexpr (S::kRelu) {
+        const bool nobody = Bits::kNobodyApart
+                                ? bits >> (Bits::kNobody + e * kTileColumns + j % kTileColumns) & 1
+                                : (bits >> at & 3) == 3;
+        d = nobody ? 0 : d;
+      }
+      if constexpr (K == 1) {
+        whole[j] = d;
+      } else {
+        whole[j] = owed_[0][j];
+        if (won<K>(bits, at, 0)) whole[j] += d;
+#pragma unroll
+        for (int z = 1; z + 1 < K; ++z) {
+          owed_[z - 1][j] = owed_[z < kHeld ? z : 0][j];
+          if (won<K>(bits, at, z)) owed_[z - 1][j] += d;
+        }
+        owed_[kHeld - 1][j] = won<K>(bits, at, K - 1) ? d : 0;
+      }
+    }
+  }
+
+  // S_h': a whole row of column maxima's gradients to the columns that won them.
+  FASTBLUR_DEVICE void route_columns(const float (&g)[L], const LaneCodes& code, int e,
+                                     float (&out)[L]) const {
+    constexpr int kRight = K - 1 - P;
+    float all[P + L + kRight];
+#pragma unroll
+    for (int j = 0; j < P + L + kRight; ++j) {
+      bool any = false;
+#pragma unroll
+      for (int z = K - 1; z >= 0; --z) {
+        const int from = j - z;
+        if (from < 0 || from >= L) continue;
+        const bool taken =
+            won<K>(code.at[from / kTileColumns], Bits::at(e, from % kTileColumns), z);
+        if (!any) all[j] = taken ? g[from] : 0;
+        else if (taken) all[j] += g[from];
+        any = true;
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < L; ++j) out[j] = all[P + j];
+#pragma unroll
+    for (int j = 0; j < kRight; ++j) {
+      const float left = from_left(all[P + L + j]);
+      add_if(!lane_.first, out[j], left);
+    }
+#pragma unroll
+    for (int j = 0; j < P; ++j) {
+      const float right = from_right(all[j]);
+      add_if(!lane_.last, out[L - P + j], right);
+    }
+  }
+
+  // Routes row r = 2 * step + first + e of dm, and stores the row of x that this makes whole.
+  template <bool kRegular>
+  FASTBLUR_DEVICE void route(const float (&dm)[L], const LaneCodes& code, int e, T* dx,
+                             bool stores) {
+    float whole[L];
+    route_rows(dm, code, e, whole);
+    if constexpr (K > 1) {
+      // Row r - P of x has its winners of columns K - 1 rows of tiles ago.
+      const bool previous = K == 3 || e == 0;
+      LaneCodes winners;
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) winners.at[t] = previous ? before_.at[t] : code.at[t];
+      float out[L];
+      route_columns(whole, winners, K == 3 ? e : 1 - e, out);
+      if (stores) store_columns(dx, lane_.group * L, c_.w, kRegular || c_.wide_x, out);
+    } else if (stores) {
+      store_columns(dx, lane_.group * L, c_.w, kRegular || c_.wide_x, whole);
+    }
+  }
+
+  template <bool kRegular>
+  FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
+    constexpr int D = S::kSums;
+    float e[D][L];
+    const T* dy = dy_ + int64_t(step) * c_.y_w;
+#pragma unroll
+    for (int d = 0; d + 1 < D; ++d) {
+      spread_columns<kRegular>(load_dy<kRegular>(dy), e[d]);
+      dy += c_.y_w;
+    }
+    Row coming = load_dy<kRegular>(dy);
+    LaneCodes coming_code = load_codes(step);
+    T* dx = dx_ + int64_t(2 * step + kFirst - P) * c_.w;
+#pragma unroll 1
+    for (; step < end; ++step) {
+      if constexpr (!kRegular) rarely();
+      const LaneCodes code = coming_code;
+      const int next = step + 1 < end ? step + 1 : step;
+      spread_columns<kRegular>(coming, e[D - 1]);
+      dy += step + 1 < end ? c_.y_w : 0;
+      coming = load_dy<kRegular>(dy);
+      coming_code = load_codes(next);
+      if constexpr (kRegular)
+        if (step + 1 + kPrefetchSteps < end) {
+          prefetch(dy + int64_t(kPrefetchSteps) * c_.y_w);
+          if constexpr (kCodes)
+            prefetch(codes_ +
+                     int64_t(next + kPrefetchSteps + S::kRows.tile_shift()) * c_.tile_columns);
+        }
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float dm[L];
+#pragma unroll
+        for (int j = 0; j < L; ++j) {
+          dm[j] = c_.taps_h[F - 2 + r] * e[0][j];
+#pragma unroll
+          for (int d = 1; d < D; ++d) {
+            const int tap = F - 2 + r - 2 * d;
+            if (tap >= 0) dm[j] = fmaf(c_.taps_h[tap], e[d][j], dm[j]);
+          }
+        }
+        route<kRegular>(dm, code, r, dx, lane_.owns && step >= begin);
+        dx += c_.w;
+      }
+      before_ = code;
+#pragma unroll
+      for (int d = 0; d + 1 < D; ++d)
+#pragma unroll
+        for (int j = 0; j < L; ++j) e[d][j] = e[d + 1][j];
+    }
+  }
+
+  FASTBLUR_DEVICE void edge_step(int step, int begin) {
+    rarely();
+    const LaneCodes code = load_codes(step);
+#pragma unroll 1
+    for (int e = 0; e < 2; ++e) {
+      const int r = 2 * step + kFirst + e;
+      float dm[L];
+#pragma unroll
+      for (int j = 0; j < L; ++j) dm[j] = 0;
+      if (r >= 0 && r < c_.m_h) {
+        for_each_padded(r, c_.m_h, c_.after_h, S::kBefore, c_.border, [&](int q) {
+          for_each_output<F>(q + S::kBefore, c_.y_h, c_.taps_h, [&](int i, float tap) {
+            float part[L];
+            spread_columns<false>(load_dy<false>(dy_ + int64_t(i) * c_.y_w), part);
+#pragma unroll
+            for (int j = 0; j < L; ++j) dm[j] = fmaf(tap, part[j], dm[j]);
+          });
+        });
+      }
+      const int row = r - P;
+      route<false>(dm, code, e, dx_ + int64_t(row) * c_.w,
+                   lane_.owns && step >= begin && row >= 0 && row < c_.h);
+    }
+    before_ = code;
+  }
+
+  const Call& c_;
+  const Lane lane_;
+  const T* const dy_;
+  T* const dx_;
+  const Code* codes_ = nullptr;
+  LaneCodes before_;      // of the step before
+  float owed_[kHeld][L];  // what the rows of x that are not whole have received so far
+};
+
+template <class T, class S>
+__global__ void __launch_bounds__(kThreads, kBlocks<T, S>)
+    backward_nchw(const __grid_constant__ Call call) {
+  BackwardNchw<T, S>(call).run();
+}
+
+}  // namespace fastblur::cuda

@@ -1,0 +1,350 @@
+// Forward, contiguous:  y = B_h B_v S_v S_h x.
+//
+// A lane (lane.cuh) marches down the rows with all it needs in registers: the last K - 1 rows of
+// S_h x, and the sums of the rows of y that are not whole yet. A step of the sweep brings two rows
+// of m and ends one row of y. The blur's padding above and below is made by going through the rows
+// of the padded m and taking each from its source.
+//
+// A step has two forms: a fast one for the rows between, and one for the rows at the borders, which
+// decides everything at run time. A chunk begins with steps that fill the sums and store nothing.
+#pragma once
+
+#include "cuda/kernels/column_border.cuh"
+#include "cuda/kernels/exact_tile.cuh"
+#include "cuda/kernels/lane.cuh"
+#include "cuda/launch/specialisation.h"
+
+namespace fastblur::cuda {
+
+template <class T, class S, bool kCodes>
+class ForwardNchw {
+  static constexpr int L = kColumns<T>, K = S::kPool, P = S::kPad, F = S::kTaps;
+  static constexpr int kTiles = L / kTileColumns;
+  static constexpr int kRight = K - 1 - P;  // columns of x needed from the lane to the right
+  static constexpr int kHeld = K > 1 ? K - 1 : 1;
+  static constexpr int kFirst = int(S::kRows.first_row(0));
+  static constexpr int kStepOfRow0 = -kFirst;  // the step that has row 0 of m
+  // Where there is time for it: float32 without codes waits for nothing but memory.
+  static constexpr bool kPrefetches = kCodes || sizeof(T) == 2;
+  using Bits = typename S::Bits;
+  using Code = typename S::Code;
+  using Row = Vector<T, L>;
+
+ public:
+  FASTBLUR_DEVICE explicit ForwardNchw(const Call& c)
+      : c_(c),
+        lane_(c),
+        x_(static_cast<const T*>(c.in) + lane_.plane * c.h * c.w + lane_.group * L),
+        y_(static_cast<T*>(c.out) + lane_.plane * c.y_h * c.y_w + lane_.group * (L / 2)) {
+    if constexpr (kCodes)
+      codes_ = reinterpret_cast<Code*>(static_cast<unsigned char*>(c.codes) +
+                                       lane_.image * c.code_bytes_per_image) +
+               lane_.channel * c.tile_rows * c.tile_columns + lane_.group * kTiles;
+#pragma unroll
+    for (int d = 0; d < S::kSums; ++d)
+#pragma unroll
+      for (int j = 0; j < L; ++j) sum_[d][j] = 0;
+  }
+
+  FASTBLUR_DEVICE void run() {
+    const int begin = chunk_of_steps(c_) * c_.chunk, first = begin - S::kWarmUp;
+    const int end = min(begin + c_.chunk, c_.steps);
+    // The fast steps: past row 0, and every row of x that their two rows of m need exists.
+    const int fast_begin = max(first, kStepOfRow0 + 1);
+    const int fast_end = min(min(end, c_.y_h), ((c_.m_h - P - 2 - kFirst) >> 1) + 1);
+    int step = first;
+    while (step < end) {
+      if (step == fast_begin && step < fast_end) {
+        if (c_.regular) fast_steps<true>(step, fast_end, begin);
+        else fast_steps<false>(step, fast_end, begin);
+        step = fast_end;
+      } else {
+        edge_step(step, begin);
+        ++step;
+      }
+    }
+  }
+
+ private:
+  struct LaneCodes {
+    unsigned at[kTiles];  // raw bits: candidate z, from 1 on, took over from those before it
+    unsigned nobody[kTiles];
+    FASTBLUR_DEVICE LaneCodes() {
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) at[t] = nobody[t] = 0;
+    }
+  };
+
+  template <bool kRegular>
+  FASTBLUR_DEVICE Row load_x(const T* row) const {
+    return load_columns<L>(row, lane_.group * L, c_.w, kRegular || c_.wide_x,
+                           from_float<T>(-INFINITY));
+  }
+  // Rows of the max's padding are -inf.
+  FASTBLUR_DEVICE Row load_x_or_padding(int row) const {
+    if (row >= 0 && row < c_.h) return load_x<false>(x_ + int64_t(row) * c_.w);
+    Row outside;
+#pragma unroll
+    for (int j = 0; j < L; ++j) outside.at[j] = from_float<T>(-INFINITY);
+    return outside;
+  }
+
+  // One step of a max: whether `later` takes over from `best` becomes `bit` of `code`.
+  template <bool kFast>
+  FASTBLUR_DEVICE static void choose(float& best, float later, unsigned& code, unsigned bit) {
+    if constexpr (kFast && kCodes) {
+      best = take_larger(best, later, code, bit);
+    } else if constexpr (kFast) {
+      best = larger_of(best, later);
+    } else {
+      const bool taken = takes_over(later, best);
+      best = taken ? later : best;
+      code |= taken ? bit : 0;
+    }
+  }
+
+  // S_h of a row of x; its winners become row `e` of the tiles.
+  template <bool kFast>
+  FASTBLUR_DEVICE void select_columns(const Row& row, float (&best)[L], int e,
+                                      LaneCodes& code) const {
+    float x[P + L + kRight];
+#pragma unroll
+    for (int j = 0; j < L; ++j) x[P + j] = to_float(row.at[j]);
+#pragma unroll
+    for (int j = 0; j < P; ++j) {
+      const float left = from_left(x[L + j]);
+      x[j] = lane_.first ? -INFINITY : left;
+    }
+#pragma unroll
+    for (int j = 0; j < kRight; ++j) {
+      const float right = from_right(x[P + j]);
+      // Without padding, no column of m reads beyond the row.
+      x[P + L + j] = P > 0 && lane_.last ? -INFINITY : right;
+    }
+#pragma unroll
+    for (int j = 0; j < L; ++j) {
+      best[j] = x[j];
+#pragma unroll
+      for (int z = 1; z < K; ++z)
+        choose<kFast>(best[j], x[j + z], code.at[j / kTileColumns],
+                      1u << (Bits::at(0, j % kTileColumns) + z - 1) << e * Bits::kRow);
+    }
+    // The max's padding never wins, not even against -inf.
+    if constexpr (kCodes && P > 0) code.at[0] |= lane_.first ? 1u << e * Bits::kRow : 0;
+  }
+
+  // S_v of the rows held and the newest, and ReLU; their winners become row `e` of the tiles.
+  template <bool kFast>
+  FASTBLUR_DEVICE void select_rows(const float (&newest)[L], float (&m)[L], int e,
+                                   LaneCodes& code) {
+#pragma unroll
+    for (int j = 0; j < L; ++j) {
+      const int tile = j / kTileColumns, column = j % kTileColumns;
+      m[j] = K > 1 ? held_[0][j] : newest[j];
+#pragma unroll
+      for (int z = 1; z < K; ++z) {
+        choose<kFast>(m[j], z == K - 1 ? newest[j] : held_[z < kHeld ? z : 0][j], code.at[tile],
+                      1u << (Bits::kRowWinners + Bits::at(0, column) + z - 1) << e * Bits::kRow);
+      }
+      if constexpr (S::kRelu) {
+        const bool nobody = m[j] <= 0;
+        m[j] = nobody ? 0 : m[j];
+        const unsigned bits =
+            Bits::kNobodyApart ? 1u << (Bits::kNobody + column) << e * kTileColumns
+                               : 3u << (Bits::kRowWinners + Bits::at(0, column)) << e * Bits::kRow;
+        code.nobody[tile] |= nobody ? bits : 0;
+      } else if constexpr (!kCodes) {
+        m[j] = larger_of(m[j], c_.floor);
+      }
+    }
+#pragma unroll
+    for (int z = 0; z + 1 < K; ++z)
+#pragma unroll
+      for (int j = 0; j < L; ++j)
+        held_[z][j] = z + 2 < K ? held_[z + 1 < kHeld ? z + 1 : 0][j] : newest[j];
+  }
+
+  // Makes the rows held those before row r of m.
+  FASTBLUR_DEVICE void hold(int r) {
+    LaneCodes ahead, before;  // for the first tile row of row 0's step, and for the one before
+#pragma unroll
+    for (int z = 0; z + 1 < K; ++z) {
+      constexpr int kTop = int(S::kRows.first_row(kStepOfRow0));
+      const int e = 1 - K + z - kTop;  // where the tiles have the columns' winners of this row
+      LaneCodes code;
+      select_columns<false>(load_x_or_padding(r - P + z), held_[z], e & 1, code);
+      if (z >= P) {
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) (e < 0 ? before : ahead).at[t] |= code.at[t];
+      }
+    }
+    if constexpr (kCodes && K > 1) {
+      if (r == 0) {
+        ahead_ = ahead;
+        if (chunk_of_steps(c_) == 0 && kStepOfRow0 + S::kRows.tile_shift() > 0)
+          store_codes(kStepOfRow0 - 1, before, lane_.owns);
+      }
+    }
+    next_ = r;
+  }
+
+  // B_v: row 2 * step + first + e of the padded m joins the rows of y that it is part of.
+  FASTBLUR_DEVICE void add_row(const float (&m)[L], int e) {
+#pragma unroll
+    for (int d = 0; d < S::kSums; ++d) {
+      const int tap = F - 2 + e - 2 * d;
+      if (tap >= 0 && tap < F) {
+#pragma unroll
+        for (int j = 0; j < L; ++j) sum_[d][j] = fmaf(c_.taps_h[tap], m[j], sum_[d][j]);
+      }
+    }
+  }
+
+  // B_h of the row of y that is whole. Tells whether there may be a NaN in what it was made of.
+  template <bool kRegular>
+  FASTBLUR_DEVICE bool blur_columns(T* y, bool stores) const {
+    using Border = ColumnBorder<S, L, kRegular>;
+    float v[Border::kWindow], out[L / 2], all = 0;
+#pragma unroll
+    for (int j = 0; j < L; ++j) v[Border::kHalo + j] = sum_[0][j];
+    Border::fill(c_, lane_, v);
+#pragma unroll
+    for (int j = 0; j < L / 2; ++j) {
+      out[j] = c_.taps_w[0] * v[Border::kHalo - S::kBefore + 2 * j];
+#pragma unroll
+      for (int b = 1; b < F; ++b)
+        out[j] = fmaf(c_.taps_w[b], v[Border::kHalo - S::kBefore + 2 * j + b], out[j]);
+      all += out[j];
+    }
+    const int begin = lane_.group * (L / 2);
+    if (stores && begin < c_.y_w) store_columns(y, begin, c_.y_w, kRegular || c_.wide_y, out);
+    return all != all;
+  }
+
+  FASTBLUR_DEVICE void next_sums() {
+#pragma unroll
+    for (int d = 0; d < S::kSums; ++d)
+#pragma unroll
+      for (int j = 0; j < L; ++j)
+        sum_[d][j] = d + 1 < S::kSums ? sum_[d + 1 < S::kSums ? d + 1 : 0][j] : 0;
+  }
+
+  FASTBLUR_DEVICE void store_codes(int step, const LaneCodes& code, bool stores) const {
+    Code* const row = codes_ + int64_t(step + S::kRows.tile_shift()) * c_.tile_columns;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      unsigned bits = code.at[t];
+      if constexpr (K == 3) bits &= ~(bits >> 1 & 0x55555555u);  // the last to take over won
+      bits |= code.nobody[t];
+      if (stores && lane_.group * kTiles + t < c_.tile_columns) store(row + t, Code(bits));
+    }
+  }
+
+  template <bool kRegular>
+  FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
+    const int row = 2 * step + kFirst;
+    if (next_ != row) hold(row);
+    const T* x = x_ + int64_t(row - P + K - 1) * c_.w;
+    T* y = y_ + int64_t(step) * c_.y_w;
+    Row coming[2] = {load_x<kRegular>(x), load_x<kRegular>(x + c_.w)};
+#pragma unroll 1
+    for (; step < end; ++step) {
+      if constexpr (!kRegular) rarely();
+      const T* const next = step + 1 < end ? x + 2 * c_.w : x;
+      LaneCodes code;
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float newest[L], m[L];
+        select_columns<true>(coming[e], newest, e, code);
+        coming[e] = load_x<kRegular>(next + e * c_.w);
+        if constexpr (kRegular && kPrefetches)
+          if (step + 1 + kPrefetchSteps < end) prefetch(next + (2 * kPrefetchSteps + e) * c_.w);
+        select_rows<true>(newest, m, e, code);
+        add_row(m, e);
+      }
+      const bool stores = lane_.owns && step >= begin;
+      const bool nan = blur_columns<kRegular>(y, stores);
+      if constexpr (kCodes) {
+        if constexpr (K > 1)
+          if (__any_sync(~0u, nan)) choose_again(2 * step + kFirst, code);
+        store_codes(step, code, stores);
+      }
+      x = next;
+      y += c_.y_w;
+      next_sums();
+    }
+    next_ = 2 * end + kFirst;
+  }
+
+  // The tiles of rows r and r + 1 of m, by the exact rule.
+  FASTBLUR_DEVICE void choose_again(int r, LaneCodes& code) const {
+    rarely();
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int first = lane_.group * L;
+      code.at[t] = exact_tile<S>(c_, r, first + t * kTileColumns, [&](int row, int column) {
+        return to_float(load(x_ + int64_t(row) * c_.w + column - first));
+      });
+    }
+  }
+
+  FASTBLUR_DEVICE void edge_step(int step, int begin) {
+    rarely();
+    LaneCodes code;
+#pragma unroll 1
+    for (int e = 0; e < 2; ++e) {
+      const int q = 2 * step + kFirst + e;  // of the padded m
+      if (q < -S::kBefore || q >= c_.m_h + c_.after_h) continue;
+      const int r = int(border_source(q, c_.m_h, c_.border));
+      if (r < 0) continue;
+      if (r != next_) hold(r);
+      LaneCodes row_code;
+      float newest[L], m[L];
+      select_columns<false>(load_x_or_padding(r - P + K - 1), newest, e, row_code);
+      select_rows<false>(newest, m, e, row_code);
+      next_ = r + 1;
+      if (q == r) {
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+          if (r == 0) {
+            if constexpr (K > 1) code.at[t] |= ahead_.at[t];
+            // Here too, the max's padding never wins.
+            if constexpr (P > 0)
+#pragma unroll
+              for (int j = 0; j < kTileColumns; ++j)
+                code.at[t] |= 1u << (Bits::kRowWinners + Bits::at(0, j)) << e * Bits::kRow;
+          }
+          code.at[t] |= row_code.at[t];
+          code.nobody[t] |= row_code.nobody[t];
+        }
+      }
+      add_row(m, e);
+    }
+    if (step >= begin && step < c_.y_h)
+      blur_columns<false>(y_ + int64_t(step) * c_.y_w, lane_.owns);
+    next_sums();
+    if constexpr (kCodes) {
+      const int row = step + S::kRows.tile_shift();
+      if ((step >= begin || begin == 0) && step >= kStepOfRow0 && row < c_.tile_rows)
+        store_codes(step, code, lane_.owns);
+    }
+  }
+
+  const Call& c_;
+  const Lane lane_;
+  const T* const x_;  // the lane's columns of row 0; likewise for the others
+  T* const y_;
+  Code* codes_ = nullptr;
+  int next_ = INT_MIN;  // the row of m that the rows held belong to
+  float held_[kHeld][L];
+  float sum_[S::kSums][L];
+  LaneCodes ahead_;
+};
+
+template <class T, class S, bool kCodes>
+__global__ void __launch_bounds__(kThreads, kBlocks<T, S>)
+    forward_nchw(const __grid_constant__ Call call) {
+  ForwardNchw<T, S, kCodes>(call).run();
+}
+
+}  // namespace fastblur::cuda

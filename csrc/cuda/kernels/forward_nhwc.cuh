@@ -1,0 +1,470 @@
+// Forward, channels_last:  y = B_v B_h S_v S_h x.
+//
+// The sweep of forward_nchw.cuh, by threads that own channels of a strip of columns
+// (pixel.cuh). Of the two blurs the horizontal one comes first here: it leaves two columns of the
+// strip's window to be summed, where the window has F + 2.
+#pragma once
+
+#include "cuda/kernels/exact_tile.cuh"
+#include "cuda/kernels/pixel.cuh"
+
+namespace fastblur::cuda {
+
+template <class T, class S, bool kCodes>
+class ForwardNhwc {
+  using Word = Packed<T>;
+  static constexpr int K = S::kPool, P = S::kPad, F = S::kTaps, B = S::kBefore;
+  // Vectors of 16 bytes for a max of float32 and for a blur; of 8 where that leaves registers for
+  // more blocks, or where they would not do.
+  static constexpr bool kMany = K > 1 && (F == 5 || K == 3 || Word::kPerWord == 2);
+  static constexpr int kWords = !kMany ? 4 : K == 3 && F == 5 && S::kRelu ? 1 : 2;
+  static constexpr int kPerWord = Word::kPerWord;
+  static constexpr int kWindow = F + 2;             // columns of m, from B before the strip
+  static constexpr int kColumns = kWindow + K - 1;  // of x, from B + P before the strip
+  static constexpr int kHeld = K > 1 ? K - 1 : 1;
+  // Of m in the last strip, where rows of x are whole strips.
+  static constexpr int kRegularColumns = kStrip - (K - 1 - 2 * P);
+  static constexpr int kFirst = int(S::kRows.first_row(0));
+  static constexpr int kStepOfRow0 = -kFirst;
+  using Bits = typename S::Bits;
+  using Code = typename S::Code;
+  using Codes = PixelCodes<T, Code, kWords>;
+  struct Columns {
+    Cell<kWords> at[kColumns];
+  };
+  using Window = uint32_t[kWindow];  // one word of each of its columns
+  // The others wait for nothing but memory, and prefetches would be in its way.
+  static constexpr bool kPrefetches = kCodes && K == 3;
+
+ public:
+  static constexpr int kChannels = kWords * kPerWord;
+  // That fit on a multiprocessor.
+  static constexpr int kBlocks = K == 1 || kPerWord == 1 || (K == 3 && F == 5) ? 3
+                                 : F < 5 && K == 2                             ? 5
+                                                                               : 4;
+
+  FASTBLUR_DEVICE ForwardNhwc(const Call& c, int64_t unit)
+      : c_(c), pixel_(c, unit, kChannels), left_(int(c.channels) - pixel_.channel) {
+    const int64_t channels = c.channels;
+    x_ = static_cast<const T*>(c.in) + pixel_.image * c.h * c.w * channels + pixel_.channel;
+    y_ = static_cast<T*>(c.out) + (pixel_.image * c.y_h * c.y_w + 2 * pixel_.strip) * channels +
+         pixel_.channel;
+    if constexpr (kCodes)
+      codes_ = reinterpret_cast<Code*>(static_cast<unsigned char*>(c.codes) +
+                                       pixel_.image * c.code_bytes_per_image) +
+               pixel_.strip * channels + pixel_.channel;
+#pragma unroll
+    for (int d = 0; d < S::kSums; ++d)
+#pragma unroll
+      for (int o = 0; o < 2; ++o)
+#pragma unroll
+        for (int i = 0; i < kChannels; ++i) sum_[d][o][i] = 0;
+  }
+
+  FASTBLUR_DEVICE void run() {
+    const int begin = chunk_of_steps(c_) * c_.chunk, first = begin - S::kWarmUp;
+    const int end = min(begin + c_.chunk, c_.steps);
+    const int fast_begin = max(first, kStepOfRow0 + 1);
+    const int fast_end = min(min(end, c_.y_h), ((c_.m_h - P - 2 - kFirst) >> 1) + 1);
+    int step = first;
+    while (step < end) {
+      if (c_.regular && step == fast_begin && step < fast_end) {
+        fast_steps(step, fast_end, begin);
+        step = fast_end;
+      } else {
+        edge_step(step, begin);
+        ++step;
+      }
+    }
+  }
+
+ private:
+  // Where the last strip has but one column of m, its last output can read a column of m from
+  // before the window. That one then takes the place of the strip's fourth, which is not there.
+  static constexpr int kSpareColumn = B + 3;                    // in the window
+  static constexpr int kFarTap = F == 2 ? 0 : F == 4 ? 1 : -1;  // which padding has it as source
+  FASTBLUR_DEVICE bool has_far_column() const {
+    return kFarTap >= 0 && pixel_.edge && c_.last_columns == 1;
+  }
+  FASTBLUR_DEVICE int column_of(int j) const {
+    const bool moved = j >= kSpareColumn && has_far_column();
+    return kStrip * pixel_.strip - B - P + j - (moved ? 4 + kFarTap : 0);
+  }
+
+  // The window's columns of a row of x, where the strip's own are whole vectors at `own`. Beyond
+  // the row's ends it is the nearest column again: in a max that does no harm, for an equal value
+  // never takes over.
+  FASTBLUR_DEVICE Columns load_usual(const T* own) const {
+    const int step = int(c_.channels * sizeof(T));
+    const int left_step = pixel_.first ? 0 : step, right_step = pixel_.edge ? 0 : step;
+    const auto at = [](const T* from, int64_t bytes) {
+      return reinterpret_cast<const T*>(reinterpret_cast<const char*>(from) + bytes);
+    };
+    Columns x;
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+      const int column = j - B - P;
+      const T* const from =
+          column < 0 ? at(own, int64_t(left_step) * column)
+          : column < kStrip
+              ? at(own, int64_t(step) * column)
+              : at(own, int64_t(step) * (kStrip - 1) + int64_t(right_step) * (column - kStrip + 1));
+      x.at[j] = load_vector<kWords>(from, left_, true);
+    }
+    return x;
+  }
+  // The same of row r of x, or the nearest that there is, for any strip and tensor.
+  FASTBLUR_DEVICE Columns load_nearest(int r) const {
+    const T* const row = x_ + int64_t(min(max(r, 0), c_.h - 1)) * c_.w * c_.channels;
+    const auto at = [&](int j) {
+      return row + int64_t(min(max(column_of(j), 0), c_.w - 1)) * c_.channels;
+    };
+    Columns x;
+    if (c_.wide_x) {
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) x.at[j] = load_vector<kWords>(at(j), left_, true);
+    } else {
+      // Word by word through the vectors, so that few loads are on their way at once: the registers
+      // for more would be missing elsewhere.
+      x = {};
+#pragma unroll 1
+      for (int q = 0; q < kWords; ++q) {
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) {
+          const auto word = load_vector<1>(at(j) + q * kPerWord, left_ - q * kPerWord, false);
+#pragma unroll
+          for (int k = 0; k + 1 < kWords; ++k) x.at[j].at[k] = x.at[j].at[k + 1];
+          x.at[j].at[kWords - 1] = word.at[0];
+        }
+      }
+    }
+    return x;
+  }
+
+  // One step of a max: whether `later` takes over from `best` becomes bit `at` of the tile, if
+  // that `counts`.
+  static FASTBLUR_DEVICE uint32_t choose(uint32_t best, uint32_t later, Codes& code, int at, int q,
+                                         bool counts) {
+    if (!kCodes || !counts) return Word::larger(best, later);
+    return Word::take(best, later, code.of(at, q), Codes::bit(at));
+  }
+  // Whether column c of the window is one of the strip's own, whose winners are kept.
+  static constexpr bool is_own(int c) { return c >= B && c < B + kStrip; }
+
+  // S_h of word q of a row of x; its winners become row `e` of the tile.
+  FASTBLUR_DEVICE void select_columns(const Columns& x, int q, Window& best, int e,
+                                      Codes& code) const {
+#pragma unroll
+    for (int c = 0; c < kWindow; ++c) {
+      best[c] = x.at[c].at[q];
+#pragma unroll
+      for (int z = 1; z < K; ++z)
+        best[c] =
+            choose(best[c], x.at[c + z].at[q], code, Bits::at(e, c - B) + z - 1, q, is_own(c));
+    }
+  }
+
+  // S_v of the rows held and the newest, and ReLU; their winners become row `e` of the tile.
+  FASTBLUR_DEVICE void select_rows(const Window& newest, int q, Window& m, int e, Codes& code,
+                                   Codes& nobody) {
+#pragma unroll
+    for (int c = 0; c < kWindow; ++c) {
+      const int at = Bits::kRowWinners + Bits::at(e, c - B);
+      m[c] = K > 1 ? held_[0][q][c] : newest[c];
+#pragma unroll
+      for (int z = 1; z < K; ++z)
+        m[c] = choose(m[c], z == K - 1 ? newest[c] : held_[z < kHeld ? z : 0][q][c], code,
+                      at + z - 1, q, is_own(c));
+      if constexpr (S::kRelu) {
+        const uint32_t none = Word::nobody(m[c]);
+        m[c] &= ~none;
+        if (is_own(c)) {
+          const int first = Bits::kNobodyApart ? Bits::kNobody + e * kTileColumns + c - B : at;
+          const uint32_t bits = Bits::kNobodyApart ? 1 : 3;
+          nobody.of(first, q) |= none & Codes::bit(first) * bits * Word::kEach;
+        }
+      } else if constexpr (!kCodes) {
+        m[c] = Word::larger(m[c], floor_);
+      }
+#pragma unroll
+      for (int z = 0; z + 1 < K; ++z)
+        held_[z][q][c] = z + 2 < K ? held_[z + 1 < kHeld ? z + 1 : 0][q][c] : newest[c];
+    }
+  }
+
+  // The blur's padding at the ends of a row of m.
+  template <bool kRegular>
+  FASTBLUR_DEVICE void pad_columns(Window& m) const {
+    const bool reflect = kRegular || c_.border == Border::reflect;
+    const bool replicate = !kRegular && c_.border == Border::replicate;
+#pragma unroll
+    for (int n = 1; n <= B; ++n) {
+      const uint32_t padding = reflect ? m[B + n] : replicate ? m[B] : 0;
+      m[B - n] = pixel_.first ? padding : m[B - n];
+    }
+    // Selects, not a search for the last column: with its place as an index, m would be in memory.
+#pragma unroll
+    for (int to = B + 1; to < kWindow; ++to) {
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+        const int columns = to - B - t;  // of m in the last strip, if this is padding t
+        if (columns < 1 || columns > kStrip || (kRegular && columns != kRegularColumns)) continue;
+        const int from = to - 2 - 2 * t;
+        const uint32_t source = m[columns == 1 && t == kFarTap ? kSpareColumn
+                                  : from < 0                   ? 0
+                                                               : from];
+        const uint32_t padding = reflect ? source : replicate ? m[B + columns - 1] : 0;
+        m[to] = pixel_.edge && (kRegular || c_.last_columns == columns) ? padding : m[to];
+      }
+    }
+  }
+
+  // The tap with which row `e` of a step's two is part of row `d` of y from the step's own on. At
+  // the edge, e is only known at run time.
+  template <bool kEdge>
+  static constexpr bool has_tap(int d, int e) {
+    const int tap = F - 2 + e - 2 * d;
+    return kEdge ? F - 1 - 2 * d >= 0 : tap >= 0 && tap < F;
+  }
+  template <bool kEdge>
+  FASTBLUR_DEVICE float tap_of(int d, int e) const {
+    const int tap = F - 2 + e - 2 * d;
+    return kEdge ? tap_at<F>(c_.taps_h, tap) : c_.taps_h[tap];
+  }
+
+  // B_h, and B_v of what it gives: row `e` of the step's two joins the rows of y it is part of.
+  template <bool kEdge>
+  FASTBLUR_DEVICE void add_row(const Window& m, int q, int e) {
+#pragma unroll
+    for (int i = 0; i < kPerWord; ++i) {
+#pragma unroll
+      for (int o = 0; o < 2; ++o) {
+        float blurred = c_.taps_w[0] * Word::unpack(m[2 * o], i);
+#pragma unroll
+        for (int b = 1; b < F; ++b)
+          blurred = fmaf(c_.taps_w[b], Word::unpack(m[2 * o + b], i), blurred);
+#pragma unroll
+        for (int d = 0; d < S::kSums; ++d) {
+          float& sum = sum_[d][o][q * kPerWord + i];
+          if (!has_tap<kEdge>(d, e)) continue;
+          if (kEdge && F - 2 + e - 2 * d < 0) continue;
+          sum = fmaf(tap_of<kEdge>(d, e), blurred, sum);
+        }
+      }
+    }
+  }
+
+  using Pixels = Cell<kWords>[2];  // of a row of y
+
+  // Word q of the row of y that is whole; the sums of the rows after it move up.
+  FASTBLUR_DEVICE void take_row(int q, Pixels& out) {
+#pragma unroll
+    for (int o = 0; o < 2; ++o) {
+      out[o].at[q] = Word::pack(&sum_[0][o][q * kPerWord]);
+#pragma unroll
+      for (int i = q * kPerWord; i < (q + 1) * kPerWord; ++i)
+#pragma unroll
+        for (int d = 0; d < S::kSums; ++d)
+          sum_[d][o][i] = d + 1 < S::kSums ? sum_[d + 1 < S::kSums ? d + 1 : 0][o][i] : 0;
+    }
+  }
+
+  template <bool kRegular>
+  FASTBLUR_DEVICE void store_y(T* y, const Pixels& out) const {
+#pragma unroll
+    for (int o = 0; o < 2; ++o)
+      if ((kRegular && kRegularColumns > 2) || 2 * pixel_.strip + o < c_.y_w)
+        store_cell<T, kWords>(y + o * c_.channels, left_, kRegular || c_.wide_y, out[o]);
+  }
+
+  // Whether there may be a NaN in what they were made of.
+  static FASTBLUR_DEVICE bool has_nan(const Pixels& out) {
+    uint32_t all = Word::sum(out[0].at[0], out[1].at[0]);
+#pragma unroll
+    for (int q = 1; q < kWords; ++q) all = Word::sum(all, Word::sum(out[0].at[q], out[1].at[q]));
+    return Word::has_nan(all);
+  }
+
+  template <bool kRegular>
+  FASTBLUR_DEVICE void store_codes(int step, Codes code, const Codes& nobody) const {
+    // The max's padding never wins, not even against -inf.
+    constexpr uint32_t kFirstWins =
+        (Codes::bit(Bits::at(0, 0)) | Codes::bit(Bits::at(1, 0))) * Word::kEach;
+#pragma unroll
+    for (int q = 0; q < kWords; ++q) {
+      if constexpr (P > 0) code.low[q] |= pixel_.first ? kFirstWins : 0;
+      if constexpr (K == 3) {  // the last to take over won
+        code.low[q] &= ~(code.low[q] >> 1 & 0x55555555u);
+        code.high[q] &= ~(code.high[q] >> 1 & 0x55555555u);
+      }
+      code.low[q] |= nobody.low[q];
+      code.high[q] |= nobody.high[q];
+    }
+    const int64_t row = int64_t(step + S::kRows.tile_shift()) * c_.tile_columns * c_.channels;
+    code.write(codes_ + row, left_, kRegular || c_.wide_x);
+  }
+
+  // Makes the rows held those before row r of m. Their winners matter where row 0 is to come: they
+  // go to its tile, `code`, and to the tile before, which has nothing else and is stored here.
+  FASTBLUR_DEVICE void hold(int r, Codes& code, bool keeps) {
+    constexpr int kTop = int(S::kRows.first_row(kStepOfRow0));
+    Codes before;
+    uint32_t all = 0;
+#pragma unroll
+    for (int z = 0; z + 1 < K; ++z) {
+      const int e = 1 - K + z - kTop;  // where the tiles have the winners of this row's columns
+      const Columns x = load_nearest(r - P + z);
+#pragma unroll
+      for (int q = 0; q < kWords; ++q) {
+        Codes row;
+        select_columns(x, q, held_[z][q], e & 1, row);
+        if (!kCodes || z < P) continue;
+        if (e < 0) before.low[q] |= row.low[q];
+        else code.low[q] |= keeps ? row.low[q] : 0;
+#pragma unroll
+        for (int c = B; c < B + kStrip; ++c) all = Word::sum(all, held_[z][q][c]);
+      }
+    }
+    if constexpr (kCodes && K > 1 && kStepOfRow0 + S::kRows.tile_shift() > 0) {
+      if (keeps && chunk_of_steps(c_) == 0) {
+        if (Word::has_nan(all)) choose_again(kTop - 2, before);
+        store_codes<false>(kStepOfRow0 - 1, before, Codes());
+      }
+    }
+    next_ = r;
+  }
+
+  FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
+    const int row = 2 * step + kFirst;
+    if (next_ != row) {
+      Codes unused;
+      hold(row, unused, false);
+    }
+    const int64_t x_row = int64_t(c_.w) * c_.channels, y_row = int64_t(c_.y_w) * c_.channels;
+    const T* x = x_ + (row - P + K - 1) * x_row + int64_t(kStrip) * pixel_.strip * c_.channels;
+    T* y = y_ + step * y_row;
+#pragma unroll 1
+    for (; step < end; ++step) {
+      Codes code, nobody;
+      Pixels out;
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const Columns now = load_usual(x);
+        x += x_row;
+        if constexpr (kPrefetches)
+          if (step + kPrefetchSteps < end) {
+#pragma unroll
+            for (int k = 0; k < kStrip; ++k)
+              prefetch(x + (2 * kPrefetchSteps - 1) * x_row + k * c_.channels);
+          }
+#pragma unroll
+        for (int q = 0; q < kWords; ++q) {
+          Window newest, m;
+          select_columns(now, q, newest, e, code);
+          select_rows(newest, q, m, e, code, nobody);
+          pad_columns<true>(m);
+          add_row<false>(m, q, e);
+          if (e == 1) take_row(q, out);
+        }
+      }
+      if (step >= begin) {
+        store_y<true>(y, out);
+        if constexpr (kCodes) {
+          if constexpr (K > 1)
+            if (has_nan(out)) choose_again(2 * step + kFirst, code);
+          store_codes<true>(step, code, nobody);
+        }
+      }
+      y += y_row;
+    }
+    next_ = 2 * end + kFirst;
+  }
+
+  // The tile of rows r and r + 1 of m, by the exact rule.
+  FASTBLUR_DEVICE void choose_again(int r, Codes& code) const {
+    rarely();
+#pragma unroll 1
+    for (int i = 0; i < kChannels && i < left_; ++i) {
+      code.set_channel(
+          i, exact_tile<S>(c_, r, kStrip * pixel_.strip, [&](int row, int column) {
+            return to_float(load(x_ + (int64_t(row) * c_.w + column) * c_.channels + i));
+          }));
+    }
+  }
+
+  FASTBLUR_DEVICE void edge_step(int step, int begin) {
+    rarely();
+    Codes code, nobody;
+    uint32_t all = 0;
+#pragma unroll 1
+    for (int e = 0; e < 2; ++e) {
+      const int p = 2 * step + kFirst + e;  // of the padded m
+      if (p < -B || p >= c_.m_h + c_.after_h) continue;
+      const int r = int(border_source(p, c_.m_h, c_.border));
+      if (r < 0) continue;
+      if (r != next_) hold(r, code, p == 0);
+      next_ = r + 1;
+      const Columns x = load_nearest(r - P + K - 1);
+      const bool keeps = p == r;
+#pragma unroll
+      for (int q = 0; q < kWords; ++q) {
+        Codes row_code, row_nobody;  // as if of the tile's first row
+        Window newest, m;
+        select_columns(x, q, newest, 0, row_code);
+        select_rows(newest, q, m, 0, row_code, row_nobody);
+#pragma unroll
+        for (int c = B; c < B + kStrip; ++c) all = Word::sum(all, m[c]);
+        pad_columns<false>(m);
+        add_row<true>(m, q, e);
+        if (!kCodes || !keeps) continue;
+        // The max's padding never wins, above the first row too.
+        if (P > 0 && r == 0) {
+#pragma unroll
+          for (int j = 0; j < kStrip; ++j) {
+            const int at = Bits::kRowWinners + Bits::at(0, j);
+            row_code.of(at, q) |= Codes::bit(at) * Word::kEach;
+          }
+        }
+        code.low[q] |= row_code.low[q] << e * Bits::kRow;
+        code.high[q] |= row_code.high[q] << e * Bits::kRow;
+        const int per_row = Bits::kNobodyApart ? kTileColumns : Bits::kRow;
+        nobody.low[q] |= row_nobody.low[q] << e * per_row;
+        nobody.high[q] |= row_nobody.high[q] << e * per_row;
+      }
+    }
+    Pixels out;
+#pragma unroll
+    for (int q = 0; q < kWords; ++q) take_row(q, out);
+    if (step >= begin && step < c_.y_h)
+      store_y<false>(y_ + int64_t(step) * c_.y_w * c_.channels, out);
+    if constexpr (kCodes) {
+      const bool nan = K > 1 && Word::has_nan(all);
+      const int row = 2 * step + kFirst;
+      if ((step >= begin || begin == 0) && step >= kStepOfRow0 &&
+          step + S::kRows.tile_shift() < c_.tile_rows) {
+        if (nan) choose_again(row, code);
+        store_codes<false>(step, code, nobody);
+      }
+    }
+  }
+
+  const Call& c_;
+  const Pixel pixel_;
+  const int left_;  // channels from the first of ours to the last
+  const uint32_t floor_ = filled<T>(c_.floor);
+  const T* x_;  // our first channel of pixel 0; likewise for the others
+  T* y_;
+  Code* codes_ = nullptr;
+  int next_ = INT_MIN;  // the row of m that the rows held belong to
+  Window held_[kHeld][kWords];
+  float sum_[S::kSums][2][kChannels];
+};
+
+template <class T, class S, bool kCodes, int kChannels = ForwardNhwc<T, S, kCodes>::kChannels>
+__global__ void __launch_bounds__(kPixelThreads, ForwardNhwc<T, S, kCodes>::kBlocks)
+    forward_nhwc(const __grid_constant__ Call call) {
+  const int64_t unit = part_of_units(call) * kPixelThreads + threadIdx.x;
+  if (unit < call.units) ForwardNhwc<T, S, kCodes>(call, unit).run();
+}
+
+}  // namespace fastblur::cuda

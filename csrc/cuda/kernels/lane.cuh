@@ -1,0 +1,76 @@
+// Where a lane stands in the contiguous kernels, and its columns of a row in memory.
+//
+// A lane owns a group of columns, one 16-byte vector of x. The groups of all planes stand in one
+// line, `units`, and a warp takes 30 of them: its outer two lanes repeat their neighbours' work, so
+// that each of the 30 finds the columns beside its own by a shuffle.
+#pragma once
+
+#include "cuda/kernels/call.h"
+#include "cuda/kernels/values.cuh"
+
+namespace fastblur::cuda {
+
+constexpr int kThreads = 128;
+constexpr int kOwners = 30;  // lanes of a warp that own a group
+
+// Blocks that fit on a multiprocessor by their registers: as many as need no spilling.
+template <class T, class S>
+constexpr int kBlocks = S::kPool == 1    ? (sizeof(T) == 4 ? 8 : 5)
+                        : sizeof(T) == 4 ? (S::kPool == 3 || S::kTaps == 5 ? 5 : 7)
+                                         : (S::kPool == 3 && S::kTaps == 5 ? 3 : 4);
+
+template <class T>
+constexpr int kColumns = 16 / sizeof(T);  // of a group
+
+struct Lane {
+  int64_t plane, image, channel;
+  int group;
+  bool owns;         // or repeats a neighbour's work
+  bool first, last;  // of the groups in a row of x
+  bool edge;         // the group with the last column of m
+
+  FASTBLUR_DEVICE explicit Lane(const Call& c) {
+    const int lane = threadIdx.x % kWarp;
+    const int64_t warp = part_of_units(c) * (kThreads / kWarp) + threadIdx.x / kWarp;
+    int64_t unit = warp * kOwners + lane - 1;
+    owns = lane != 0 && lane != kWarp - 1 && unit < c.units;
+    unit = unit < 0 ? 0 : unit < c.units ? unit : c.units - 1;
+    if (c.units <= 0x7fffffff) {  // 64-bit division is slow
+      plane = unsigned(unit) / unsigned(c.groups);
+      image = unsigned(plane) / unsigned(c.channels);
+    } else {
+      plane = unit / c.groups;
+      image = plane / c.channels;
+    }
+    group = int(unit - plane * c.groups);
+    channel = plane - image * c.channels;
+    first = group == 0;
+    last = group == c.groups - 1;
+    edge = group == c.last_group;
+  }
+};
+
+// A lane's N columns of a row in memory, from `at` on; of a row of `size` columns they are those
+// from `begin` on, and those beyond become `fill`. `wide` says that rows are a whole number of
+// vectors, aligned ones.
+template <int N, class T>
+FASTBLUR_DEVICE Vector<T, N> load_columns(const T* at, int begin, int size, bool wide, T fill) {
+  if (wide) return load(reinterpret_cast<const Vector<T, N>*>(at));
+  Vector<T, N> v;
+#pragma unroll
+  for (int j = 0; j < N; ++j) v.at[j] = begin + j < size ? load(at + j) : fill;
+  return v;
+}
+
+template <class T, int N>
+FASTBLUR_DEVICE void store_columns(T* at, int begin, int size, bool wide, const float (&value)[N]) {
+  Vector<T, N> v;
+#pragma unroll
+  for (int j = 0; j < N; ++j) v.at[j] = from_float<T>(value[j]);
+  if (wide) return store(reinterpret_cast<Vector<T, N>*>(at), v);
+#pragma unroll
+  for (int j = 0; j < N; ++j)
+    if (begin + j < size) store(at + j, v.at[j]);
+}
+
+}  // namespace fastblur::cuda

@@ -1,0 +1,139 @@
+// Where a thread stands in the channels_last kernels, and its channels of a pixel in memory.
+//
+// A thread owns a few neighbouring channels, one vector, of a strip: four columns of x and of m,
+// and two of y. It loads the columns beside its strip too and does again what its neighbours do
+// with them, so threads share nothing. Channels vary fastest, so a warp's accesses are whole lines.
+#pragma once
+
+#include "cuda/kernels/call.h"
+#include "cuda/kernels/packed.cuh"
+
+namespace fastblur::cuda {
+
+constexpr int kPixelThreads = 128;
+constexpr int kStrip = kTileColumns;
+
+struct Pixel {
+  int64_t image;
+  int strip, channel;  // the first of its channels
+  bool first, edge;    // the strip with the first, and with the last, column of m
+
+  FASTBLUR_DEVICE Pixel(const Call& c, int64_t unit, int channels_each) {
+    int64_t strips;
+    int group;
+    if (c.units <= 0x7fffffff) {  // 64-bit division is slow
+      strips = unsigned(unit) / unsigned(c.channel_groups);
+      image = unsigned(strips) / unsigned(c.groups);
+    } else {
+      strips = unit / c.channel_groups;
+      image = strips / c.groups;
+    }
+    group = int(unit - strips * c.channel_groups);
+    strip = int(strips - image * c.groups);
+    channel = group * channels_each;
+    first = strip == 0;
+    edge = strip == c.last_group;
+  }
+};
+
+template <int kWords>
+using Cell = Vector<uint32_t, kWords>;
+
+// A thread's numbers at `at`, its channels of a pixel or their codes, as 32-bit words. `wide` says
+// that whole vectors are aligned and that all of the channels exist; else, `left` of them do.
+template <int kWords, class V>
+FASTBLUR_DEVICE Cell<kWords> load_vector(const V* at, int left, bool wide) {
+  constexpr int kParts = kWords > 4 ? kWords / 4 : 1, kEach = kWords / kParts;
+  constexpr int kPerWord = 4 / int(sizeof(V));
+  Cell<kWords> cell = {};
+  if (wide) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const Cell<kEach> v = load(reinterpret_cast<const Cell<kEach>*>(at) + part);
+#pragma unroll
+      for (int q = 0; q < kEach; ++q) cell.at[part * kEach + q] = v.at[q];
+    }
+    return cell;
+  }
+  // One word after the other through the vector: in a hurry, the loads would take all registers.
+  using Bits = BitsOf<sizeof(V)>;
+#pragma unroll 1
+  for (int first = 0; first < kWords * kPerWord; first += kPerWord) {
+    uint32_t word = 0;
+#pragma unroll
+    for (int i = 0; i < kPerWord; ++i)
+      if (first + i < left)
+        word |= uint32_t(load(reinterpret_cast<const Bits*>(at) + first + i))
+                << i * 8 * int(sizeof(V));
+#pragma unroll
+    for (int q = 0; q + 1 < kWords; ++q) cell.at[q] = cell.at[q + 1];
+    cell.at[kWords - 1] = word;
+  }
+  return cell;
+}
+
+template <class T, int kWords>
+FASTBLUR_DEVICE void store_cell(T* at, int left, bool wide, const Cell<kWords>& cell) {
+  if (wide) return store(reinterpret_cast<Cell<kWords>*>(at), cell);
+  constexpr int kPerWord = Packed<T>::kPerWord;
+#pragma unroll
+  for (int i = 0; i < kWords * kPerWord; ++i) {
+    using Bits = BitsOf<sizeof(T)>;
+    if (i < left)
+      store(reinterpret_cast<Bits*>(at) + i, Bits(cell.at[i / kPerWord] >> i % kPerWord * 16));
+  }
+}
+
+// The codes of a thread's tile, of all its channels. Bits 0 to 15 of a TileCode are collected in
+// `low`, the others in `high`, for the numbers of a word side by side.
+template <class T, class Code, int kWords>
+struct PixelCodes {
+  static constexpr int kPerWord = Packed<T>::kPerWord;
+  static constexpr int kChannels = kWords * kPerWord;
+  uint32_t low[kWords] = {}, high[kWords] = {};
+
+  // The half that collects bit `at`, and that bit in it.
+  static constexpr bool is_high(int at) { return at >= 16; }
+  static constexpr uint32_t bit(int at) { return 1u << at % 16; }
+  FASTBLUR_DEVICE uint32_t& of(int at, int q) { return is_high(at) ? high[q] : low[q]; }
+
+  FASTBLUR_DEVICE uint32_t channel(int i) const {
+    const int q = i / kPerWord, shift = i % kPerWord * 16;
+    return (low[q] >> shift & 0xffffu) | (high[q] >> shift) << 16;
+  }
+  FASTBLUR_DEVICE void set_channel(int i, uint32_t code) {
+#pragma unroll
+    for (int q = 0; q < kWords; ++q) {
+#pragma unroll
+      for (int k = 0; k < kPerWord; ++k) {
+        if (i == q * kPerWord + k) {
+          const uint32_t mask = kPerWord == 1 ? ~0u : 0xffffu << 16 * k;
+          low[q] = (low[q] & ~mask) | (code & 0xffffu) << 16 * k;
+          high[q] = (high[q] & ~mask) | code >> 16 << 16 * k;
+        }
+      }
+    }
+  }
+
+  // In memory, the codes of neighbouring channels stand side by side.
+  FASTBLUR_DEVICE void write(Code* to, int left, bool wide) const {
+    if (wide) {
+      constexpr int kBytes = kChannels * int(sizeof(Code)), kParts = kBytes > 16 ? 2 : 1;
+      constexpr int kEach = kChannels / kParts, kPerPart = kBytes / kParts / 4;
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        Cell<kPerPart> bits = {};
+#pragma unroll
+        for (int i = 0; i < kEach; ++i)
+          bits.at[i * sizeof(Code) / 4] |= channel(part * kEach + i) << i * sizeof(Code) % 4 * 8;
+        store(reinterpret_cast<Cell<kPerPart>*>(to) + part, bits);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i)
+        if (i < left) store(to + i, Code(channel(i)));
+    }
+  }
+};
+
+}  // namespace fastblur::cuda

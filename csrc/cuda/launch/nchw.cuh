@@ -1,0 +1,52 @@
+// Launches of the kernels for the contiguous format.
+#pragma once
+
+#include "cuda/kernels/backward_nchw.cuh"
+#include "cuda/kernels/forward_nchw.cuh"
+#include "cuda/launch/sweep.cuh"
+
+namespace fastblur::cuda {
+
+constexpr int kUnitsPerBlock = kThreads / kWarp * kOwners;
+
+template <class T>
+Call in_groups(const Params& p, Call c, const void* x, const void* y) {
+  constexpr int L = kColumns<T>;
+  group_columns(c, L);
+  c.units = p.batch * p.channels * c.groups;
+  c.wide_x = c.w % L == 0 && is_aligned(x, 16);
+  c.wide_y = c.y_w % (L / 2) == 0 && is_aligned(y, 8);
+  c.regular = c.wide_x && c.wide_y && c.y_w == c.groups * (L / 2) && p.border == Border::reflect;
+  return c;
+}
+
+template <class T>
+cudaError_t forward_nchw_as(const Params& p, Call call, const Queue& queue) {
+  Call c = in_groups<T>(p, call, call.in, call.out);
+  return with_sizes(p, [&](auto sizes) {
+    using S = decltype(sizes);
+    c.steps = forward_steps(c, S::kRows);
+    // Without codes ReLU is no matter of specialisation.
+    using Plain = Sizes<S::kPool, S::kPad, S::kTaps, false>;
+    if constexpr (!S::kLinear)
+      if (c.codes)
+        return sweep(forward_nchw<T, S, true>, c, kUnitsPerBlock, kThreads, kBlocks<T, S>,
+                     S::kWarmUp, queue);
+    return sweep(forward_nchw<T, Plain, false>, c, kUnitsPerBlock, kThreads, kBlocks<T, Plain>,
+                 S::kWarmUp, queue);
+  });
+}
+
+template <class T>
+cudaError_t backward_nchw_as(const Params& p, Call call, const Queue& queue) {
+  Call c = in_groups<T>(p, call, call.out, call.in);
+  return with_sizes(p, [&](auto sizes) {
+    using S = decltype(sizes);
+    using Kernel = BackwardNchw<T, S>;
+    c.steps = Kernel::steps(c.h);
+    return sweep(backward_nchw<T, S>, c, kUnitsPerBlock, kThreads, kBlocks<T, S>,
+                 S::kBackwardWarmUp, queue);
+  });
+}
+
+}  // namespace fastblur::cuda

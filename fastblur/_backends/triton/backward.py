@@ -1,0 +1,361 @@
+"""The Triton kernel that sweeps an image backward, in the words of ``forward.py``."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .generic import border_source
+from .sweep import SIZES, chunk_of, lanes, offsets_of, store_columns, vector
+
+
+@triton.jit
+def _spread_columns(
+    row, strip, at_end, step, lane, y_w, exists, TAPS: tl.constexpr, K: tl.constexpr,
+    P: tl.constexpr, MODE: tl.constexpr, LAST: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """B_h' of a row of dy: the window's columns of dm, what padding receives given to its source.
+
+    `at_end` tells whether a lane is -1, 0 or 1 strips beyond the last one of m, and whether that
+    one has 1, 2, 3 or 4 columns: 3 x 4 conditions.
+    """
+    F: tl.constexpr = len(TAPS)
+    B: tl.constexpr = (F - 1) // 2
+    R: tl.constexpr = K - 1 - P
+    G: tl.constexpr = K + 3
+    FIRST: tl.constexpr = -((R + F - 1 - B) // 2)
+    USUAL_Y: tl.constexpr = (3 + P + B) // 2
+    FAR_Y: tl.constexpr = 0 if LAST > 0 else 3 if P > 0 and F > 3 else 2
+    LAST_Y: tl.constexpr = USUAL_Y if USUAL_Y > FAR_Y else FAR_Y
+    dy = ()
+    if PAIRS:
+        own = vector(row, tl.multiple_of(2 * strip + lane, 2), exists, 2, 0)
+    for j in tl.static_range(FIRST, LAST_Y + 1):
+        if PAIRS and (j == 0 or j == 1):
+            dy = dy + (own[j],)
+        else:
+            column = 2 * strip + j
+            there = exists & (column >= 0) & (column < y_w)
+            value = tl.load(row + (column * step + lane), mask=there, other=0.0)
+            dy = dy + (value.to(tl.float32),)
+    dm = ()
+    for g in tl.static_range(G):
+        value = dy[0] * 0.0
+        for j in tl.static_range(FIRST, USUAL_Y + 1):
+            if g - R + B - 2 * j >= 0 and g - R + B - 2 * j < F:
+                value = _add_product(
+                    value, dy[j - FIRST], TAPS[g - R + B - 2 * j],
+                    j == FIRST or g - R + B - 2 * j + 2 >= F,
+                )  # fmt: skip
+        # What lies beyond the map receives nothing.
+        if g < R:
+            value = tl.where(strip == 0, 0.0, value)
+        for beyond in tl.static_range(2):
+            for l in tl.static_range(1, 5):
+                if (LAST == 0 or LAST == l) and g - R >= l - 4 * beyond:
+                    value = tl.where(at_end[4 * (beyond + 1) + l - 1], 0.0, value)
+        # Padding before the first column: only the first column of y reads it.
+        if MODE != "zeros":
+            for n in tl.static_range(1, B + 1):
+                for s in tl.static_range(2):
+                    if g - R == (n if MODE == "reflect" else 0) - 4 * s:
+                        if -2 * s >= FIRST:
+                            value = tl.where(
+                                strip == s, value + dy[-2 * s - FIRST] * TAPS[B - n], value
+                            )
+            # And behind the last one: only the last column of y.
+            for t in tl.static_range(F // 2):
+                for l in tl.static_range(1, 5):
+                    for beyond in tl.static_range(-1, 2):
+                        if LAST == 0 or LAST == l:
+                            if g - R == (l - 2 - t if MODE == "reflect" else l - 1) - 4 * beyond:
+                                if (
+                                    l + t + B - 2 * ((l + 1) // 2 - 1) < F
+                                    and (l + 1) // 2 - 1 - 2 * beyond >= FIRST
+                                ):
+                                    value = tl.where(
+                                        at_end[4 * (beyond + 1) + l - 1],
+                                        value
+                                        + dy[(l + 1) // 2 - 1 - 2 * beyond - FIRST]
+                                        * TAPS[l + t + B - 2 * ((l + 1) // 2 - 1)],
+                                        value,
+                                    )
+        dm = dm + (value,)
+    return dm
+
+
+@triton.jit
+def _add_product(total, value, tap: tl.constexpr, FIRST: tl.constexpr):
+    if FIRST:
+        total = value * tap
+    else:
+        total += value * tap
+    return total
+
+
+@triton.jit
+def _at_end(strip, end, last_columns, LAST: tl.constexpr):
+    """Whether a lane is -1, 0 or 1 strips beyond the last one of m, that with 1 to 4 columns."""
+    at_end = ()
+    for beyond in tl.static_range(-1, 2):
+        for l in tl.static_range(1, 5):
+            there = strip == end + beyond
+            at_end = at_end + ((there if LAST == l else there & (last_columns == l)),)
+    return at_end
+
+
+@triton.jit
+def _word(at, exists, opaque):
+    """A word, in a whole register.
+
+    `opaque` is zero, and the compiler cannot know. It would test bits in the words' own 8 or 16
+    bits otherwise, of which each test has to be extended.
+    """
+    word = tl.load(at, mask=exists)
+    if word.dtype.primitive_bitwidth == 8:
+        word = word.to(tl.uint8, bitcast=True)
+    elif word.dtype.primitive_bitwidth == 16:
+        word = word.to(tl.uint16, bitcast=True)
+    return word.to(tl.int32) ^ opaque
+
+
+@triton.jit
+def _load_words(
+    codes, strip, end, lane, step, exists, opaque, K: tl.constexpr, P: tl.constexpr,
+    HAS_CODES: tl.constexpr,
+):  # fmt: skip
+    """The words of the strips that the lanes' windows lie in: own, left, right.
+
+    In place of one that does not exist, another: its elements receive nothing.
+    """
+    words = ()
+    if HAS_CODES:
+        own = _word(codes + (tl.minimum(strip, end) * step + lane), exists, opaque)
+        left = own
+        right = own
+        if K - 1 - P > 0:
+            at = tl.minimum(tl.maximum(strip - 1, 0), end)
+            left = _word(codes + (at * step + lane), exists, opaque)
+        if P > 0:
+            at = tl.minimum(strip + 1, end)
+            right = _word(codes + (at * step + lane), exists, opaque)
+        words = (left, own, right)
+    return words
+
+
+@triton.jit
+def _won(
+    words, g: tl.constexpr, z: tl.constexpr, SHIFT: tl.constexpr, EACH: tl.constexpr,
+    R: tl.constexpr,
+):  # fmt: skip
+    """Whether candidate z won column g of the window.
+
+    Winners are 0, 1 or 2, each of the latter a bit of its own, which one instruction tests.
+    """
+    word = words[(g - R + 4) // 4]
+    LOWEST: tl.constexpr = SHIFT + (g - R + 4) % 4 * EACH
+    if z == 0:
+        won = (word & (((1 << EACH) - 1) << LOWEST)) == 0
+    else:
+        won = (word & (z << LOWEST)) != 0
+    return won
+
+
+@triton.jit
+def _route(dm, pending, words, before, K: tl.constexpr, P: tl.constexpr, RELU: tl.constexpr):
+    """S_v' and S_h' of row u of dm: row u - P of dx, and what the K - 1 after it have so far.
+
+    `words` are of row u, `before` of row u - P.
+    """
+    R: tl.constexpr = K - 1 - P
+    G: tl.constexpr = K + 3
+    ROW_SHIFT: tl.constexpr = 4 * (K - 1)
+    ROW_BITS: tl.constexpr = 2 if K == 3 or (K == 2 and RELU) else 1
+    later_words = ()
+    for n in tl.static_range(len(words)):
+        word = words[n]
+        if K == 3 and RELU:  # 3 is nobody, and no winner's bits
+            nobody = word & (word >> 1) & (0x55 << ROW_SHIFT)
+            word = word & ~(nobody * 3)
+        later_words = later_words + (word,)
+    whole = ()
+    for g in tl.static_range(G):
+        value = dm[g]
+        if K > 1:
+            won = _won(words, g, 0, ROW_SHIFT, ROW_BITS, R)
+            value = tl.where(won, pending[g] + value, pending[g])
+        elif RELU:
+            value = tl.where(_won(words, g, 0, ROW_SHIFT, ROW_BITS, R), value, 0.0)
+        whole = whole + (value,)
+    later = ()
+    for z in tl.static_range(1, K):
+        for g in tl.static_range(G):
+            won = _won(later_words, g, z, ROW_SHIFT, ROW_BITS, R)
+            if z < K - 1:
+                value = tl.where(won, pending[z * G + g] + dm[g], pending[z * G + g])
+            else:
+                value = tl.where(won, dm[g], 0.0)
+            later = later + (value,)
+    dx = ()
+    for k in tl.static_range(4):
+        value = whole[k + K - 1]
+        if K > 1:
+            value = tl.where(_won(before, k + K - 1, 0, 0, K - 1, R), value, 0.0)
+            for z in tl.static_range(1, K):
+                won = _won(before, k + K - 1 - z, z, 0, K - 1, R)
+                value = tl.where(won, value + whole[k + K - 1 - z], value)
+        dx = dx + (value,)
+    return dx, later
+
+
+@triton.jit(do_not_specialize=SIZES)
+def backward(
+    dx, dy, codes, images, channels, height, width, m_h, y_h, y_w, strips, rows, steps, chunk,
+    last_columns,
+    K: tl.constexpr, P: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
+    MODE: tl.constexpr, RELU: tl.constexpr, CHANNELS_LAST: tl.constexpr, WHOLE: tl.constexpr,
+    STRIPS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Dx = S_h' S_v' B_v' B_h' dy: the same sweep, the other way round.
+
+    A lane owns four columns of dx, and finds all that they receive: the columns of dm that have one
+    of them in their window, from the columns of dy that have one of those in theirs. The last strip
+    of dx can lie beyond those of m.
+    """
+    F: tl.constexpr = len(TAPS_H)
+    B: tl.constexpr = (F - 1) // 2
+    G: tl.constexpr = K + 3
+    SUMS: tl.constexpr = (F + 1) // 2
+    AHEAD: tl.constexpr = F - 2 - B
+    LAST: tl.constexpr = 4 - (K - 1 - 2 * P) if WHOLE else 0
+    VECTORS: tl.constexpr = WHOLE and not CHANNELS_LAST
+    PAIRS: tl.constexpr = VECTORS and K - 1 - 2 * P < 2
+    HAS_CODES: tl.constexpr = K > 1 or RELU
+    # Of equal forms, those with which fewest values spill: on sm_90 nothing at all sizes, elsewhere
+    # nothing at those in docs/triton.md. Known from compiling alone.
+    HIDE_CHUNK: tl.constexpr = not (CHANNELS_LAST and (K == 2 or (K == 3 and F == 4 and not RELU)))
+    HIDE_CHANNELS: tl.constexpr = CHANNELS_LAST and K == 3 and RELU
+    HIDE_STEP: tl.constexpr = CHANNELS_LAST or K == 3
+    HIDE_ENDS: tl.constexpr = not CHANNELS_LAST and K == 3 and P == 1 and F % 2 == 0
+
+    if WHOLE:
+        width = width * 4
+    if PAIRS:
+        y_w = y_w * 2
+    x_strips = tl.cdiv(width, 4)
+    nothing = tl.zeros((STRIPS, CHANNELS) if CHANNELS_LAST else (STRIPS,), tl.float32)
+    opaque = images >> 31  # zero, and the compiler cannot know; see `sweep.py`
+
+    first_step = (P - AHEAD) >> 1
+    pending = ()  # what K - 1 rows of dx have received
+    for _ in tl.static_range((K - 1) * G):
+        pending = pending + (nothing,)
+    step = chunk_of(0, first_step, steps, chunk)[0] - (1 if K > 1 else 0)
+    while step < chunk_of(opaque & step, first_step, steps, chunk)[1]:
+        hidden = opaque & step
+        begin, end = chunk_of(hidden if HIDE_CHUNK else 0, first_step, steps, chunk)
+        fast_begin = tl.maximum(begin, 1)
+        hidden_end = hidden if HIDE_ENDS else 0
+        fast_end = tl.minimum(
+            tl.minimum(end, y_h + hidden_end - SUMS + 1),
+            ((m_h + hidden_end - 3 - F // 2 - AHEAD) >> 1) + 1,
+        )
+        place, lane, strip, exists = lanes(
+            hidden, images, channels + (16 * hidden if HIDE_CHANNELS else 0), x_strips,
+            CHANNELS_LAST, STRIPS, CHANNELS,
+        )  # fmt: skip
+        (
+            x_from, y_from, code_from, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row,
+        ) = offsets_of(
+            hidden, place, lane, channels, height, width, y_h, y_w, strips, rows, CHANNELS_LAST
+        )  # fmt: skip
+        x_at = dx + x_from
+        y_at = dy + y_from
+        code_at = codes + code_from
+        end_strip = strips + hidden_end - 1
+        at_end = _at_end(strip, end_strip, last_columns, LAST)
+        if (step == fast_begin) & (step < fast_end):
+            y_at += fast_begin * y_row
+            code_at += (2 * fast_begin + AHEAD) * code_row
+            x_at += (2 * fast_begin + AHEAD - P) * x_row
+            spread = ()  # SUMS rows of B_h' dy
+            for _ in tl.static_range(SUMS - 1):
+                spread = spread + _spread_columns(
+                    y_at, strip, at_end, pixel, y_lane, y_w,
+                    exists, TAPS_W, K, P, MODE, LAST, PAIRS,
+                )  # fmt: skip
+                y_at += y_row
+            before = _load_words(
+                code_at - P * code_row, strip, end_strip, code_lane, pixel,
+                exists, opaque, K, P, HAS_CODES,
+            )  # fmt: skip
+            while step < fast_end:
+                spread = spread + _spread_columns(
+                    y_at, strip, at_end, pixel, y_lane, y_w,
+                    exists, TAPS_W, K, P, MODE, LAST, PAIRS,
+                )  # fmt: skip
+                for e in tl.static_range(2):
+                    words = _load_words(
+                        code_at, strip, end_strip, code_lane, pixel,
+                        exists, opaque, K, P, HAS_CODES,
+                    )  # fmt: skip
+                    if P == 0:
+                        before = words
+                    dm = ()
+                    for g in tl.static_range(G):
+                        value = spread[g] * TAPS_H[F - 2 + e]
+                        for d in tl.static_range(1, SUMS):
+                            if F - 2 + e - 2 * d >= 0:
+                                value += spread[d * G + g] * TAPS_H[F - 2 + e - 2 * d]
+                        dm = dm + (value,)
+                    out, pending = _route(dm, pending, words, before, K, P, RELU)
+                    before = words
+                    store_columns(
+                        x_at, strip, pixel, x_lane, exists, width,
+                        out, VECTORS,
+                    )  # fmt: skip
+                    code_at += code_row
+                    x_at += x_row
+                spread = spread[G:]
+                y_at += y_row
+                step += 1 + hidden if HIDE_STEP else 1
+        else:
+            for e in range(2):
+                u = 2 * step + AHEAD + e
+                dm = ()
+                for g in tl.static_range(G):
+                    dm = dm + (nothing,)
+                if (u >= 0) & (u < m_h):
+                    # Where row u stands: at itself, and as padding before and behind the map.
+                    for n in range(1 + B + F // 2):
+                        q = tl.where(n == 0, u, tl.where(n <= B, -n, m_h + n - 1 - B))
+                        if border_source(q, m_h, MODE) == u:
+                            for t in range(F):
+                                i = (q + B - t) >> 1
+                                if (2 * i + t == q + B) & (i >= 0) & (i < y_h):
+                                    tap = 0.0
+                                    for a in tl.static_range(F):
+                                        tap = tl.where(t == a, TAPS_H[a], tap)
+                                    part = _spread_columns(
+                                        y_at + i * y_row, strip, at_end, pixel, y_lane,
+                                        y_w, exists, TAPS_W, K, P, MODE, LAST, PAIRS,
+                                    )  # fmt: skip
+                                    total = ()
+                                    for g in tl.static_range(G):
+                                        total = total + (dm[g] + part[g] * tap,)
+                                    dm = total
+                words = _load_words(
+                    code_at + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, strip, end_strip,
+                    code_lane, pixel, exists, opaque, K, P, HAS_CODES,
+                )  # fmt: skip
+                before = _load_words(
+                    code_at + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip,
+                    end_strip, code_lane, pixel, exists, opaque, K, P, HAS_CODES,
+                )  # fmt: skip
+                out, pending = _route(dm, pending, words, before, K, P, RELU)
+                r = u - P
+                store_columns(
+                    x_at + r * x_row, strip, pixel, x_lane,
+                    exists & (step >= begin) & (r >= 0) & (r < height), width, out, VECTORS,
+                )  # fmt: skip
+            step += 1
