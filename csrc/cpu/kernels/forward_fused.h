@@ -118,178 +118,242 @@ class FusedRows {
   template <bool kRelu>
   bool make_columns(const Tile& tile, int64_t i0, int64_t i1, Scratch<S>& out) {
     constexpr int L = V::kLanes;
-    V nonfinite = V::set1(0);
     const int64_t pixel_stride = sweep_.p.pixel_stride(), pad = sweep_.p.w.pad * pixel_stride;
-    // Those whose candidates are all columns of x; what a shorter row of m has behind it are too.
-    const int64_t last =
-        min(sweep_.x_row, sweep_.pitch - pad) - (K - 1) * pixel_stride - L;  // first one's
+    // Interior columns have all their candidates among those of x; so does what a shorter row of m
+    // has behind it. `last` is the last candidate 0 of an interior vector.
+    const int64_t last = min(sweep_.x_row, sweep_.pitch - pad) - (K - 1) * pixel_stride - L;
     const int64_t begin = min(tile.n, (max(0, pad - tile.at) + L - 1) / L * L);
     const int64_t end = min(tile.n, max(0, last + pad - tile.at + L) / L * L);
+    V sum = V::set1(0);
     with_truth(windows_.pairs() == 2, [&](auto two) {
-      const auto sweep_rows = [&](auto interior, int64_t from, int64_t to) {
-        constexpr int kPairs = two() ? 2 : 3;
-        if (from < to)
-          this->template sweep_rows<kRelu, kPairs, interior()>(tile, from, to, i0, i1, out,
-                                                               nonfinite);
-      };
-      sweep_rows(std::false_type{}, 0, begin);
-      sweep_rows(std::true_type{}, begin, end);
-      sweep_rows(std::false_type{}, max(begin, end), tile.n);
+      constexpr int kPairs = two() ? 2 : 3;
+      const Band band = band_of(tile, i0, i1, kPairs, out);
+      sweep_rows<kRelu, kPairs, false>(band, 0, begin, sum);
+      sweep_rows<kRelu, kPairs, true>(band, begin, end, sum);
+      sweep_rows<kRelu, kPairs, false>(band, max(begin, end), tile.n, sum);
     });
-    nonfinite = V::fma(nonfinite, V::set1(0), V::set1(0));
+    const V nonfinite = V::fma(sum, V::set1(0), V::set1(0));
     return V::to_bits(V::beats(nonfinite, nonfinite)) == 0;
   }
 
-  // A vector of columns after the other, from column `begin` of the tile to `end`. All that they
-  // have in common is worked out before: a band is a few rows.
-  template <bool kRelu, int kPairs, bool kInterior>
-  void sweep_rows(const Tile& tile, int64_t begin, int64_t end, int64_t i0, int64_t i1,
-                  Scratch<S>& out, V& nonfinite) {
-    const V zero = V::set1(0), lowest = V::set1(-S(__builtin_inf()));
-    const Mask nobody = V::to_mask(0), everybody = V::to_mask(~0u);
-    const int64_t pixel_stride = sweep_.p.pixel_stride(), x_length = sweep_.x_row,
-                  row_bytes = pitch_ / 8;
+  // What all vectors of columns of a tile have in common. Worked out once: a band is a few rows.
+  struct Band {
+    int64_t pixel_stride, x_length;
+    int64_t first;  // where candidate 0 of the tile's first column is in a row of x
+    int64_t next;   // and where what is read next is
+    const T* const* x_rows;
+    uint8_t *won_columns, *won_rows, *bitplanes;
+    int64_t column_string, row_string, bitplane_string, row_bytes;
+    S *carry, *out;
+    uint8_t* carry_second;
+    int64_t carry_row, out_row;
+    bool resumes;
+    int64_t i0, first_i, end_i;  // rows of y: the first that is stored, and those that are begun
+    const S* weights;
+  };
+
+  Band band_of(const Tile& tile, int64_t i0, int64_t i1, int pairs, Scratch<S>& out) {
+    const int64_t pixel_stride = sweep_.p.pixel_stride();
     const int64_t first = tile.at - sweep_.p.w.pad * pixel_stride;
-    // What comes next: the columns beside those of the tile, or behind the last, the next band's.
+    const int64_t first_i = resumes_ ? i0 + pairs - 1 : i0;
+    // Next are the columns beside the tile, or after the last tile those of the next band.
     const bool beside = tile.at + tile.n < sweep_.pitch;
     const int64_t next =
-        first + (beside ? tile.n + (K - 1) * pixel_stride : 2 * (i1 - i0) * x_length - tile.at);
-    const T* const* const x_rows = x_rows_[0];
-    uint8_t *const won_columns = won_columns_[0], *const won_rows = won_rows_[0],
-                   *const bitplanes = bitplanes_[0];
-    const int64_t column_string = won_columns_.stride(), row_string = won_rows_.stride();
-    const int64_t bitplane_string = bitplanes_.stride();
-    S* const carry_rows = carry_[0] + tile.at;
-    uint8_t* const carry_columns = kNames ? carry_columns_[1] + tile.at / 8 : nullptr;
-    const int64_t carry_row = carry_.stride(), out_row = out.stride();
-    S* const out_rows = out[0] + tile.at;
-    const int64_t first_i = resumes_ ? i0 + kPairs - 1 : i0, end_i = i1 + kPairs - 1;
-    const S* const first_weights = windows_.row(first_i);
-    const bool resumes = resumes_;
-    V sum = zero;
+        beside ? tile.n + (K - 1) * pixel_stride : 2 * (i1 - i0) * sweep_.x_row - tile.at;
+    return {.pixel_stride = pixel_stride,
+            .x_length = sweep_.x_row,
+            .first = first,
+            .next = first + next,
+            .x_rows = x_rows_[0],
+            .won_columns = won_columns_[0],
+            .won_rows = won_rows_[0],
+            .bitplanes = bitplanes_[0],
+            .column_string = won_columns_.stride(),
+            .row_string = won_rows_.stride(),
+            .bitplane_string = bitplanes_.stride(),
+            .row_bytes = pitch_ / 8,
+            .carry = carry_[0] + tile.at,
+            .out = out[0] + tile.at,
+            .carry_second = kNames ? carry_columns_[1] + tile.at / 8 : nullptr,
+            .carry_row = carry_.stride(),
+            .out_row = out.stride(),
+            .resumes = resumes_,
+            .i0 = i0,
+            .first_i = first_i,
+            .end_i = i1 + pairs - 1,
+            .weights = windows_.row(first_i)};
+  }
 
-    for (int64_t column_at = begin; column_at < end; column_at += V::kLanes) {
-      const int64_t from = first + column_at, ahead = next + column_at;
-      const T* const* x_row = x_rows;
-      typename V::LaneBits exists[K];
+  // Columns [begin, end) of a tile, a vector after the other.
+  template <bool kRelu, int kPairs, bool kInterior>
+  static void sweep_rows(const Band& band, int64_t begin, int64_t end, V& sum) {
+    const Band b = band;  // a copy, which stores to bytes cannot change
+    V all = V::set1(0);
+    for (int64_t column = begin; column < end; column += V::kLanes)
+      VectorSweep<kRelu, kPairs, kInterior>(b, column, all).run();
+    sum = V::add(sum, all);
+  }
+
+  // One vector of columns on its way down the rows of a band.
+  template <bool kRelu, int kPairs, bool kInterior>
+  class VectorSweep {
+#define FASTBLUR_INLINE __attribute__((always_inline))
+   public:
+    FASTBLUR_INLINE VectorSweep(const Band& band, int64_t column, V& sum)
+        : b_(band),
+          sum_(sum),
+          from_(band.first + column),
+          ahead_(band.next + column),
+          x_row_(band.x_rows),
+          carry_(band.carry + column),
+          out_(band.out + column),
+          carry_second_(kNames ? band.carry_second + column / 8 : nullptr) {
       for (int c = 0; !kInterior && c < K; ++c)
-        exists[c] = lanes_between<V>(-from - c * pixel_stride, x_length - from - c * pixel_stride);
-      // Of the strings; what comparisons say of a row goes `at` bytes further on.
-      uint8_t *column[K + 1], *row[K + 1], *bitplane[2 + kRelu];
+        exists_[c] = lanes_between<V>(-from_ - c * b_.pixel_stride,
+                                      b_.x_length - from_ - c * b_.pixel_stride);
       for (int c = 1; kStrings && c < K; ++c)
-        column[c] = won_columns + c * column_string + column_at / 8;
+        column_[c] = b_.won_columns + c * b_.column_string + column / 8;
       for (int r = 1; kStrings && r < K + kRelu; ++r)
-        row[r] = won_rows + r * row_string + column_at / 8;
-      for (int b = 0; kNames && b < 2 + kRelu; ++b)
-        bitplane[b] = bitplanes + b * bitplane_string + column_at / 8;
-      uint8_t* const carry_second = kNames ? carry_columns + column_at / 8 : nullptr;
-      S* const carry = carry_rows + column_at;
-      S* to = out_rows + column_at;
+        row_[r] = b_.won_rows + r * b_.row_string + column / 8;
+      for (int p = 0; kNames && p < 2 + kRelu; ++p)
+        bitplane_[p] = b_.bitplanes + p * b_.bitplane_string + column / 8;
+    }
 
-      V best[K + 1];       // of the last K - 1 rows, and of two more
-      Mask second[K + 1];  // where their candidate 1 is it
-      const auto take = [&](uint8_t* const& winner, int64_t at, V candidate, V& top)
-                            __attribute__((always_inline)) {
-                              if (kStrings) V::put_mask(winner + at, V::greater(candidate, top));
-                              top = V::max(candidate, top);
-                            };
-      // S_h of the next row of x.
-      const auto max_of_columns = [&](int i, int64_t at) __attribute__((always_inline)) {
-        const T* const x = *x_row++;
-        if (x == nullptr) {
-          for (int c = 1; kStrings && c < K; ++c) put_lanes<V>(column[c] + at, 0, 0);
-          best[i] = lowest;
-          if (kNames) second[i] = nobody;
-          return;
-        }
-        prefetch(x + ahead);
-        V top;
-#pragma GCC unroll 3
-        for (int c = 0; c < K; ++c) {
-          const V raw = kInterior ? V::load(x + from + c * pixel_stride)
-                                  : V::load_masked(x + from + c * pixel_stride, exists[c]);
-          const V candidate = kInterior ? raw : V::if_then_else(V::to_mask(exists[c]), raw, lowest);
-          if (c == 0 || !kInterior) sum = V::add(sum, raw);
-          if (kNames && c == 1) second[i] = V::greater(candidate, top);
-          if (c == 0) top = candidate;
-          else take(column[c], at, candidate, top);
-        }
-        best[i] = top;
-      };
-      // S_v: the next row of m, from best[i] on.
-      const auto max_of_rows = [&](int i, int64_t at) __attribute__((always_inline)) {
-        V top = best[i];
-        if (kNames) {
-          const Mask lower = V::greater(best[i + 1], top);
-          V::put_mask(bitplane[0] + at, V::select(lower, second[i + 1], second[i]));
-          top = V::max(best[i + 1], top);
-          if (!kRelu) {
-            V::put_mask(bitplane[1] + at, lower);
-            return top;
-          }
-          const Mask positive = V::greater(top, zero);
-          V::put_mask(bitplane[1] + at, V::select(positive, lower, nobody));
-          V::put_mask(bitplane[2] + at, V::select(positive, nobody, everybody));
-          return V::max(top, zero);
-        }
-#pragma GCC unroll 3
-        for (int r = 1; r < K; ++r) take(row[r], at, best[i + r], top);
-        if (kRelu) {
-          V floor = zero;
-          take(row[K], at, top, floor);
-          top = floor;
-        }
-        return top;
-      };
-
-      V before;           // the last row of m
-      V partial[kPairs];  // partial[j]: row i of y before its pair j + 1
-      int64_t i = first_i, at = 0;
-      if (resumes) {
-        for (int r = 0; r < K - 1; ++r) best[2 + r] = V::load(carry + r * carry_row);
-        if (kNames) second[2] = V::mask_at(carry_second);
-        before = V::load(carry + (K - 1) * carry_row);
-        for (int j = 0; j < kPairs - 1; ++j) partial[j] = V::load(carry + (K + j) * carry_row);
-      } else {
-#pragma GCC unroll 3
-        for (int r = 0; r < K; ++r) max_of_columns(r + 1, r * row_bytes);
-        before = max_of_rows(1, 0);
-        for (int j = 0; j < kPairs; ++j) partial[j] = zero;
-        at = row_bytes;
-      }
+    // Two rows of m a step: each goes to the rows of y that it is part of.
+    FASTBLUR_INLINE void run() {
+      int64_t at = b_.resumes ? resume() : start();
       for (int c = 1; kStrings && c < K; ++c)
-        column[c] += (K - 1) * row_bytes;  // that much ahead of the rows'
-      constexpr int kWeights = VerticalWeights<S>::size(kPairs);
-      const S* weights = first_weights;
-      for (; i < end_i; ++i, weights += kWeights, at += 2 * row_bytes) {
+        column_[c] += (K - 1) * b_.row_bytes;  // that much ahead of the rows'
+      const S* weights = b_.weights;
+      for (int64_t i = b_.first_i; i < b_.end_i; ++i, at += 2 * b_.row_bytes) {
 #pragma GCC unroll 3
         for (int r = 0; r < K - 1; ++r) {
-          best[r] = best[r + 2];
-          if (kNames) second[r] = second[r + 2];
+          best_[r] = best_[r + 2];
+          if (kNames) second_[r] = second_[r + 2];
         }
         max_of_columns(K - 1, at);
         const V low = max_of_rows(0, at);
-        max_of_columns(K, at + row_bytes);
-        const V high = max_of_rows(1, at + row_bytes);
-#pragma GCC unroll 3
-        for (int j = kPairs - 1; j >= 0; --j) {
-          const S* const weight = weights - j * kWeights + 1 + 2 * j;
-          const V done = j == 0 ? V::fma(V::set1(weight[-1]), before, zero) : partial[j - 1];
-          partial[j] = V::fma(V::set1(weight[1]), high, V::fma(V::set1(weight[0]), low, done));
+        max_of_columns(K, at + b_.row_bytes);
+        const V high = max_of_rows(1, at + b_.row_bytes);
+        blur_rows(low, high, weights);
+        weights += kWeights;
+        if (i - (kPairs - 1) >= b_.i0) {
+          partial_[kPairs - 1].store(out_);
+          out_ += b_.out_row;
         }
-        if (i - (kPairs - 1) >= i0) {
-          partial[kPairs - 1].store(to);
-          to += out_row;
-        }
-        before = high;
       }
-      for (int r = 0; r < K - 1; ++r) best[2 + r].store(carry + r * carry_row);
-      if (kNames) V::put_mask(carry_second, second[2]);
-      before.store(carry + (K - 1) * carry_row);
-      for (int j = 0; j < kPairs - 1; ++j) partial[j].store(carry + (K + j) * carry_row);
+      carry();
     }
-    nonfinite = V::add(nonfinite, sum);
-  }
+
+   private:
+    static constexpr int kWeights = VerticalWeights<S>::size(kPairs);
+
+    // Returns where the winners of the next row go, in bytes.
+    FASTBLUR_INLINE int64_t start() {
+#pragma GCC unroll 3
+      for (int r = 0; r < K; ++r) max_of_columns(r + 1, r * b_.row_bytes);
+      before_ = max_of_rows(1, 0);
+      for (int j = 0; j < kPairs; ++j) partial_[j] = V::set1(0);
+      return b_.row_bytes;
+    }
+    FASTBLUR_INLINE int64_t resume() {
+      for (int r = 0; r < K - 1; ++r) best_[2 + r] = V::load(carry_ + r * b_.carry_row);
+      if (kNames) second_[2] = V::mask_at(carry_second_);
+      before_ = V::load(carry_ + (K - 1) * b_.carry_row);
+      for (int j = 0; j < kPairs - 1; ++j) partial_[j] = V::load(carry_ + (K + j) * b_.carry_row);
+      return 0;
+    }
+    FASTBLUR_INLINE void carry() {
+      for (int r = 0; r < K - 1; ++r) best_[2 + r].store(carry_ + r * b_.carry_row);
+      if (kNames) V::put_mask(carry_second_, second_[2]);
+      before_.store(carry_ + (K - 1) * b_.carry_row);
+      for (int j = 0; j < kPairs - 1; ++j) partial_[j].store(carry_ + (K + j) * b_.carry_row);
+    }
+
+    // S_h of the next row of x, to best_[i].
+    FASTBLUR_INLINE void max_of_columns(int i, int64_t at) {
+      const V lowest = V::set1(-S(__builtin_inf()));
+      const T* const x = *x_row_++;
+      if (x == nullptr) {
+        for (int c = 1; kStrings && c < K; ++c) put_lanes<V>(column_[c] + at, 0, 0);
+        best_[i] = lowest;
+        if (kNames) second_[i] = V::to_mask(0);
+        return;
+      }
+      prefetch(x + ahead_);
+      V top;
+#pragma GCC unroll 3
+      for (int c = 0; c < K; ++c) {
+        const T* const from = x + from_ + c * b_.pixel_stride;
+        const V raw = kInterior ? V::load(from) : V::load_masked(from, exists_[c]);
+        const V candidate = kInterior ? raw : V::if_then_else(V::to_mask(exists_[c]), raw, lowest);
+        if (c == 0 || !kInterior) sum_ = V::add(sum_, raw);
+        if (kNames && c == 1) second_[i] = V::greater(candidate, top);
+        if (c == 0) top = candidate;
+        else take(column_[c] + at, candidate, top);
+      }
+      best_[i] = top;
+    }
+
+    // S_v: the next row of m, from best_[i] on.
+    FASTBLUR_INLINE V max_of_rows(int i, int64_t at) {
+      const V zero = V::set1(0);
+      V top = best_[i];
+      if constexpr (kNames) {
+        const Mask lower = V::greater(best_[i + 1], top);
+        V::put_mask(bitplane_[0] + at, V::select(lower, second_[i + 1], second_[i]));
+        top = V::max(best_[i + 1], top);
+        if constexpr (!kRelu) {
+          V::put_mask(bitplane_[1] + at, lower);
+          return top;
+        } else {
+          const Mask positive = V::greater(top, zero), nobody = V::to_mask(0);
+          V::put_mask(bitplane_[1] + at, V::select(positive, lower, nobody));
+          V::put_mask(bitplane_[2] + at, V::select(positive, nobody, V::to_mask(~0u)));
+          return V::max(top, zero);
+        }
+      }
+#pragma GCC unroll 3
+      for (int r = 1; r < K; ++r) take(row_[r] + at, best_[i + r], top);
+      if constexpr (kRelu) {
+        V floor = zero;
+        take(row_[K] + at, top, floor);
+        top = floor;
+      }
+      return top;
+    }
+
+    FASTBLUR_INLINE static void take(uint8_t* winner, V candidate, V& top) {
+      if (kStrings) V::put_mask(winner, V::greater(candidate, top));
+      top = V::max(candidate, top);
+    }
+
+    // B_v: two rows of m to the kPairs rows of y that they are part of.
+    FASTBLUR_INLINE void blur_rows(V low, V high, const S* weights) {
+#pragma GCC unroll 3
+      for (int j = kPairs - 1; j >= 0; --j) {
+        const S* const weight = weights - j * kWeights + 1 + 2 * j;
+        const V done = j == 0 ? V::fma(V::set1(weight[-1]), before_, V::set1(0)) : partial_[j - 1];
+        partial_[j] = V::fma(V::set1(weight[1]), high, V::fma(V::set1(weight[0]), low, done));
+      }
+      before_ = high;
+    }
+#undef FASTBLUR_INLINE
+
+    const Band& b_;
+    V& sum_;  // of what was read: not finite if any of it is not
+    const int64_t from_, ahead_;
+    const T* const* x_row_;
+    S *carry_, *out_;
+    uint8_t* carry_second_;
+    typename V::LaneBits exists_[K];
+    // Winners, as strings or bit planes; those of a row go `at` bytes further on.
+    uint8_t *column_[K + 1], *row_[K + 1], *bitplane_[2 + kRelu];
+    V best_[K + 1];       // maxima along the last K - 1 rows of x, and along two more
+    Mask second_[K + 1];  // where their candidate 1 is it
+    V before_;            // the last row of m
+    V partial_[kPairs];   // partial_[j]: row i of y before its pair j + 1
+  };
 
   void put_own_codes(const Tile& tile, int64_t first, int64_t own_first, int64_t own_last) {
     if (kNames)
