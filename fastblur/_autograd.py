@@ -243,8 +243,8 @@ def _is_recorded(t: Tensor) -> bool:
         return False
     if _transforms_at_work():  # whose layers no Function can be started below
         raise RuntimeError(
-            "torch.func.grad, vjp, jacrev and hessian cannot take the autograd of fastblur's "
-            "operators: call a layer or function of fastblur instead, and not inside torch.compile"
+            "torch.func.grad, vjp, jacrev and hessian cannot differentiate fastblur's operators: "
+            "call a layer or function of fastblur instead, outside torch.compile"
         )
     return True
 

@@ -83,7 +83,7 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
     elif not (isinstance(layer, Pool) and layer.only_pools):
         raise TypeError(f"layer must be a pooling layer of fastblur, got {type(layer).__name__}")
     elif arguments:
-        raise TypeError("give either a layer or arguments, not both")
+        raise TypeError("pass either a layer or arguments, not both")
     else:
         backend, geometry = layer.backend, layer.geometry
     one_dimensional = layer is not None and layer.one_dimensional

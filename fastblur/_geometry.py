@@ -221,8 +221,8 @@ def check_stride(stride: Any) -> None:
     """Raises for None, which in ``torch.nn.MaxPool2d`` stands for the kernel's size."""
     if stride is None:
         raise TypeError(
-            "stride must be an int or a pair of ints, got None; left out it is 2, and never the "
-            "kernel's size as in torch.nn.MaxPool2d"
+            "stride must be an int or a pair of ints, got None; the default is 2, not kernel_size "
+            "as in torch.nn.MaxPool2d"
         )
 
 
@@ -257,7 +257,7 @@ def _taps_of(filter_size: Any, taps: Any) -> tuple[tuple[float, ...], tuple[floa
     numbers = len(rows[0]), len(rows[1])
     if filter_size is not None and _pair("filter_size", filter_size, 1, MAX_TAPS) != numbers:
         raise ValueError(
-            f"filter_size must be left out or the number of taps where taps are given, got "
+            f"filter_size must be omitted or equal to the number of taps if taps are given, got "
             f"filter_size={filter_size!r} for {numbers} taps"
         )
     return rows
@@ -289,8 +289,8 @@ def _tap_row(name: str, taps: Any) -> tuple[float, ...]:
         raise ValueError(f"{name} must have 1 to {MAX_TAPS} entries, got {len(values)}")
     if any(map(is_sequence, values)):
         raise TypeError(
-            f"{name} must be one row of numbers: a separable filter is given as one row, or as a "
-            f"pair of rows, got {taps!r}"
+            f"{name} must be one row of numbers (for a separable filter, one row or a pair of "
+            f"rows), got {taps!r}"
         )
     try:
         if any(isinstance(value, (str, bytes)) for value in values):

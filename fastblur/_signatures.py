@@ -1,4 +1,4 @@
-"""Calls with arguments that there are not: errors that tell which there are."""
+"""Reject unknown arguments with an error that lists the valid ones."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, TypeVar
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# What people are used to from torch.nn.MaxPool2d, antialiased_cnns and timm.
+# Arguments that users expect from torch.nn.MaxPool2d, antialiased_cnns and timm.
 _ELSEWHERE = {
-    "ceil_mode": "blur_padding decides the size of the result",
-    "dilation": "the windows of the max have no gaps",
-    "return_indices": "the winners are kept for backward alone",
-    "channels": "any number of channels is served",
-    "filt_size": "the number of taps is filter_size",
-    "pad_type": "the border is padding_mode",
+    "ceil_mode": "blur_padding sets the output size",
+    "dilation": "dilated windows are not supported",
+    "return_indices": "the winners are kept for backward only",
+    "channels": "the layer accepts any number of channels",
+    "filt_size": "use filter_size",
+    "pad_type": "use padding_mode",
 }
 
 
 def names_its_arguments(function: _Function) -> _Function:
-    """Makes a call with other arguments raise a TypeError that names those there are."""
+    """Decorate a function: calls with unknown arguments raise a TypeError that lists the valid ones."""
     parameters = inspect.signature(function).parameters
     names = arguments_of(function)
     known = frozenset(names)
@@ -35,8 +35,8 @@ def names_its_arguments(function: _Function) -> _Function:
             check_names(called, kwargs, names)
         if len(args) - itself > len(by_position):
             raise TypeError(
-                f"{called} takes {', '.join(by_position)} by position and the others by name, got "
-                f"{len(args) - itself} by position"
+                f"{called} takes only {', '.join(by_position)} as positional arguments, got "
+                f"{len(args) - itself} positional arguments; pass the others by keyword"
             )
         return function(*args, **kwargs)
 
@@ -44,13 +44,13 @@ def names_its_arguments(function: _Function) -> _Function:
 
 
 def arguments_of(function: Callable[..., Any]) -> list[str]:
-    """Their names, in order."""
+    """The names of the arguments, in order, without ``self``."""
     return [name for name in inspect.signature(function).parameters if name != "self"]
 
 
 def check_names(called: str, given: Iterable[str], names: list[str]) -> None:
-    """Raises TypeError unless each of the names that were given is one of ``names``."""
+    """Raise TypeError if a given name is not in ``names``."""
     for name in given:
         if name not in names:
             hint = f" ({_ELSEWHERE[name]})" if name in _ELSEWHERE else ""
-            raise TypeError(f"{called} has no argument {name!r}{hint}; it has {', '.join(names)}")
+            raise TypeError(f"{called} has no argument {name!r}{hint}; valid arguments: {', '.join(names)}")

@@ -34,7 +34,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(stride=0), ValueError, "stride must be 1 or more, got 0"),
     (dict(stride=(2, -1)), ValueError, r"stride must be 1 or more, got \(2, -1\)"),
     (dict(stride=2**31), ValueError, "stride must be 1 to 2147483647, got 2147483648"),
-    (dict(stride=None), TypeError, "an int or a pair of ints, got None; left out it is 2, and"),
+    (dict(stride=None), TypeError, "an int or a pair of ints, got None; the default is 2, not"),
     (dict(padding=-1), ValueError, "padding must be 0 or more, got -1"),
     (dict(padding=2), ValueError, "padding must be at most half of kernel_size, got padding=2"),
     (dict(kernel_size=3, padding=(1, 2)), ValueError, r"got padding=\(1, 2\) for kernel_size=3"),
@@ -69,9 +69,9 @@ BAD_ARGUMENTS: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(relu=1), TypeError, "relu must be True or False, got 1"),
     (dict(backend="gpu"), ValueError, "backend must be one of 'auto', .* got 'gpu'"),
     (dict(backend=None), ValueError, "backend must be one of .* got None"),
-    (dict(kernal_size=3), TypeError, "has no argument 'kernal_size'; it has .*stride, .*taps, "),
-    (dict(ceil_mode=True), TypeError, r"no argument 'ceil_mode' \(blur_padding decides the size"),
-    (dict(dilation=1), TypeError, r"'dilation' \(the windows of the max have no gaps\); it has"),
+    (dict(kernal_size=3), TypeError, "has no argument 'kernal_size'; valid arguments: .*stride, .*taps, "),
+    (dict(ceil_mode=True), TypeError, r"no argument 'ceil_mode' \(blur_padding sets the output size"),
+    (dict(dilation=1), TypeError, r"'dilation' \(dilated windows are not supported\); valid"),
 ]
 ONLY_MAX = {"kernel_size", "padding"}
 
@@ -97,10 +97,10 @@ def test_arguments(arguments: dict[str, object], error: type[Exception], message
 
 
 def test_too_many_by_position() -> None:
-    with pytest.raises(TypeError, match="FusedMaxBlurPool takes kernel_size, stride, padding by"):
+    with pytest.raises(TypeError, match="FusedMaxBlurPool takes only kernel_size, stride, padding as"):
         FusedMaxBlurPool(3, 2, 1, 1, False)  # type: ignore[misc]
     with pytest.raises(
-        TypeError, match=r"blur_pool2d takes input, filter_size, stride by .* got 4"
+        TypeError, match=r"blur_pool2d takes only input, filter_size, stride as .* got 4"
     ):
         fb.blur_pool2d(X, 4, 2, "reflect")  # type: ignore[misc]
 
@@ -134,7 +134,7 @@ BAD_1D: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(blur_padding="valid"), ValueError, "blur_padding must be 'same'"),
     (dict(blur_padding=1.5), TypeError, r"'same', an int or \(left, right\), got 1\.5"),
     (dict(blur_padding=(1, None)), TypeError, r"int or \(left, right\), got \(1, None\)"),
-    (dict(stride=None), TypeError, "got None; left out it is 2"),
+    (dict(stride=None), TypeError, "got None; the default is 2"),
     (dict(taps=[1, 2, 1], filter_size=4), ValueError, "filter_size must be left out or the numb"),
     (dict(return_indices=True), TypeError, "has no argument 'return_indices'"),
     (dict(blur_padding=np.array([1, 1, 1])), ValueError, r"'same', an int or \(left, right\)"),

@@ -442,8 +442,8 @@ def test_models_that_are_wrapped_already() -> None:
     before = list(net)
     for wrapped, why in (
         (nn.DataParallel(net), r"give model\.module"),
-        (torch.compile(net), "must not be compiled yet: change it, then torch.compile it"),
-        (torch.jit.trace(net, torch.zeros(1, 4, 12, 12)), "got a scripted one"),
+        (torch.compile(net), "must not be compiled: call this first, then torch.compile"),
+        (torch.jit.trace(net, torch.zeros(1, 4, 12, 12)), "must not be scripted"),
     ):
         with pytest.raises(TypeError, match=why):
             fuse_(wrapped)  # type: ignore[arg-type]

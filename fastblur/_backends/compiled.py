@@ -191,13 +191,13 @@ class Cuda(Compiled):
             return WHY_NOT
         if not CUDA_ARCHS:
             return (
-                "fastblur was built without CUDA (FASTBLUR_CUDA=1 makes the build say what is "
+                "fastblur was built without CUDA (build it with FASTBLUR_CUDA=1 to see what is "
                 "missing)"
             )
         if device.type != "cuda":
             return f"it runs on CUDA devices only, and the input is on {device.type!r}"
         if torch.version.hip:  # whose devices are called cuda too
-            return "it runs on NVIDIA's GPUs only, and this torch is for AMD's"
+            return "it runs on NVIDIA GPUs only, and this torch is built for AMD GPUs"
         # What the compiler traces cannot come from a cache; it asks once anyway.
         ask = why_not_gpu if torch.compiler.is_compiling() else _why_not_known_gpu
         return ask(0 if device.index is None else device.index)
@@ -290,8 +290,8 @@ def _load() -> tuple[Any, str | None]:
         if (sources / "setup.py").exists():
             return None, (
                 f"the compiled extension is not installed: fastblur was imported from its sources "
-                f"in {sources}, where it has not been built (pip install --editable . builds it "
-                f"there; elsewhere Python imports the fastblur that pip installed)"
+                f"in {sources}, where it has not been built (build it there with pip install "
+                f"--editable ., or start Python elsewhere to import the installed fastblur)"
             )
         return None, (
             "the compiled extension is not installed: fastblur was built without a C++ compiler "

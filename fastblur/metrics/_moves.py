@@ -30,7 +30,7 @@ class Moves:
         """Reads the arguments of the measures, and checks all that needs no image."""
         if (crop is None) is not circular:
             raise ValueError(
-                "either crop must be the size of the crops, or circular must be True, "
+                "exactly one of crop (a size) and circular=True must be given, "
                 f"got {crop=}, {circular=}"
             )
         size = None if crop is None else pair_of("crop", crop, 1)

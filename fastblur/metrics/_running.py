@@ -74,7 +74,7 @@ def batches(
         check_images(images)
         if labels is not None and labels.shape != images.shape[:1]:
             raise ValueError(
-                f"labels must have the shape [{len(images)}], one for each of images, "
+                f"labels must have shape [{len(images)}], one per image, "
                 f"got {list(labels.shape)}"
             )
         starts = range(0, len(images), batch_size)
@@ -83,7 +83,7 @@ def batches(
             yield images[part], None if labels is None else labels[part]
         return
     if labels is not None:
-        raise ValueError("labels must be left out where images yields batches with their labels")
+        raise ValueError("labels must be omitted if images yields batches, which have their own")
     if not (hasattr(images, "__iter__") or hasattr(images, "__getitem__")):
         raise TypeError(
             f"images must be a tensor [N, C, H, W] or an iterable of batches, got "
@@ -103,7 +103,7 @@ def check_images(images: object, name: str = "images") -> None:
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a tensor [N, C, H, W], got {type(images).__name__}")
     if images.dim() != 4 or 0 in images.shape[1:]:
-        raise ValueError(f"{name} must be [N, C, H, W], none but N zero, got {list(images.shape)}")
+        raise ValueError(f"{name} must be [N, C, H, W], only N may be 0, got {list(images.shape)}")
 
 
 def bar(steps: Iterable[Any], progress: bool, what: str, total: int | None) -> Iterable[Any]:
@@ -144,6 +144,6 @@ def axes(ax: Axes | None) -> Axes:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            'plot needs matplotlib, which is missing: pip install "fastblur[plot]"'
+            'plot needs matplotlib, which is not installed: pip install "fastblur[plot]"'
         ) from error
     return plt.subplots(layout="constrained")[1]

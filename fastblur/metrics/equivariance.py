@@ -109,7 +109,7 @@ def shift_equivariance(
     """
     x = _signals(signal).to(device_of(layer, signal.device))
     if shifts is not None and not (len(shifts) and all(isinstance(t, int) for t in shifts)):
-        raise ValueError(f"shifts must be ints, at least one, got {shifts!r}")
+        raise ValueError(f"shifts must be one or more ints, got {shifts!r}")
     length = x.shape[2]
     with evaluating(layer):
         stride = _stride(layer, x)
@@ -155,9 +155,9 @@ def _stride(layer: Model, x: Tensor) -> int:
     # least one sample off.
     if not stride or samples(_PERIODS + stride) - out != length or out < 2 * period:
         raise ValueError(
-            "signal must be a multiple of the layer's stride long, and the layer answer to three "
-            f"periods of it with two: a signal of {length} samples gives {out} for {_PERIODS} "
-            f"periods, {out + period} for {_PERIODS + 1}"
+            "signal's length must be a multiple of the layer's stride, and three periods must give "
+            f"at least two periods of output: a signal of {length} samples gives {out} samples for "
+            f"{_PERIODS} periods, {out + period} for {_PERIODS + 1}"
         )
     return stride
 

@@ -171,13 +171,13 @@ class ShiftConsistency:
             return list(range(start, start + count))
         if ids.shape != (count,) or ids.is_floating_point() or ids.dtype == torch.bool:
             raise ValueError(
-                f"ids must be ints [{count}], one for each image, got {ids.dtype} {list(ids.shape)}"
+                f"ids must be ints [{count}], one per image, got {ids.dtype} {list(ids.shape)}"
             )
         numbers: list[int] = ids.tolist()
         here: set[int] = set()
         for number in numbers:
             if number in here or number in self._ids:
-                raise ValueError(f"ids must be different for all images, got {number} again")
+                raise ValueError(f"ids must be unique, got {number} again")
             here.add(number)
         return numbers
 

@@ -123,7 +123,7 @@ def feature_similarity(
     room = size[0] - patches.shape[2], size[1] - patches.shape[3]
     if min(room) < 0:
         shape = tuple(patches.shape[2:])
-        raise ValueError(f"canvas_size must be no smaller than the patch, {shape}, got {size}")
+        raise ValueError(f"canvas_size must be at least the size of the patch, {shape}, got {size}")
     step, batch_size = at_least("step", step, 1), at_least("batch_size", batch_size, 1)
     start = (room[0] // 2, room[1] // 2) if anchor is None else pair_of("anchor", anchor, 0)
     if start[0] > room[0] or start[1] > room[1]:
@@ -186,7 +186,7 @@ def _features(model: Model, layer: str | None) -> Iterator[Callable[[Tensor], Te
         taken.clear()
         result = model(x)
         if layer is not None and not taken:
-            raise ValueError(f"layer must run when the model does, got {layer!r}, which did not")
+            raise ValueError(f"layer must run when the model runs, got {layer!r}, which did not")
         result = result if layer is None else taken[-1]
         if not isinstance(result, Tensor) or result.dim() < 2 or len(result) != len(x):
             got = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
@@ -214,7 +214,7 @@ def _fill(background: float | Tensor, patches: Tensor) -> Tensor:
     fill = torch.as_tensor(background).to(patches)
     if fill.dim() > 1 or (fill.dim() == 1 and len(fill) != patches.shape[1]):
         raise ValueError(
-            f"background must be a number or one for each channel, [{patches.shape[1]}], "
+            f"background must be one number or one per channel, [{patches.shape[1]}], "
             f"got {list(fill.shape)}"
         )
     return fill.expand(patches.shape[1]).reshape(1, -1, 1, 1)

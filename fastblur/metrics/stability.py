@@ -113,7 +113,7 @@ def stability_curve(
             raise ValueError("labels must be given, with images or in each batch, got none")
         here = min(moves.counts(*x.shape[2:]))
         if count not in (None, here):
-            raise ValueError(f"images must all give {count} shifts, got a batch that gives {here}")
+            raise ValueError(f"images must all allow {count} shifts, got a batch that allows {here}")
         count = here
         for_batch: list[Tensor] = []
         chosen: list[Tensor] = []
@@ -146,7 +146,7 @@ def stability_curve(
 def _checked(labels: Tensor, scores: Tensor) -> Tensor:
     if labels.shape != scores.shape[:1] or labels.is_floating_point():
         raise ValueError(
-            f"labels must be ints, one for each image, got {labels.dtype} {list(labels.shape)}"
+            f"labels must be ints, one per image, got {labels.dtype} {list(labels.shape)}"
         )
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= scores.shape[1]):
         raise ValueError(

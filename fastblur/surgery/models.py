@@ -22,9 +22,9 @@ def check_model(model: Any) -> None:
     """
     check_module(model)
     if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError("model must be an ordinary module, got a scripted one")
+        raise TypeError("model must not be scripted, got a ScriptModule")
     if isinstance(model, (DataParallel, DistributedDataParallel)):
         name = type(model).__name__
-        raise TypeError(f"model must be the module inside {name}: give model.module")
+        raise TypeError(f"model must be the module inside {name}: pass model.module")
     if hasattr(model, "_orig_mod"):
-        raise TypeError("model must not be compiled yet: change it, then torch.compile it")
+        raise TypeError("model must not be compiled: call this first, then torch.compile")
