@@ -135,7 +135,7 @@ BAD_1D: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(blur_padding=1.5), TypeError, r"'same', an int or \(left, right\), got 1\.5"),
     (dict(blur_padding=(1, None)), TypeError, r"int or \(left, right\), got \(1, None\)"),
     (dict(stride=None), TypeError, "got None; the default is 2"),
-    (dict(taps=[1, 2, 1], filter_size=4), ValueError, "filter_size must be left out or the numb"),
+    (dict(taps=[1, 2, 1], filter_size=4), ValueError, "filter_size must be omitted or equal"),
     (dict(return_indices=True), TypeError, "has no argument 'return_indices'"),
     (dict(blur_padding=np.array([1, 1, 1])), ValueError, r"'same', an int or \(left, right\)"),
 ]

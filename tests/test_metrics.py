@@ -429,8 +429,8 @@ def test_a_failed_update_counts_nothing() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: shift_consistency(Spot(), x), r"either crop .* circular=False"),
-        (lambda x: shift_consistency(Spot(), x, crop=4, circular=True), "either crop"),
+        (lambda x: shift_consistency(Spot(), x), r"exactly one of crop .* circular=False"),
+        (lambda x: shift_consistency(Spot(), x, crop=4, circular=True), "exactly one of crop"),
         (lambda x: shift_consistency(Spot(), x, crop=13), r"crop must fit .* 12 x 12, got \(13"),
         (lambda x: shift_consistency(Spot(), x, crop=0), "crop must be at least 1, got 0"),
         (lambda x: shift_consistency(Spot(), x, crop=(1, 2, 3)), r"pair .* got \(1, 2, 3\)"),
