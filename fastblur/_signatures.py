@@ -53,4 +53,6 @@ def check_names(called: str, given: Iterable[str], names: list[str]) -> None:
     for name in given:
         if name not in names:
             hint = f" ({_ELSEWHERE[name]})" if name in _ELSEWHERE else ""
-            raise TypeError(f"{called} has no argument {name!r}{hint}; valid arguments: {', '.join(names)}")
+            raise TypeError(
+                f"{called} has no argument {name!r}{hint}; valid arguments: {', '.join(names)}"
+            )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = [
     "fastblur",
     "fastblur.modules",
@@ -55,7 +55,7 @@ def test_readme_table_is_true() -> None:
 
 
 @pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs from a source tree only")
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if "://" not in target:
@@ -104,5 +104,7 @@ def test_reference_has_every_public_name() -> None:
 
 @pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs from a source tree only")
 def test_every_page_is_in_the_contents() -> None:
-    contents = re.findall(r"^(\w+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE)
-    assert set(contents) == {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    docs = ROOT / "docs"
+    contents = re.findall(r"^([\w/]+)$", (docs / "index.md").read_text(), re.MULTILINE)
+    pages = {str(path.relative_to(docs).with_suffix("")) for path in docs.rglob("*.md")}
+    assert set(contents) == pages - {"index"}

@@ -69,8 +69,16 @@ BAD_ARGUMENTS: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(relu=1), TypeError, "relu must be True or False, got 1"),
     (dict(backend="gpu"), ValueError, "backend must be one of 'auto', .* got 'gpu'"),
     (dict(backend=None), ValueError, "backend must be one of .* got None"),
-    (dict(kernal_size=3), TypeError, "has no argument 'kernal_size'; valid arguments: .*stride, .*taps, "),
-    (dict(ceil_mode=True), TypeError, r"no argument 'ceil_mode' \(blur_padding sets the output size"),
+    (
+        dict(kernal_size=3),
+        TypeError,
+        "has no argument 'kernal_size'; valid arguments: .*stride, .*taps, ",
+    ),
+    (
+        dict(ceil_mode=True),
+        TypeError,
+        r"no argument 'ceil_mode' \(blur_padding sets the output size",
+    ),
     (dict(dilation=1), TypeError, r"'dilation' \(dilated windows are not supported\); valid"),
 ]
 ONLY_MAX = {"kernel_size", "padding"}
@@ -97,7 +105,9 @@ def test_arguments(arguments: dict[str, object], error: type[Exception], message
 
 
 def test_too_many_by_position() -> None:
-    with pytest.raises(TypeError, match="FusedMaxBlurPool takes only kernel_size, stride, padding as"):
+    with pytest.raises(
+        TypeError, match="FusedMaxBlurPool takes only kernel_size, stride, padding as"
+    ):
         FusedMaxBlurPool(3, 2, 1, 1, False)  # type: ignore[misc]
     with pytest.raises(
         TypeError, match=r"blur_pool2d takes only input, filter_size, stride as .* got 4"

@@ -447,7 +447,10 @@ def test_a_failed_update_counts_nothing() -> None:
         (lambda x: curve(x, [1] * 11), r"labels must have the shape \[12\]"),
         (lambda x: curve(x, [999] * 12), r"labels must be in 0\.\.191, .* 999\.\.999"),
         (lambda x: curve(x[:0], []), "images must not be empty"),
-        (lambda x: feature_similarity(Spot(), x, 11), r"at least the size of the patch, \(12, 12\)"),
+        (
+            lambda x: feature_similarity(Spot(), x, 11),
+            r"at least the size of the patch, \(12, 12\)",
+        ),
         (lambda x: feature_similarity(Spot(), x, 14, anchor=(3, 0)), r"anchor must be .* \(2, 2\)"),
         (lambda x: feature_similarity(Spot(), x, 14, step=0), "step must be at least 1"),
         (lambda x: feature_similarity(Spot(), x[0, 0], 14), r"patch must be .* \[12, 12\]"),
@@ -455,8 +458,14 @@ def test_a_failed_update_counts_nothing() -> None:
         (lambda x: feature_similarity(Idle(), x, 14, layer="idle"), "'idle', which did not"),
         (lambda x: feature_similarity(lambda x: (x,), x, 14), "features must be .* got tuple"),
         (lambda x: feature_similarity(Spot(), x, 14, background=torch.ones(2)), "background must"),
-        (lambda x: shift_equivariance(nn.MaxPool1d(3), torch.rand(8)), "multiple of the layer's stride"),
-        (lambda x: shift_equivariance(nn.MaxPool1d(5), torch.rand(8)), "multiple of the layer's stride"),
+        (
+            lambda x: shift_equivariance(nn.MaxPool1d(3), torch.rand(8)),
+            "multiple of the layer's stride",
+        ),
+        (
+            lambda x: shift_equivariance(nn.MaxPool1d(5), torch.rand(8)),
+            "multiple of the layer's stride",
+        ),
         (lambda x: shift_equivariance(nn.AvgPool1d(20, 1), torch.rand(8)), "with two"),
         (lambda x: shift_equivariance(nn.Flatten(), torch.rand(8)), r"layer must give \[1, C, L\]"),
         (lambda x: shift_equivariance(nn.MaxPool1d(2), torch.rand(8), []), "shifts must be"),

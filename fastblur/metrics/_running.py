@@ -74,8 +74,7 @@ def batches(
         check_images(images)
         if labels is not None and labels.shape != images.shape[:1]:
             raise ValueError(
-                f"labels must have shape [{len(images)}], one per image, "
-                f"got {list(labels.shape)}"
+                f"labels must have shape [{len(images)}], one per image, got {list(labels.shape)}"
             )
         starts = range(0, len(images), batch_size)
         for start in bar(starts, progress, what, len(starts)):

@@ -113,7 +113,9 @@ def stability_curve(
             raise ValueError("labels must be given, with images or in each batch, got none")
         here = min(moves.counts(*x.shape[2:]))
         if count not in (None, here):
-            raise ValueError(f"images must all allow {count} shifts, got a batch that allows {here}")
+            raise ValueError(
+                f"images must all allow {count} shifts, got a batch that allows {here}"
+            )
         count = here
         for_batch: list[Tensor] = []
         chosen: list[Tensor] = []

@@ -53,7 +53,9 @@ def separable_taps(
     precision = max(torch.finfo(filter.dtype).eps, _LEAST) if precision is None else precision
     tolerance = 4 * precision * exact.abs().max()
     if not torch.allclose(torch.outer(taps_h, taps_w), exact, rtol=0, atol=float(tolerance)):
-        raise ValueError("the filter is not separable: it is not an outer product of two rows of taps")
+        raise ValueError(
+            "the filter is not separable: it is not an outer product of two rows of taps"
+        )
     return tuple(taps_h.tolist()), tuple(taps_w.tolist())
 
 
