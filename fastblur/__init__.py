@@ -1,8 +1,8 @@
-"""Fused max, blur and subsample for PyTorch: anti-aliased pooling (Zhang, ICML 2019).
+"""Anti-aliased max pooling for PyTorch as one fused operation (Zhang, ICML 2019).
 
 >>> import torch
 >>> from fastblur import FusedMaxBlurPool
->>> pool = FusedMaxBlurPool(kernel_size=3, stride=2, padding=1)  # for nn.MaxPool2d(3, 2, 1)
+>>> pool = FusedMaxBlurPool(kernel_size=3, stride=2, padding=1)  # replaces nn.MaxPool2d(3, 2, 1)
 >>> pool(torch.zeros(8, 64, 112, 112)).shape
 torch.Size([8, 64, 56, 56])
 """

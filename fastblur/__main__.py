@@ -1,4 +1,4 @@
-"""The doctor: ``python -m fastblur`` tells what is installed and whether it computes correctly."""
+"""The doctor: ``python -m fastblur`` reports what is installed and whether it is correct."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import __version__, _backends
 from ._backends import compiled
 from ._geometry import Geometry
 
-# A tie-rich map of odd size, so that borders, tails and the tie rule all take part.
+# Run on a map of odd size with many ties, to cover borders, tails and the tie rule.
 CHECKS = {
     "max 2, 4 taps": Geometry.resolve(),
     "max 3, 3 taps": Geometry.resolve(kernel_size=3, padding=1, filter_size=3),
@@ -22,7 +22,7 @@ CHECKS = {
 
 
 def facts() -> dict[str, str]:
-    """Versions and what the build can do, by name."""
+    """Versions and features of the build, by name."""
     found = {
         "fastblur": __version__,
         "python": platform.python_version(),
@@ -57,10 +57,10 @@ def facts() -> dict[str, str]:
 
 
 def self_check(backend: _backends.Backend) -> str | None:
-    """Compares a backend with the reference, forward and backward; returns what differs."""
+    """Compares a backend with the reference, forward and backward; returns the difference."""
     try:
         return _first_difference(backend)
-    except Exception as error:  # whatever it is, it is the finding
+    except Exception as error:  # any failure is a finding
         return f"{type(error).__name__}: {error}"
 
 
@@ -71,7 +71,7 @@ def _first_difference(backend: _backends.Backend) -> str | None:
             x = torch.randint(-4, 5, (2, 19, 13, 21), generator=generator).float()
             x = x.to(memory_format=memory_format)
             results = []
-            # The judge judges on the CPU, where no TensorFloat-32 rounds its convolution.
+            # The reference runs on the CPU, where no TensorFloat-32 rounds its convolution.
             both = (backend.run, backend.device_type), (_backends.REFERENCE.run, "cpu")
             for run, where in both:
                 leaf = x.to(where).requires_grad_()
@@ -87,7 +87,7 @@ def _first_difference(backend: _backends.Backend) -> str | None:
 
 
 def main() -> int:
-    """Prints the findings; returns 1 if a usable backend computes wrongly."""
+    """Prints the findings; returns 1 if a usable backend gives wrong results."""
     for name, value in facts().items():
         print(f"{name:<10} {value}")
     failed = False

@@ -1,16 +1,16 @@
-"""The op as differentiable functions, over the operators of a backend.
+"""The operation as differentiable functions over the operators of a backend.
 
-Three Functions, one an operator; the derivative of each is another of them, as the op is linear
-once its winners are known. Three paths lead to them, with the same bits and the same derivatives
-(``tests/test_paths.py`` tests all):
+There is one Function per operator. Given its winners the operation is linear, so the derivative of
+each Function is another of them. Three paths lead to them, with the same bits and the same
+derivatives (``tests/test_roads.py`` tests all):
 
-- on a plain tensor with nothing else at work a layer calls the kernels directly: ``_direct.py``;
-- else the call goes through the dispatcher, whose Autograd key starts the Functions: what
-  ``torch.compile`` and ``torch.export`` put in their graphs;
-- under a transform of ``torch.func`` the Functions are started from here, above the dispatcher,
-  for a Function cannot be started below a transform's layer.
+- On a plain tensor, with nothing else active, a layer calls the kernels directly: ``_direct.py``.
+- Otherwise the call goes through the dispatcher, whose Autograd key starts the Functions.
+  ``torch.compile`` and ``torch.export`` put this path into their graphs.
+- Under a transform of ``torch.func``, this module starts the Functions above the dispatcher,
+  because a Function cannot start below a transform's layer.
 
-Which operators they call is an argument of all.
+Each Function takes the operators that it calls as its first argument.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from ._geometry import Geometry
 from ._operators import Operators, batch_of, fold, is_channels_last, unfold
 from ._plain import is_plain
 
-_Context = Any  # torch's context grows attributes
+_Context = Any  # attributes are added to torch's context
 
 
 def max_blur_pool(x: Tensor, geometry: Geometry, operators: Operators) -> Tensor:
-    """The fused op on a checked ``[N, C, H, W]`` input."""
+    """The fused operation on a checked input [N, C, H, W]."""
     if not torch.compiler.is_compiling() and _transforms_at_work():
-        # A mapped tensor does not tell its memory format.
+        # A vmapped tensor does not report its memory format.
         channels_last = not _is_mapped(x) and is_channels_last(x)
         y: Tensor = Forward.apply(operators, x, *geometry.arguments(), channels_last)[0]
         return y
-    # A trace keeps the answer for good, and torch checks a trace without grad: so, one answer.
+    # A trace keeps need_codes for good, and torch checks traces without grad: always True there.
     need_codes = (x.requires_grad and torch.is_grad_enabled()) or is_tracing()
     return operators.forward(x, (*geometry.arguments(), is_channels_last(x)), need_codes)[0]
 
@@ -52,7 +52,7 @@ def is_tracing() -> bool:
 
 def _transforms_at_work() -> bool:
     innermost = torch._C._functorch.peek_interpreter_stack()
-    # functionalize has a rule for operators, and none for Functions.
+    # functionalize supports operators, but not Functions.
     return innermost is not None and innermost.key() != TransformType.Functionalize
 
 
@@ -204,7 +204,7 @@ def _to_input(ctx: _Context, dy: Tensor | None) -> Tensor | None:
 
 
 def register(operators: Operators) -> None:
-    """Gives a family its derivatives: reverse mode by the Functions, tangents by the operators."""
+    """Registers the derivatives of a family: reverse mode by Functions, tangents by operators."""
     for name, function in {"forward": Forward, "backward": Backward, "apply": Apply}.items():
         rule = functools.partial(_at_key, operators, name, _compat.plain_apply(function))
         operators.library.impl(f"{operators.family}_{name}", rule, "Autograd")
@@ -213,7 +213,7 @@ def register(operators: Operators) -> None:
 def _at_key(
     operators: Operators, name: str, record: Callable[..., Any], x: Tensor, *rest: Any
 ) -> Any:
-    """The operator ``name``; ``x`` is its first tensor, grad_output or the input."""
+    """The operator ``name`` at the Autograd key; ``x`` is its input or grad_output."""
     x, tangent = _split("grad_output" if name == "backward" else "input", x)
     recorded = _is_recorded(x)
     need_codes: tuple[bool, ...] = ()
@@ -225,14 +225,14 @@ def _at_key(
     if recorded:
         result = record(operators, x, *rest)
     elif kernels is not None and is_plain(x, *(t for t in rest[:1] if isinstance(t, Tensor))):
-        # What the dispatcher would come to; in compiled code its way takes longer than the kernels.
+        # Skips the dispatcher, which takes longer than the kernels in compiled code.
         result = getattr(kernels, name)(x, *rest, *need_codes)
     else:
         with torch._C._AutoDispatchBelowAutograd():
             result = operators.named(name)(x, *rest, *need_codes)
     if tangent is None:
         return result
-    if name == "forward":  # linear once the winners are known, as the others are
+    if name == "forward":  # given its winners it is linear, like the others
         y, codes = result
         return _join(y, operators.apply(tangent, codes, rest)), codes
     return _join(result, operators.named(name)(tangent, *rest))
@@ -241,7 +241,7 @@ def _at_key(
 def _is_recorded(t: Tensor) -> bool:
     if not (t.requires_grad and torch.is_grad_enabled()):
         return False
-    if _transforms_at_work():  # whose layers no Function can be started below
+    if _transforms_at_work():  # a Function cannot start below their layers
         raise RuntimeError(
             "torch.func.grad, vjp, jacrev and hessian cannot differentiate fastblur's operators: "
             "call a layer or function of fastblur instead, outside torch.compile"
@@ -249,10 +249,10 @@ def _is_recorded(t: Tensor) -> bool:
     return True
 
 
-# Forward mode has one level in torch, number 0. Which the compiler enters without telling Python.
+# Forward mode has one level in torch, 0. The compiler enters it without updating Python's count.
 def _split(name: str, x: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The primal of a dual number and its tangent, None if there is none."""
-    if x is None:  # which a schema takes for a tensor
+    """The primal of a dual tensor, and its tangent or None."""
+    if x is None:  # a schema accepts None for a tensor
         raise TypeError(f"{name} must be a tensor, got None")
     if forward_ad._current_level < 0 and not _transforms_at_work():
         return x, None

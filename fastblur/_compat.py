@@ -1,6 +1,6 @@
-"""What differs between the versions of torch that fastblur runs on, 2.8 to 2.15, and nothing else.
+"""Every difference between the torch versions that fastblur supports, 2.8 to 2.15.
 
-Each entry says which versions lack it and what is done there.
+Each entry says which versions lack a feature and what happens there.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.autograd.function import Function
 
-# Codes belong to the strides that a call was traced with, so a compiler must keep those of the
-# arguments. Before 2.8.0 final there is no such tag; inductor then keeps strides by default.
+# The layout of codes depends on the strides at trace time, so a compiler must keep the strides of
+# the arguments. The tag does not exist before 2.8.0 final; inductor keeps strides by default there.
 OPERATOR_TAGS = tuple(
     getattr(torch.Tag, name)
     for name in ("needs_exact_strides", "pt2_compliant_tag")
@@ -21,17 +21,17 @@ OPERATOR_TAGS = tuple(
 
 
 def plain_apply(function: type[Function]) -> Callable[..., Any]:
-    """``function.apply`` without its questions about the transforms of ``torch.func``.
+    """``function.apply`` without its checks for transforms of ``torch.func``.
 
-    Below the layers of those, and where there are none. Up to 2.13 the questions are in Python and
-    cost 2 µs a call; from 2.14 they are in C++ and ``apply`` is the same as this.
+    For use below the transforms' layers, or without transforms. Up to 2.13 the checks are in
+    Python and cost 2 µs per call; from 2.14 they are in C++ and ``apply`` equals this.
     """
     apply: Callable[..., Any] = super(Function, function).apply  # type: ignore[misc]
     return apply
 
 
 def keeps_triton_operators() -> bool:
-    """Whether ``torch.export`` is at work, which keeps Triton's operators whole (from 2.7)."""
+    """Whether ``torch.export`` is active, which keeps Triton's operators whole (from 2.7)."""
     from torch.export._trace import custom_triton_ops_decomposition_disabled
 
     disabled: bool = custom_triton_ops_decomposition_disabled()  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
 """The direct path: a layer's call on a plain tensor goes to the kernels without the dispatcher.
 
-Plain means that nothing is at work but autograd in reverse mode and autocast: no transform, mode,
-trace or tangent, and a tensor that is memory in one of the two layouts. All else gets None here and
-goes through the operators, where errors are raised too.
+A call is plain if only reverse-mode autograd and autocast are active (no transform, mode, trace or
+tangent) and the tensor is memory in one of the two layouts. All other calls get None here and go
+through the operators, which also raise the errors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from . import _autograd, _compat
 from ._operators import Arguments, Call, Operators, Size, autocast
 from ._plain import function_modes, included, is_plain, keys_of, states
 
-# Bound here, for a call asks all of them.
+# Bound once, because every call reads all of them.
 _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
 _any_autocast = torch._C._is_any_autocast_enabled
 _autocast_on = torch.is_autocast_enabled
@@ -28,7 +28,7 @@ _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 
 
 class DirectCall(Call, Protocol):
-    """A call of a compiled backend."""
+    """A call to a compiled backend."""
 
     operators: Operators
     arguments: Arguments
@@ -39,29 +39,29 @@ class DirectCall(Call, Protocol):
     alignment: int
 
     def output(self, x: Tensor, codes: int) -> Tensor:
-        """y; codes are written to this address, unless it is 0."""
+        """Returns y; writes the codes to this address, unless it is 0."""
         ...
 
 
 class Direct:
-    """One geometry on one device: ``(x) -> y``, or None for what is not plain.
+    """One geometry on one device: ``(x) -> y``, or None if the call is not plain.
 
     Args:
-        plan: of all calls, as ``_backends/compiled.py`` makes it.
-        device: of all inputs.
+        plan: the plan of all calls, made by ``_backends/compiled.py``.
+        device: the device of all inputs.
     """
 
     def __init__(self, plan: Any, device: torch.device) -> None:
         self._plan = plan
-        self._device = None if device.type == "cpu" else device  # the only one of its kind
+        self._device = None if device.type == "cpu" else device  # there is only one CPU device
         self._device_type = device.type
         self._calls = plan.backend.calls
         self._alignment = plan.backend.alignment
         self._keys, self._around = states(device.type)
-        self._last: DirectCall | None = None  # most layers get one size again and again
+        self._last: DirectCall | None = None  # most layers see one size repeatedly
 
     def __call__(self, x: Tensor) -> Tensor | None:
-        # In one function, since each question that is a call of its own takes as long as two.
+        # One function: a call per question would double the time.
         kind = type(x)
         if (
             (kind is not Tensor and kind is not Parameter)
@@ -92,7 +92,7 @@ class Direct:
         return call.output(x, 0)
 
     def _call_of(self, x: Tensor) -> DirectCall | None:
-        """The call for a size, dtype and layout; None where there is none."""
+        """The call for a size, dtype and layout; None if there is none."""
         if x.dim() != 4:
             return None
         channels_last = not x.is_contiguous()
@@ -100,7 +100,7 @@ class Direct:
             return None
         try:
             call: DirectCall = self._calls(self._plan, x.shape, channels_last, x.dtype)
-        except (KeyError, ValueError):  # of the dtype, of the sizes
+        except (KeyError, ValueError):  # the dtype, or the sizes
             return None
         self._last = call
         return call
@@ -136,7 +136,7 @@ _apply = _compat.plain_apply(_Direct)
 
 
 def _fits(call: DirectCall, dy: Tensor, codes: Tensor) -> bool:
-    """Whether a kernel can have them; a hook may have put anything in the place of either."""
+    """Whether a kernel accepts them; a hook may have replaced either with anything."""
     return (
         is_plain(dy, codes)
         and dy.shape == call.output_size

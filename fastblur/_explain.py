@@ -1,4 +1,4 @@
-"""What a call runs on, and what it moves and keeps."""
+"""Reports what a call runs on, and how many bytes it moves and keeps."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .modules import Pool
 
 @dataclass(frozen=True)
 class Explanation:
-    """What :func:`explain` found; ``str()`` of it is for people.
+    """The result of :func:`explain`; ``str()`` gives a readable report.
 
     Attributes:
-        backend: the backend that runs the call.
-        specialisation: which of its kernels.
-        refused: for each backend that does not run it, the reason.
-        output_size: of the result.
-        bytes_forward: that forward must move: x read once, y and codes written once.
-        bytes_backward: that backward must move: dy and codes read once, dx written once.
-        bytes_saved: kept for backward; None where the backend leaves that to autograd.
+        backend: the name of the backend that runs the call.
+        specialisation: the kernels that it uses, in words.
+        refused: maps each other backend to the reason why it does not run the call.
+        output_size: the shape of the output.
+        bytes_forward: bytes that forward must move: x read once, y and codes written once.
+        bytes_backward: bytes that backward must move: dy and codes read once, dx written once.
+        bytes_saved: bytes kept for backward; None if autograd decides that.
     """
 
     backend: str
@@ -40,7 +40,7 @@ class Explanation:
     bytes_saved: int | None
 
     def __str__(self) -> str:
-        saved = "what autograd keeps of the unfused chain"
+        saved = "whatever autograd keeps of the unfused chain"
         if self.bytes_saved is not None:
             saved = f"{self.bytes_saved:,} bytes"
         lines = [
@@ -55,19 +55,23 @@ class Explanation:
 
 
 def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Explanation:
-    """Tells which backend runs a call and why, with which kernel, and what it moves and keeps.
+    """Reports which backend and kernel run a call and why, and the bytes it moves and keeps.
 
-    Runs nothing. The call is ``layer(input)``, or without a layer
-    ``max_blur_pool2d(input, **arguments)``. Bytes are those of training; without grad there are no
-    codes to write.
+    Does not run the call, which is ``layer(input)``, or without a layer
+    ``max_blur_pool2d(input, **arguments)``. The bytes are those of training; without gradients
+    forward writes no codes.
 
     Args:
-        input: as for the call; only its metadata is read.
-        layer: one of fastblur's pooling layers, also one that :func:`fastblur.fuse_` made.
-        **arguments: of :func:`fastblur.functional.max_blur_pool2d`, ``backend`` included.
+        input: the input of the call; only its metadata is read.
+        layer: a fastblur pooling layer, also one that :func:`fastblur.fuse_` created.
+        **arguments: arguments of :func:`fastblur.functional.max_blur_pool2d`, including
+            ``backend``.
+
+    Returns:
+        An :class:`Explanation`; ``print`` it.
 
     Raises:
-        TypeError, ValueError, RuntimeError: where the call itself would raise them.
+        TypeError, ValueError, RuntimeError: if the call itself would raise them.
 
     Example:
         >>> import torch, fastblur

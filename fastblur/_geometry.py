@@ -1,10 +1,10 @@
-"""Sizes, paddings and taps of the op: the Python statement of the geometry.
+"""Sizes, paddings and taps of the operation: the Python definition of the geometry.
 
-The C++ statement is ``csrc/geometry.h`` and ``fastblur._C.Plan``; ``tests/test_geometry.py``
-holds the two together with the shapes that plain PyTorch produces.
+The C++ definition is ``csrc/geometry.h`` and ``fastblur._C.Plan``. ``tests/test_geometry.py``
+compares both with the shapes that plain PyTorch produces.
 
-Along one axis, with pool ``k``, max padding ``p``, blur padding ``before`` and ``after``, ``f``
-taps and stride ``s``::
+Along one axis, with window size ``k``, max padding ``p``, blur padding ``before`` and ``after``,
+``f`` taps and stride ``s``::
 
     pooled = size + 2 p - k + 1
     out    = floor((pooled + before + after - f) / s) + 1
@@ -23,8 +23,8 @@ from torch import Tensor
 
 MAX_POOL = 15
 MAX_TAPS = 31
-MAX_EXTENT = 2**31 - 1  # of a stride or a padding
-FILTER_SIZE = 4  # unless given: that of most published anti-aliased models
+MAX_EXTENT = 2**31 - 1  # largest stride or padding
+FILTER_SIZE = 4  # the default, used by most published anti-aliased models
 
 PaddingMode: TypeAlias = Literal["reflect", "replicate", "zeros", "circular"]
 PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
@@ -38,17 +38,17 @@ BlurPadding: TypeAlias = Literal["same"] | int | Sequence[int]
 
 
 def binomial_taps(filter_size: int) -> tuple[float, ...]:
-    """Row ``filter_size - 1`` of Pascal's triangle over its sum (Zhang 2019, section 4)."""
+    """Row ``filter_size - 1`` of Pascal's triangle divided by its sum (Zhang 2019, section 4)."""
     n = filter_size - 1
     return tuple(math.comb(n, i) / 2**n for i in range(filter_size))
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Everything about a call but its input: what crosses the operators' schemas.
+    """Everything about a call except its input: the arguments of the operators' schemas.
 
-    Pairs are (height, width); ``blur_padding`` is (top, bottom, left, right). Made by
-    :meth:`resolve`, which checks; the constructor does not.
+    Pairs are (height, width); ``blur_padding`` is (top, bottom, left, right). Create one with
+    :meth:`resolve`, which checks its arguments; the constructor does not.
     """
 
     kernel_size: Pair
@@ -72,11 +72,11 @@ class Geometry:
         padding_mode: str = "reflect",
         relu: bool = False,
     ) -> Geometry:
-        """Checks the arguments of a layer or function, and fills in what they leave open.
+        """Checks the arguments of a layer or function and fills in the defaults.
 
         Raises:
-            TypeError: an argument is of the wrong kind.
-            ValueError: it is of the right kind and not allowed.
+            TypeError: an argument has the wrong type.
+            ValueError: a value is not allowed.
         """
         check_stride(stride)
         pool = _pair("kernel_size", kernel_size, 1, MAX_POOL)
@@ -107,11 +107,11 @@ class Geometry:
         )
 
     def arguments(self) -> tuple[Any, ...]:
-        """The fields in the order of the operators' schemas, which are made of them."""
+        """The fields in order: the arguments of the operators' schemas."""
         return tuple(getattr(self, name) for name in FIELDS)
 
     def checked(self) -> Geometry:
-        """The same, for fields that come from elsewhere; raises as :meth:`resolve`."""
+        """Checks fields that were not resolved here; raises as :meth:`resolve`."""
         taps = self.taps_h, self.taps_w
         return Geometry.resolve(
             *(self.kernel_size, self.stride, self.padding, None, taps),
@@ -120,22 +120,22 @@ class Geometry:
 
     @property
     def linear(self) -> bool:
-        """Whether nothing is chosen: a blur alone, without codes."""
+        """Whether the operation is a blur alone, without winners and codes."""
         return self.kernel_size == (1, 1) and not self.relu
 
     @property
     def code_bits(self) -> int:
-        """Bits kept for backward for each element of the pooled map."""
+        """Bits of a code: kept for backward per element of the pooled map."""
         rows, columns = self.kernel_size
         return (columns - 1).bit_length() + (rows - 1 + self.relu).bit_length()
 
     def pooled_size(self, height: int, width: int) -> Pair:
-        """Size of the map between max and blur."""
+        """Size (height, width) of the pooled map."""
         (k_h, k_w), (p_h, p_w) = self.kernel_size, self.padding
         return height + 2 * p_h - k_h + 1, width + 2 * p_w - k_w + 1
 
     def output_size(self, height: int, width: int) -> Pair:
-        """Size of the output for an input of ``height`` by ``width``; also for symbolic sizes."""
+        """Size (height, width) of the output; input sizes may be symbolic."""
         m_h, m_w = self.pooled_size(height, width)
         top, bottom, left, right = self.blur_padding
         s_h, s_w = self.stride
@@ -145,7 +145,7 @@ class Geometry:
         )
 
     def check_input(self, x: Tensor) -> None:
-        """Raises TypeError or ValueError unless ``x`` fits; reads its metadata only."""
+        """Raises TypeError or ValueError if ``x`` does not fit; reads only its metadata."""
         if not isinstance(x, Tensor):
             raise TypeError(f"input must be a torch.Tensor, got {type(x).__name__}")
         if x.layout is not torch.strided or x.is_quantized or x.is_nested:
@@ -196,7 +196,7 @@ FIELDS = tuple(field.name for field in fields(Geometry))
 
 
 def is_integer(value: Any) -> bool:
-    """Ints, and what stands for one, as the scalars of arrays; no bools."""
+    """Whether a value is an int or acts as one, like an array scalar; bools do not count."""
     try:
         operator.index(value)
     except TypeError:
@@ -211,14 +211,14 @@ def _integer(name: str, value: Any) -> int:
 
 
 def is_sequence(value: Any) -> bool:
-    """Lists, tuples, and the tensors and arrays that have a length."""
+    """Whether a value is a list, a tuple, or a tensor or array with a length."""
     if isinstance(value, (str, bytes, dict)):
         return False
     return hasattr(value, "__getitem__") and getattr(value, "ndim", 1) > 0
 
 
 def check_stride(stride: Any) -> None:
-    """Raises for None, which in ``torch.nn.MaxPool2d`` stands for the kernel's size."""
+    """Raises for None, which means ``kernel_size`` in ``torch.nn.MaxPool2d``."""
     if stride is None:
         raise TypeError(
             "stride must be an int or a pair of ints, got None; the default is 2, not kernel_size "
@@ -227,7 +227,7 @@ def check_stride(stride: Any) -> None:
 
 
 def check_scalar(name: str, value: Any, low: int, high: int | None = None) -> None:
-    """Raises unless ``value`` is one int from ``low`` to ``high``."""
+    """Raises if ``value`` is not an int from ``low`` to ``high``."""
     if is_sequence(value) or isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an int, got {value!r}")
     _pair(name, value, low, high)
@@ -266,7 +266,7 @@ def _taps_of(filter_size: Any, taps: Any) -> tuple[tuple[float, ...], tuple[floa
 def _split_taps(taps: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if not is_sequence(taps):
         raise TypeError(f"taps must be a sequence of numbers or a pair of them, got {taps!r}")
-    # An array of two rows might be meant as a 2x2 filter; a list or tuple of two rows is a pair.
+    # An array of two rows could be a 2x2 filter; a list or tuple of two rows is a pair.
     if not hasattr(taps, "tolist") and len(taps) == 2 and all(map(is_sequence, taps)):
         return _tap_row("taps[0]", taps[0]), _tap_row("taps[1]", taps[1])
     row = _tap_row("taps", taps)
@@ -274,7 +274,7 @@ def _split_taps(taps: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _entries(taps: Any) -> Sequence[Any]:
-    """Those of a list or tuple; a tensor speaks for its own."""
+    """The entries of a list or tuple; a tensor reports requires_grad itself."""
     return taps if isinstance(taps, (list, tuple)) else ()
 
 
@@ -283,7 +283,7 @@ def _tap_row(name: str, taps: Any) -> tuple[float, ...]:
         raise ValueError(f"{name} must be constant, got a tensor that requires grad")
     try:
         values = taps.tolist() if hasattr(taps, "tolist") else taps
-    except RuntimeError:  # a tensor without a list of numbers in it: sparse, or on meta
+    except RuntimeError:  # a tensor without readable numbers: sparse, or on meta
         raise TypeError(f"{name} must be a sequence of numbers, got {taps!r}") from None
     if not 1 <= len(values) <= MAX_TAPS:
         raise ValueError(f"{name} must have 1 to {MAX_TAPS} entries, got {len(values)}")

@@ -1,15 +1,16 @@
-"""The operators, stated once for all backends: schemas, checks, fake kernels, rules for vmap.
+"""The operators, defined once for all backends: schemas, checks, fake kernels, vmap rules.
 
-A family is three operators, ``torch.ops.fastblur.<family>_{forward,backward,apply}``, where
-``geometry`` is the fields of :class:`Geometry` and ``channels_last`` the layout of x, y and codes::
+A family is three operators, ``torch.ops.fastblur.<family>_{forward,backward,apply}``.
+``geometry`` stands for the fields of :class:`Geometry`, ``channels_last`` is the layout of x, y and
+codes::
 
     forward   (x, *geometry, channels_last, need_codes) -> (y, codes)
     backward  (grad_output, codes, input_size, *geometry, channels_last) -> dx
-    apply     (x, codes, *geometry, channels_last) -> y, with the winners given: linear in x
+    apply     (x, codes, *geometry, channels_last) -> y, with given winners: linear in x
 
-The compiled backends share one, as the codes of a CPU and of a GPU never meet; Triton has its own.
-Backends compute on raw addresses, so every call is checked here, whoever makes it. Derivatives are
-in ``_autograd.py``.
+The compiled backends share a family, because codes of a CPU and of a GPU never meet. Triton has its
+own. Backends compute on raw addresses, so this module checks every call. The derivatives are in
+``_autograd.py``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch.library import Library
 from . import _compat
 from ._geometry import DTYPES, Geometry
 
-Size = tuple[int, int, int, int]  # of x, [N, C, H, W]
+Size = tuple[int, int, int, int]  # the shape of x, [N, C, H, W]
 Arguments = tuple[Any, ...]  # Geometry.arguments() and channels_last
 
 _TYPES = {
@@ -49,7 +50,7 @@ _SCHEMAS = {
 
 
 class Call(Protocol):
-    """A checked call of a backend. Its tensors are checked too, and dense in the call's layout."""
+    """A checked call to a backend. Its tensors are checked, and dense in the call's layout."""
 
     @property
     def output_size(self) -> Size: ...
@@ -59,7 +60,7 @@ class Call(Protocol):
     def codes_dtype(self) -> torch.dtype: ...
 
     def forward(self, x: Tensor, need_codes: bool) -> tuple[Tensor, Tensor]:
-        """(y, codes); codes are [N, 0] unless they are needed."""
+        """Returns (y, codes); codes are [N, 0] if they are not needed."""
         ...
 
     def backward(self, dy: Tensor, codes: Tensor) -> Tensor: ...
@@ -67,12 +68,12 @@ class Call(Protocol):
 
 
 class Kernels(Protocol):
-    """What a backend brings to a family."""
+    """What a backend supplies to a family."""
 
-    alignment: int  # of the address of every tensor that a kernel reads, in bytes
+    alignment: int  # in bytes, of the address of every tensor that a kernel reads
 
     def call(self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor) -> Call:
-        """Checks geometry and sizes, which may be anything, for a call on a tensor like this.
+        """Checks arbitrary geometry and sizes for a call on a tensor like ``beside``.
 
         Raises:
             ValueError: an argument is not allowed, or a size does not fit.
@@ -89,32 +90,32 @@ class Operators:
     """A family of operators.
 
     Args:
-        family: its name.
-        codes_of: the codes that its backends keep.
+        family: the name of the family.
+        codes_of: shape and dtype of the codes that its backends keep.
     """
 
     def __init__(self, family: str, codes_of: CodesOf) -> None:
         self.family = family
         self._codes_of = codes_of
-        self.library: Any = None  # torch's, once they are defined
-        self.on: dict[str, Checked] = {}  # a type of device: its kernels, behind the checks
+        self.library: Any = None  # the torch Library, once defined
+        self.on: dict[str, Checked] = {}  # by device type: the kernels, behind the checks
 
     # ---- calls, through the dispatcher ----
 
     def forward(self, x: Tensor, arguments: Arguments, need_codes: bool) -> tuple[Tensor, Tensor]:
-        """Chooses winners and blurs: (y, codes); codes are [N, 0] unless asked for."""
+        """Selects winners and blurs: returns (y, codes); codes are [N, 0] if not needed."""
         result: tuple[Tensor, Tensor] = self.named("forward")(x, *arguments, need_codes)
         return result
 
     def backward(
         self, dy: Tensor, codes: Tensor, input_size: Sequence[int], arguments: Arguments
     ) -> Tensor:
-        """The gradient of x, from that of y and the winners."""
+        """The gradient of x from the gradient of y and the winners."""
         dx: Tensor = self.named("backward")(dy, codes, input_size, *arguments)
         return dx
 
     def apply(self, x: Tensor, codes: Tensor, arguments: Arguments) -> Tensor:
-        """Forward with the winners given: linear in x."""
+        """Forward with given winners: linear in x."""
         y: Tensor = self.named("apply")(x, codes, *arguments)
         return y
 
@@ -125,7 +126,7 @@ class Operators:
     # ---- registration ----
 
     def define(self, kernels: dict[str, Kernels]) -> None:
-        """Registers the family, with kernels by dispatch key."""
+        """Registers the family, with its kernels by dispatch key."""
         library: Any = Library("fastblur", "FRAGMENT")  # type: ignore[no-untyped-call]
         self.library = library
         fake = Checked(self._fake_call, alignment=0)
@@ -170,7 +171,7 @@ class Operators:
 
 
 class _FakeCall(NamedTuple):
-    """A call on tensors without values; sizes may be symbolic."""
+    """A call on fake tensors; sizes may be symbolic."""
 
     input_size: Size
     output_size: Size
@@ -195,11 +196,11 @@ class _FakeCall(NamedTuple):
 
 
 class Checked:
-    """The operators as their schemas have them: checks, and calls of a backend.
+    """The operators with the arguments of their schemas: checks, then a call to a backend.
 
     Args:
-        make: makes the calls, as ``Kernels.call``.
-        alignment: of what a kernel reads; 0 for tensors without values.
+        make: creates the calls, like ``Kernels.call``.
+        alignment: in bytes, of the tensors that a kernel reads; 0 for fake tensors.
     """
 
     def __init__(self, make: Callable[..., Call], alignment: int) -> None:
@@ -233,7 +234,7 @@ class Checked:
         return self._make(_hashable(geometry), tuple(input_size), channels_last, beside)
 
     def _readable(self, t: Tensor, channels_last: bool) -> Tensor:
-        """The tensor itself, or a copy that a kernel can read."""
+        """The tensor itself, or a dense, aligned copy that a kernel can read."""
         if self._alignment == 0:
             return t
         t = t.contiguous(memory_format=memory_format(channels_last))
@@ -283,7 +284,7 @@ def _check_codes(call: Call, codes: Tensor | None, beside: Tensor) -> None:
 
 
 def _differ(ours: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether sizes differ for certain; a graph for any size must not be bound to some by this."""
+    """Whether sizes surely differ. Symbolic sizes are not compared, which would add guards."""
     if len(ours) != len(wanted):
         return True
     known = all(isinstance(n, int) for sizes in (ours, wanted) for n in sizes)
@@ -291,12 +292,12 @@ def _differ(ours: Sequence[int], wanted: Sequence[int]) -> bool:
 
 
 def geometry_from(arguments: Sequence[Any]) -> Geometry:
-    """Undoes ``Geometry.arguments()`` once they crossed a schema, unchecked."""
+    """The inverse of ``Geometry.arguments()`` after a schema; unchecked."""
     return Geometry(*_hashable(arguments))
 
 
 def _hashable(arguments: Sequence[Any]) -> Arguments:
-    """The tuples that became lists when they crossed a schema."""
+    """Turns lists, which a schema makes of tuples, back into tuples."""
     return tuple(tuple(a) if isinstance(a, list) else a for a in arguments)
 
 
@@ -304,15 +305,15 @@ def _hashable(arguments: Sequence[Any]) -> Arguments:
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
-    """Of x, y and their gradients."""
+    """The memory format of x, y and their gradients."""
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether a 4-D tensor is, or would best be made, channels_last, by torch's rule.
+    """Whether a 4-D tensor is channels_last, or should be made so, by torch's rule.
 
-    Going out from the channels over columns and rows to the images, no stride is less than the
-    extent of what lies inside it.
+    Going outwards over channels, columns, rows and images, each stride must be at least the extent
+    of everything inside it.
     """
     if x.is_contiguous():
         return False
@@ -325,30 +326,30 @@ def is_channels_last(x: Tensor) -> bool:
     for axis in (1, 3, 2, 0):
         if size[axis] == 0 or stride[axis] < extent:
             return False
-        if axis == 0 and extent == stride[1]:  # one element an image: both formats, so contiguous
+        if axis == 0 and extent == stride[1]:  # one element per image: both formats, so contiguous
             return False
         extent = stride[axis] * size[axis]
     return True
 
 
 def fold(x: Tensor, dim: int | None, batch_size: int) -> Tensor:
-    """Folds a mapped axis, [B, N, ...] wherever B stands, into the batch: [B N, ...]."""
+    """Folds a vmapped axis, at any position, into the batch: [B N, ...]."""
     x = x.expand(batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
     return x.flatten(0, 1)
 
 
 def unfold(x: Tensor, batch_size: int, n: int) -> Tensor:
-    """Undoes :func:`fold`, the mapped axis first, before the ``n`` images of each."""
+    """The inverse of :func:`fold`: [B, n, ...], the vmapped axis first."""
     return x.reshape(batch_size, n, *x.shape[1:])
 
 
 def batch_of(x: Tensor, mapped: int | None) -> int:
-    """The images of each, where axis ``mapped`` of x is mapped or none is."""
+    """The number of images per vmap level; axis ``mapped`` of x is vmapped, or none."""
     return x.shape[1 if mapped == 0 else 0]
 
 
 def autocast(x: Tensor) -> Tensor:
-    """Casts as autocast casts the input of conv2d: all but float64, where it is enabled."""
+    """Casts like autocast casts the input of conv2d: all dtypes except float64, if enabled."""
     device_type = x.device.type
     if device_type == "meta" or not torch.is_autocast_enabled(device_type):
         return x

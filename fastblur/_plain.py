@@ -1,4 +1,4 @@
-"""Whether a call on tensors is plain: they are memory, and nothing but autograd is at work."""
+"""Detects plain calls: the tensors are memory, and only autograd is active."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-# Bound here, for a call asks all of them.
+# Bound once, because every call reads all of them.
 keys_of = torch._C._dispatch_keys
 included = torch._C._dispatch_tls_local_include_set
 function_modes = torch._C._len_torch_function_stack
@@ -20,9 +20,9 @@ function_modes = torch._C._len_torch_function_stack
 
 @functools.cache
 def states(device_type: str) -> tuple[frozenset[int], frozenset[int]]:
-    """What the dispatcher says where nothing is at work, of a tensor and of what is around it.
+    """The dispatch keys of a plain tensor, and those of a thread in which nothing is active.
 
-    Asked in a thread of its own, where nothing is at work whatever surrounds this call.
+    Read in a new thread, where nothing is active whatever surrounds this call.
     """
     keys: set[int] = set()
     around: set[int] = set()
@@ -33,14 +33,14 @@ def states(device_type: str) -> tuple[frozenset[int], frozenset[int]]:
                 keys.add(keys_of(torch.empty(0, device=device_type)).raw_repr())
                 around.add(included().raw_repr())
 
-    # In a torch that is not known yet, or in a process that ends, nothing is plain.
+    # With an unknown torch version, or at process exit, nothing is plain.
     with contextlib.suppress(RuntimeError), ThreadPoolExecutor(1) as other:
         other.submit(ask).exception()
     return frozenset(keys), frozenset(around)
 
 
 def is_plain(*tensors: Any) -> bool:
-    """Whether tensors are memory of a CPU or a GPU, and nothing but autograd is at work."""
+    """Whether the tensors are memory of a CPU or GPU, and only autograd is active."""
     keys, around = states(tensors[0].device.type)
     return (
         included().raw_repr() in around

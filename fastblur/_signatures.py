@@ -21,7 +21,7 @@ _ELSEWHERE = {
 
 
 def names_its_arguments(function: _Function) -> _Function:
-    """Decorate a function: calls with unknown arguments raise a TypeError that lists the valid ones."""
+    """Decorator: calls with unknown arguments raise a TypeError that lists the valid ones."""
     parameters = inspect.signature(function).parameters
     names = arguments_of(function)
     known = frozenset(names)

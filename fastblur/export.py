@@ -1,8 +1,8 @@
-"""Exported programs without fastblur's operators, for what knows standard operators only.
+"""Converts exported programs to PyTorch's own operators.
 
-``torch.export`` puts the fused operators into its program, and who runs that imports fastblur.
-``torch.onnx.export`` of a model needs nothing from here: the layers notice it. ``docs/export.md``
-has the ways to export.
+A program of ``torch.export`` contains the fused operators, so whoever runs it imports fastblur.
+``torch.onnx.export`` of a model needs nothing from here: the layers detect it. ``docs/export.md``
+compares the ways to export.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ __all__ = ["decompositions"]
 
 
 def decompositions() -> dict[OpOverload, Callable[..., Any]]:
-    """What turns the fused operator of an exported program into pooling, padding and convolution.
+    """Decompositions of the fused forward operator into pooling, padding and convolution.
 
-    For ``torch.export.ExportedProgram.run_decompositions``; the programs are for inference. 16-bit
-    types are rounded after the max and after the blur, as by the unfused chain.
+    Pass them to ``torch.export.ExportedProgram.run_decompositions``. The resulting programs are
+    for inference. They round 16-bit types after the max and after the blur, as the unfused chain
+    does.
 
     Returns:
-        An entry for each forward operator that a program can have: the compiled extension's, if it
-        is there, and Triton's, if that has been used.
+        An entry for each forward operator that a program can contain: that of the compiled
+        extension, if it is installed, and that of Triton, if it has been used.
 
     Example:
         >>> import torch, fastblur
@@ -39,8 +40,8 @@ def decompositions() -> dict[OpOverload, Callable[..., Any]]:
         >>> any("fastblur" in str(node.target) for node in program.graph.nodes)
         False
     """
-    # Not registered for everybody in torch's own table: fake tensors look into that too, and would
-    # take the shape of the codes from here.
+    # Not registered globally: fake tensors use torch's global table too, and would take the shape
+    # of the codes from here.
     names = ("max_blur_pool_forward", "triton_max_blur_pool_forward")
     there = (getattr(torch.ops.fastblur, name, None) for name in names)
     return {operator.default: _forward for operator in there if operator is not None}
@@ -50,11 +51,11 @@ def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     *geometry, _channels_last, _need_codes = arguments
     g = geometry_from(geometry)
     y = reference.chain(x, g, torch.outer(_row(g.taps_h), _row(g.taps_w)), _pad)
-    # Nothing reads codes but the operators of training, which refuse these.
+    # Only the training operators read codes, and they reject these.
     return y, torch.empty((x.shape[0], 0), dtype=torch.uint8, device=x.device)
 
 
-# Torch wants nothing changed in place here, as it is by torch.tensor and by circular padding.
+# Decompositions must not write in place, as torch.tensor and circular F.pad do.
 def _row(taps: tuple[float, ...]) -> Tensor:
     return torch.cat([torch.full((1,), tap, dtype=torch.float64) for tap in taps])
 

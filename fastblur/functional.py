@@ -1,4 +1,4 @@
-"""The op as functions, in the manner of ``torch.nn.functional``."""
+"""The operation as functions, in the style of ``torch.nn.functional``."""
 
 from __future__ import annotations
 
@@ -55,34 +55,37 @@ def max_blur_pool2d(
 
     Args:
         input: [N, C, H, W] or [C, H, W]; float32, float64, float16 or bfloat16. Contiguous and
-            channels_last are both native, and the output has the input's format.
-        kernel_size: of the max, int or (h, w), 1 to 15.
-        stride: of the blur, int or (h, w); not None. The max itself has stride 1.
-        padding: of the max, with -inf, int or (h, w), at most half of ``kernel_size``.
-        filter_size: number of binomial taps, int or (h, w), 1 to 31; 4 if neither it nor ``taps``
-            is given, and beside ``taps`` nothing but their number.
-        taps: the filter itself, in place of ``filter_size``: one row of numbers, or a pair
-            (vertical, horizontal). The blur is a correlation with their outer product.
-        blur_padding: of the pooled map: "same" is Zhang's (f - 1) // 2 before and f // 2 after,
-            which makes the output ceil(pooled / stride); else an int, (h, w), or
-            (top, bottom, left, right).
-        padding_mode: "reflect", "replicate", "zeros" or "circular", for ``blur_padding``.
-        relu: puts a ReLU in front of the max, at no cost in memory.
-        backend: "auto", "cpu", "cuda", "triton" or "reference"; :func:`fastblur.explain` tells
-            what "auto" takes.
+            channels_last layouts are native, and the output has the input's layout.
+        kernel_size: size of the max window, int or (h, w), 1 to 15.
+        stride: stride of the blur, int or (h, w). Unlike in ``torch.nn.MaxPool2d``, None is not
+            allowed. The max itself has stride 1.
+        padding: padding of the max with -inf, int or (h, w), at most half of ``kernel_size``.
+        filter_size: number of binomial taps, int or (h, w), 1 to 31. Default 4. With ``taps``,
+            omit it or pass ``len(taps)``.
+        taps: the filter itself, instead of ``filter_size``: one row of numbers, or a pair of rows
+            (vertical, horizontal), 1 to 31 each. The blur is a correlation with their outer
+            product.
+        blur_padding: padding of the pooled map. "same" pads (f - 1) // 2 before and f // 2 after,
+            as Zhang does, so the output size is ceil(pooled / stride). Otherwise an int, (h, w),
+            or (top, bottom, left, right).
+        padding_mode: what ``blur_padding`` pads with: "reflect", "replicate", "zeros" or
+            "circular".
+        relu: applies a ReLU before the max, at no cost in memory.
+        backend: "auto", "cpu", "cuda", "triton" or "reference". :func:`fastblur.explain` reports
+            what "auto" selects.
 
     Returns:
-        [N, C, H_out, W_out] or [C, H_out, W_out] with
-        ``H_out = (H + 2 * padding - kernel_size + 1 + top + bottom - f) // stride + 1``, in the
-        dtype of the input. 16-bit types are summed in float32 and rounded once.
+        [N, C, H_out, W_out] or [C, H_out, W_out] in the dtype of the input, with
+        ``H_out = (H + 2 * padding - kernel_size + 1 + top + bottom - f) // stride + 1``. 16-bit
+        types are summed in float32 and rounded once.
 
     Raises:
-        TypeError: an argument or the input's dtype or layout is of the wrong kind.
+        TypeError: an argument has the wrong type, or the input the wrong dtype or layout.
         ValueError: a value or shape is not allowed.
-        RuntimeError: a named backend cannot run this call.
+        RuntimeError: the named backend cannot run this call.
 
-    Under autocast the input is cast as that of ``conv2d``. Gradients are routed as by
-    ``max_pool2d``, ties, NaN and infinities included, and are the same in every run.
+    Autocast casts the input as it does for ``conv2d``. Gradients go where ``max_pool2d`` sends
+    them, also for ties, NaN and infinities, and are the same in every run.
     """
     geometry = _resolve(
         kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu
@@ -102,9 +105,11 @@ def blur_pool2d(
     relu: bool = False,
     backend: BackendName = "auto",
 ) -> Tensor:
-    """Blur and subsample (Zhang 2019, section 3.2): :func:`max_blur_pool2d` without the max.
+    r"""Blur and subsample (Zhang 2019, section 3.2): :func:`max_blur_pool2d` without the max.
 
-    Arguments, result and errors are those of :func:`max_blur_pool2d` with ``kernel_size=1``.
+    Arguments, result and errors are those of :func:`max_blur_pool2d` with ``kernel_size=1``:
+
+    .. math:: y_{ij} = \sum_{a,b} t^h_a\, t^w_b\; \mathrm{pad}(x)_{s i + a,\; s j + b}
     """
     geometry = _resolve(1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu)
     return run(input, geometry, backend)
@@ -127,24 +132,26 @@ def max_blur_pool1d(
     """:func:`max_blur_pool2d` along the last axis of [N, C, L] or [C, L].
 
     Args:
-        input: [N, C, L] or [C, L].
-        kernel_size: of the max, 1 to 15.
-        stride: of the blur.
-        padding: of the max, at most half of ``kernel_size``.
-        filter_size: number of binomial taps, 1 to 31; as in 2-D.
-        taps: one row of numbers, in place of ``filter_size``.
-        blur_padding: "same", an int, or (left, right).
+        input: [N, C, L] or [C, L]; float32, float64, float16 or bfloat16.
+        kernel_size: size of the max window, 1 to 15.
+        stride: stride of the blur, 1 or more.
+        padding: padding of the max with -inf, at most half of ``kernel_size``.
+        filter_size: number of binomial taps, 1 to 31. Default 4. With ``taps``, omit it or pass
+            ``len(taps)``.
+        taps: the filter itself, instead of ``filter_size``: one row of 1 to 31 numbers.
+        blur_padding: padding of the pooled map: "same", an int, or (left, right).
         padding_mode: as in 2-D.
         relu: as in 2-D.
         backend: as in 2-D.
 
     Returns:
-        [N, C, L_out] or [C, L_out].
+        [N, C, L_out] or [C, L_out] in the dtype of the input, with
+        ``L_out = (L + 2 * padding - kernel_size + 1 + left + right - f) // stride + 1``.
 
     Raises:
-        TypeError: an argument or the input's dtype or layout is of the wrong kind.
+        TypeError: an argument has the wrong type, or the input the wrong dtype or layout.
         ValueError: a value or shape is not allowed.
-        RuntimeError: a named backend cannot run this call.
+        RuntimeError: the named backend cannot run this call.
     """
     geometry = resolve_1d(
         kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu
@@ -164,15 +171,18 @@ def blur_pool1d(
     relu: bool = False,
     backend: BackendName = "auto",
 ) -> Tensor:
-    """:func:`max_blur_pool1d` without the max."""
+    """Blur and subsample in 1-D: :func:`max_blur_pool1d` without the max.
+
+    Arguments, result and errors are those of :func:`max_blur_pool1d` with ``kernel_size=1``.
+    """
     geometry = resolve_1d(1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu)
     return run_1d(input, geometry, backend)
 
 
 def run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
-    """Checks the input, chooses the backend and runs it: what functions and modules share."""
+    """Checks the input, chooses the backend and runs it. Functions and modules share this."""
     if is_tracing():
-        # Sizes in the checks, and taps, alarm the tracer, though all they settle is settled anyway.
+        # The checks read sizes and taps, which makes the tracer warn needlessly.
         with warnings.catch_warnings(action="ignore", category=TracerWarning):
             return _run(input, geometry, backend)
     return _run(input, geometry, backend)
@@ -211,7 +221,7 @@ def resolve_1d(
     padding_mode: str,
     relu: bool,
 ) -> Geometry:
-    """The geometry of a 1-D call: nothing happens along the height, which is 1."""
+    """The geometry of a 1-D call: a map of height 1, with nothing to do along it."""
     check_scalar("kernel_size", kernel_size, 1, MAX_POOL)
     check_stride(stride)
     check_scalar("stride", stride, 1)
@@ -248,7 +258,7 @@ def resolve_1d(
 
 
 def _resolve(*arguments: Any) -> Geometry:
-    """Geometry.resolve, remembered for arguments that cannot change and whose type is plain."""
+    """Geometry.resolve, cached for immutable arguments of plain type."""
     if not torch.compiler.is_compiling() and all(map(_is_plain, arguments)):
         return _resolve_plain(*arguments)
     return Geometry.resolve(*arguments)
@@ -258,8 +268,8 @@ _resolve_plain = lru_cache(maxsize=256, typed=True)(Geometry.resolve)
 
 
 def _is_plain(argument: Any) -> bool:
-    # A tensor is hashable too, by identity. And equal keys must be equally valid: (1, 1) equals
-    # (True, True) and (1.0, 1.0), so tuples of ints alone are plain.
+    # Tensors are hashable, but by identity. Equal keys must also be equally valid: (1, 1) equals
+    # (True, True) and (1.0, 1.0), so only tuples of ints are plain.
     if type(argument) is tuple:
         return all(type(entry) is int for entry in argument)
     return argument is None or type(argument) in (int, bool, str)

@@ -1,4 +1,4 @@
-"""The op as modules, in the manner of ``torch.nn``. They hold no parameters and no buffers."""
+"""The operation as modules, in the style of ``torch.nn``, without parameters and buffers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .functional import as_map, resolve_1d, run
 __all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlurPool1d"]
 
 
-class _Path(NamedTuple):
-    """What a layer found out about a device: the direct path there, if there is one."""
+class _Road(NamedTuple):
+    """What a layer knows about a device: its direct path there, if one exists."""
 
     geometry: Geometry | None = None
     backend: BackendName = "auto"
@@ -34,17 +34,17 @@ class _Path(NamedTuple):
     direct: Callable[[Tensor], Tensor | None] | None = None
 
 
-_NOT_KEPT = {"_path", "_together"}  # by copies and files
+_NOT_KEPT = {"_road", "_together"}  # left out of copies and files
 
 
 class Pool(nn.Module):
-    """What the four layers share: a checked geometry, a backend, the arguments to print back."""
+    """Base of the four layers: a checked geometry, a backend, the arguments to print."""
 
     geometry: Geometry
     backend: BackendName
-    only_pools = True  # whether a call is that of the geometry and nothing else
-    _path = _Path()
-    _together: tuple[Any, ...] | None = None  # of surgery.joining, with what stands in front
+    only_pools = True  # whether a call does only what the geometry says
+    _road = _Road()
+    _together: tuple[Any, ...] | None = None  # of surgery.joining: the modules in front that joined
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
         super().__init__()
@@ -55,42 +55,42 @@ class Pool(nn.Module):
 
     @property
     def kernel_size(self) -> Pair:
-        """Of the max, (height, width)."""
+        """Size of the max window, (height, width)."""
         return self.geometry.kernel_size
 
     @property
     def stride(self) -> Pair:
-        """Of the blur, (height, width)."""
+        """Stride of the blur, (height, width)."""
         return self.geometry.stride
 
     @property
     def padding(self) -> Pair:
-        """Of the max, (height, width)."""
+        """Padding of the max with -inf, (height, width)."""
         return self.geometry.padding
 
     @property
     def taps(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Of the blur, (vertical, horizontal)."""
+        """Taps of the blur, (vertical, horizontal)."""
         return self.geometry.taps_h, self.geometry.taps_w
 
     @property
     def blur_padding(self) -> tuple[int, int, int, int]:
-        """Of the pooled map, (top, bottom, left, right)."""
+        """Padding of the pooled map, (top, bottom, left, right)."""
         return self.geometry.blur_padding
 
     @property
     def padding_mode(self) -> str:
-        """For the blur's padding."""
+        """How the blur pads: "reflect", "replicate", "zeros" or "circular"."""
         return self.geometry.padding_mode
 
     @property
     def relu(self) -> bool:
-        """Whether a ReLU comes first."""
+        """Whether a ReLU runs before the max."""
         return self.geometry.relu
 
     @property
     def one_dimensional(self) -> bool:
-        """Whether inputs have one axis and not two."""
+        """Whether the layer is 1-D: inputs are [N, C, L] or [C, L]."""
         return False
 
     def forward(self, input: Tensor) -> Tensor:
@@ -98,50 +98,50 @@ class Pool(nn.Module):
         return self.compute(input, self.geometry)
 
     def compute(self, input: Tensor, geometry: Geometry) -> Tensor:
-        """Applies the layer with another geometry, that of it and of what stands in front of it."""
+        """Applies the layer with a geometry that includes the modules that joined it."""
         if torch.compiler.is_compiling():
             return run(input, geometry, self.backend)
-        known, backend, device, direct = self._path
+        known, backend, device, direct = self._road
         if known is not geometry or backend != self.backend:
             device = direct = None
         if direct and (y := direct(input)) is not None:
             return y
         y = run(input, geometry, self.backend)
         if device != input.device:
-            self._find_path(geometry, input.device)
+            self._look_for_a_road(geometry, input.device)
         return y
 
-    def _find_path(self, geometry: Geometry, device: torch.device) -> None:
+    def _look_for_a_road(self, geometry: Geometry, device: torch.device) -> None:
         direct = _backends.choose(self.backend, device).direct(geometry, device)
-        self._path = _Path(geometry, self.backend, device, direct)
+        self._road = _Road(geometry, self.backend, device, direct)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         return {name: value for name, value in state.items() if name not in _NOT_KEPT}
 
     def __prepare_scriptable__(self) -> NoReturn:
-        """What ``torch.jit.script`` asks first: it cannot compile the layers."""
+        """Called by ``torch.jit.script``, which cannot compile the layers."""
         raise NotImplementedError(
             f"torch.jit.script cannot compile {type(self).__name__}: use torch.export, or "
             f"torch.jit.trace of the whole model"
         )
 
     def extra_repr(self) -> str:
-        """The arguments: the first ones always, the others where they are not the default."""
+        """The arguments: the first ones always, the others if they are not the default."""
         return ", ".join(f"{name}={value!r}" for name, value in self._shown.items())
 
 
 class FusedMaxBlurPool(Pool):
-    """Anti-aliased max pooling (Zhang 2019): max with stride 1, blur, subsample, in one kernel.
+    """Anti-aliased max pooling (Zhang 2019, section 3.2): max with stride 1, blur, subsample.
 
-    Stands where ``nn.MaxPool2d(kernel_size, stride, padding)`` stood; only, its stride is 2 unless
-    given, and not the kernel's size. Arguments, result and errors are those of
-    :func:`fastblur.functional.max_blur_pool2d`; wrong arguments raise here.
+    Replaces ``nn.MaxPool2d(kernel_size, stride, padding)``. The default stride is 2, not
+    ``kernel_size``. Arguments, result and errors are those of
+    :func:`fastblur.functional.max_blur_pool2d`; wrong arguments raise when the layer is created.
 
     Shape:
-        - Input: [N, C, H, W] or [C, H, W].
-        - Output: [N, C, H_out, W_out] or [C, H_out, W_out]; with ``blur_padding="same"``,
-          ``H_out = ceil((H + 2 * padding - kernel_size + 1) / stride)``.
+        - Input: [N, C, H, W] or [C, H, W]; float32, float64, float16 or bfloat16.
+        - Output: [N, C, H_out, W_out] or [C, H_out, W_out] in the input's dtype; with
+          ``blur_padding="same"``, ``H_out = ceil((H + 2 * padding - kernel_size + 1) / stride)``.
 
     Example:
         >>> import torch
@@ -174,15 +174,15 @@ class FusedMaxBlurPool(Pool):
 
 
 class FusedBlurPool(Pool):
-    """Blur and subsample in one kernel (Zhang 2019's BlurPool).
+    """Blur and subsample: the BlurPool of Zhang 2019, section 3.2.
 
     Arguments, result and errors are those of :func:`fastblur.functional.blur_pool2d`; wrong
-    arguments raise here.
+    arguments raise when the layer is created.
 
     Shape:
-        - Input: [N, C, H, W] or [C, H, W].
-        - Output: [N, C, H_out, W_out] or [C, H_out, W_out]; with ``blur_padding="same"``,
-          ``H_out = ceil(H / stride)``.
+        - Input: [N, C, H, W] or [C, H, W]; float32, float64, float16 or bfloat16.
+        - Output: [N, C, H_out, W_out] or [C, H_out, W_out] in the input's dtype; with
+          ``blur_padding="same"``, ``H_out = ceil(H / stride)``.
     """
 
     @names_its_arguments
@@ -208,7 +208,7 @@ class FusedBlurPool(Pool):
 class _Pool1d(Pool):
     @property
     def one_dimensional(self) -> bool:
-        """Whether inputs have one axis and not two."""
+        """Whether the layer is 1-D: inputs are [N, C, L] or [C, L]."""
         return True
 
     def forward(self, input: Tensor) -> Tensor:
@@ -219,7 +219,8 @@ class _Pool1d(Pool):
 class FusedMaxBlurPool1d(_Pool1d):
     """:class:`FusedMaxBlurPool` along the last axis of [N, C, L] or [C, L].
 
-    Arguments, result and errors are those of :func:`fastblur.functional.max_blur_pool1d`.
+    Arguments, result and errors are those of :func:`fastblur.functional.max_blur_pool1d`; wrong
+    arguments raise when the layer is created.
     """
 
     @names_its_arguments
@@ -248,7 +249,8 @@ class FusedMaxBlurPool1d(_Pool1d):
 class FusedBlurPool1d(_Pool1d):
     """:class:`FusedBlurPool` along the last axis of [N, C, L] or [C, L].
 
-    Arguments, result and errors are those of :func:`fastblur.functional.blur_pool1d`.
+    Arguments, result and errors are those of :func:`fastblur.functional.blur_pool1d`; wrong
+    arguments raise when the layer is created.
     """
 
     @names_its_arguments
@@ -270,14 +272,14 @@ class FusedBlurPool1d(_Pool1d):
 
 
 def _filter(filter_size: Any, taps: Any) -> dict[str, Any]:
-    """The argument that gave the taps, for printing."""
+    """The argument that set the taps, for printing."""
     if taps is not None:
         return {"taps": taps}
     return {"filter_size": FILTER_SIZE if filter_size is None else filter_size}
 
 
 def _unusual(blur_padding: Any, padding_mode: str, relu: bool, backend: str) -> dict[str, Any]:
-    """The remaining arguments where they are not the default, for printing."""
+    """The remaining arguments that are not the default, for printing."""
     defaults = dict(blur_padding="same", padding_mode="reflect", relu=False, backend="auto")
     given = dict(
         blur_padding=_plain(blur_padding), padding_mode=padding_mode, relu=relu, backend=backend
@@ -286,6 +288,6 @@ def _unusual(blur_padding: Any, padding_mode: str, relu: bool, backend: str) -> 
 
 
 def _plain(value: Any) -> Any:
-    """Arrays, tensors and their scalars as the ints and tuples that print as code."""
+    """Converts arrays, tensors and their scalars to ints and tuples, which print as code."""
     value = value.tolist() if hasattr(value, "tolist") else value
     return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value
