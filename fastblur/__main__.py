@@ -102,7 +102,7 @@ def main() -> int:
             failed |= wrong is not None
             verdict = f"WRONG: {wrong}" if wrong else "agrees with the reference"
             if backend is _backends.REFERENCE:
-                verdict = "the judge"
+                verdict = "used for the comparison"
         print(f"{'backend':<10} {backend.name}: {verdict}")
     return int(failed)
 

@@ -1,7 +1,7 @@
-"""Which backend runs a call, and why not another.
+"""Chooses the backend that runs a call, and explains why the others do not.
 
-A backend is an instance of :class:`Backend`, in a module of its own; here is their order. Whatever
-goes wrong while one loads is its ``why_not``, and no error.
+A backend is an instance of :class:`Backend` in its own module. This module defines their order. A
+failure while a backend loads becomes its ``why_not`` reason and raises nothing.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ __all__ = ["BACKENDS", "NAMES", "REFERENCE", "Backend", "BackendName", "check_na
 
 BackendName: TypeAlias = Literal["auto", "cpu", "cuda", "triton", "reference"]
 
-# In the order in which "auto" tries them. Nothing measured says that Triton's kernels are faster
-# than the compiled ones, so they come after those for the same devices.
+# In the order in which "auto" tries them. No measurement shows Triton's kernels faster than the
+# compiled ones, so they come after those for the same devices.
 BACKENDS: tuple[Backend, ...] = (CUDA, TRITON, CPU, REFERENCE)
 NAMES = ("auto", *(backend.name for backend in BACKENDS))
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError unless a backend, or "auto", has this name."""
+    """Raises ValueError if the name is neither "auto" nor a backend's."""
     if name not in NAMES:
         raise ValueError(f"backend must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
 
 
 def choose(name: str, device: torch.device) -> Backend:
-    """The backend that runs a call; the reference, whatever the name, while it goes into ONNX.
+    """The backend that runs a call. During ONNX export that is always the reference.
 
     Raises:
         ValueError: no backend has this name.
-        RuntimeError: it has been named and cannot run; ``"auto"`` never raises.
+        RuntimeError: the named backend cannot run; ``"auto"`` never raises this.
     """
     check_name(name)
     if _goes_into_onnx():
@@ -53,6 +53,6 @@ def choose(name: str, device: torch.device) -> Backend:
 
 
 def _goes_into_onnx() -> bool:
-    """Whether ``torch.onnx.export`` is capturing the call: an ONNX file has standard operators."""
-    # The second question imports the exporter, so it is asked of captured calls alone.
+    """Whether ``torch.onnx.export`` captures the call; ONNX has only standard operators."""
+    # The second check imports the exporter, so it runs only for captured calls.
     return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()

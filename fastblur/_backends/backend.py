@@ -1,4 +1,4 @@
-"""What a backend is."""
+"""The base class of the backends."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Codes = tuple[tuple[int, ...], torch.dtype]
 
 
 class Backend:
-    """One way to run the op.
+    """One way to run the operation.
 
     Attributes:
-        name: what ``backend=`` calls it.
-        device_type: where it is at home; tests and the doctor run it there.
-        keeps_codes: whether it keeps codes for backward (else whatever autograd keeps).
+        name: its name in ``backend=``.
+        device_type: the type of device on which tests and the doctor run it.
+        keeps_codes: whether it keeps codes for backward; if not, autograd decides what to keep.
     """
 
     name: str
@@ -28,16 +28,16 @@ class Backend:
     keeps_codes = True
 
     def why_not(self, device: torch.device) -> str | None:
-        """The reason why it cannot run on a device, or None if it can. Raises nothing."""
+        """The reason why it cannot run on a device, or None if it can. Never raises."""
         raise NotImplementedError
 
     @property
     def operators(self) -> Operators:
-        """Its operators, defined; asked only where it can run."""
+        """Its family of operators, defined; read only if the backend can run."""
         raise NotImplementedError
 
     def run(self, x: Tensor, geometry: Geometry) -> Tensor:
-        """``(x [N, C, H, W], geometry) -> y``, for checked input."""
+        """Computes y from a checked x [N, C, H, W]."""
         return _autograd.max_blur_pool(x, geometry, self.operators)
 
     def codes(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> Codes:
@@ -45,18 +45,18 @@ class Backend:
         raise NotImplementedError
 
     def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
-        """Which of its kernels run a call, for people."""
+        """The kernels that run a call, in words."""
         raise NotImplementedError
 
     def direct(
         self, geometry: Geometry, device: torch.device
     ) -> Callable[[Tensor], Tensor | None] | None:
-        """A shorter path for plain tensors, if there is one; see ``_direct.py``."""
+        """The direct path for plain tensors, or None; see ``_direct.py``."""
         return None
 
 
 def in_words(geometry: Geometry) -> str:
-    """The max and the taps."""
+    """The sizes of the max and of the filter, in words."""
     k_h, k_w = geometry.kernel_size
     pool = "no max" if geometry.linear else f"max {k_h}x{k_w}"
     return f"{pool}, {len(geometry.taps_h)}x{len(geometry.taps_w)} taps"

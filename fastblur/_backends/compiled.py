@@ -1,7 +1,7 @@
-"""The compiled backends, for CPUs and for CUDA devices: kernels of ``fastblur._C``.
+"""The compiled backends, for CPUs and CUDA devices: kernels of ``fastblur._C``.
 
-``_C`` knows nothing of torch. It takes a ``Plan``, which is a checked geometry, and sizes and
-addresses; tensors are checked in ``_operators.py`` and allocated here.
+``_C`` does not depend on torch. It takes a ``Plan``, which is a checked geometry, and sizes and
+addresses. ``_operators.py`` checks the tensors; this module allocates them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Plan:
     """A checked geometry on a backend.
 
     Raises:
-        ValueError: one of its fields is not allowed.
+        ValueError: a field is not allowed.
     """
 
     def __init__(self, backend: Compiled, geometry: Arguments) -> None:
@@ -42,7 +42,7 @@ class Plan:
 
 
 class CompiledCall:
-    """A call whose geometry and sizes ``_C`` has checked; immutable, and shared by all that equal.
+    """A call whose geometry and sizes ``_C`` has checked; immutable, shared by all equal calls.
 
     Raises:
         ValueError: the sizes do not fit.
@@ -59,13 +59,13 @@ class CompiledCall:
         self.dtype, self.memory_format = dtype, memory_format(channels_last)
         self.input_size, self.output_size = size, (n, c, h, w)
         self.codes_shape, self.codes_dtype = (n, codes), plan.backend.codes_dtype
-        # Memory for codes that nobody keeps, where the kernels cannot do without.
+        # Memory for codes that are not kept, if the kernels need it nevertheless.
         self._scratch = (n, *scratch) if any(scratch) else None
         self._x_strides = _strides(self.input_size, channels_last)
         self._y_strides = _strides(self.output_size, channels_last)
 
     def output(self, x: Tensor, codes: int) -> Tensor:
-        """y; codes are written to this address, unless it is 0."""
+        """Returns y; writes the codes to this address, unless it is 0."""
         y = x.new_empty_strided(self.output_size, self._y_strides)
         if self._scratch and not codes:
             scratch = x.new_empty(self._scratch, dtype=self.codes_dtype)
@@ -77,7 +77,7 @@ class CompiledCall:
         n, length = self.codes_shape
         if not need_codes:
             length = 0
-        # Of all ways to allocate this takes the least time.
+        # The fastest way to allocate.
         codes = x.new_empty_strided((n, length), (length or 1, 1), dtype=self.codes_dtype)
         return self.output(x, codes.data_ptr()), codes
 
@@ -93,13 +93,13 @@ class CompiledCall:
 
 
 def _strides(size: Size, channels_last: bool) -> Size:
-    """As torch lays out a tensor of this size; only the batch may be empty."""
+    """The strides that torch gives a tensor of this size; only the batch may be empty."""
     _, c, h, w = size
     return (h * w * c, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
 
 
 class Compiled(Backend):
-    """What the two share."""
+    """Base of the CPU and CUDA backends."""
 
     alignment: int
     codes_dtype: torch.dtype
@@ -110,16 +110,16 @@ class Compiled(Backend):
 
     @property
     def library(self) -> Any:
-        """Its part of the extension."""
+        """The submodule of the extension for this backend."""
         return getattr(C, self.name)
 
     @property
     def operators(self) -> Operators:
-        """Of both."""
+        """The family that both backends share."""
         return OPERATORS
 
     def place(self, x: Tensor) -> tuple[int, ...]:
-        """Where a call on ``x`` runs, as the last arguments of its kernels."""
+        """Where a call on ``x`` runs: the last arguments of the kernels."""
         raise NotImplementedError
 
     def call(
@@ -143,16 +143,16 @@ class Compiled(Backend):
 def _direct_path() -> Callable[[Plan, torch.device], Callable[[Tensor], Tensor | None]] | None:
     try:
         from .._direct import Direct
-    except Exception:  # it asks what a torch that is not known yet may not tell
+    except Exception:  # an unknown torch version may lack what it imports
         return None
     return Direct
 
 
 class Cpu(Compiled):
-    """Codes are bit planes, whose rows are as long as those of x or of m, in whole bytes."""
+    """Codes are bit planes. Their rows are as long as the longer of x and m, in whole bytes."""
 
     name = device_type = "cpu"
-    alignment = 1  # any address will do
+    alignment = 1  # any address works
     codes_dtype = torch.uint8
 
     def why_not(self, device: torch.device) -> str | None:
@@ -180,10 +180,10 @@ class Cpu(Compiled):
 
 
 class Cuda(Compiled):
-    """Codes are words in vectors of four: the tiles of a specialised kernel, or bit planes."""
+    """Codes are words in groups of four: tiles of a specialised kernel, or bit planes."""
 
     name = device_type = "cuda"
-    alignment = 16  # the widest access; torch's own memory has more
+    alignment = 16  # the widest access; torch aligns its own memory to more
     codes_dtype = torch.int32
 
     def why_not(self, device: torch.device) -> str | None:
@@ -196,7 +196,7 @@ class Cuda(Compiled):
             )
         if device.type != "cuda":
             return f"it runs on CUDA devices only, and the input is on {device.type!r}"
-        if torch.version.hip:  # whose devices are called cuda too
+        if torch.version.hip:  # ROCm devices are called cuda too
             return "it runs on NVIDIA GPUs only, and this torch is built for AMD GPUs"
         # What the compiler traces cannot come from a cache; it asks once anyway.
         ask = why_not_gpu if torch.compiler.is_compiling() else _why_not_known_gpu
@@ -219,8 +219,8 @@ class Cuda(Compiled):
 
 
 def why_not_gpu(index: int) -> str | None:
-    """Why no kernel runs on a GPU of NVIDIA's, or None."""
-    if not torch.cuda.is_available():  # a fake tensor: nothing will run
+    """Why no kernel runs on an NVIDIA GPU, or None."""
+    if not torch.cuda.is_available():  # a fake tensor: nothing runs
         return None
     problem = _problem()
     if problem is not None:
@@ -242,12 +242,12 @@ def _problem() -> str | None:
     return problem
 
 
-# As torch.compiler.assume_constant_result does, which imports the compiler, and that triton.
+# Like torch.compiler.assume_constant_result, which would import the compiler and triton.
 _problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _runs(arch: str, major: int, minor: int) -> bool:
-    """CUDA's rule: sm_80 runs on 8.0 and later 8.x, compute_80 on all later, sm_90a on 9.0."""
+    """CUDA's rule: sm_80 runs on 8.0 and later 8.x, compute_80 on 8.0 and later, sm_90a on 9.0."""
     kind, number = arch.split("_")
     built = divmod(int(number.rstrip("af")), 10)
     if number.endswith("a"):
@@ -264,7 +264,7 @@ def _tile_code_bytes(geometry: Geometry) -> int:
 
 
 def _tile_rows(geometry: Geometry, m_h: int) -> int:
-    """Rows of tiles, two rows of the pooled map each; see TileRows in csrc/cuda/codes.h."""
+    """Number of tile rows, two rows of the pooled map each; TileRows in csrc/cuda/codes.h."""
     f, ahead = len(geometry.taps_h), geometry.kernel_size[0] - 1 - geometry.padding[0]
     shift = (2 if ahead > 1 else 1) if f >= 4 else (ahead + 1) // 2
     first_row = -2 * shift - (f - 1) // 2 + f - 2
@@ -275,7 +275,7 @@ CPU, CUDA = Cpu(), Cuda()
 
 
 def codes_of(geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> Codes:
-    """Those of the backend that is at home where ``beside`` is."""
+    """The codes of the backend for the device of ``beside``."""
     backend = CUDA if beside.device.type == "cuda" else CPU
     return backend.codes(geometry, size, channels_last, beside)
 
@@ -284,7 +284,7 @@ OPERATORS = Operators("max_blur_pool", codes_of)
 
 
 def _load() -> tuple[Any, str | None]:
-    """The extension with its operators registered, or None and the reason."""
+    """Loads the extension and registers its operators; returns None and a reason if that fails."""
     if util.find_spec("fastblur._C") is None:
         sources = Path(__file__).parents[2]
         if (sources / "setup.py").exists():
@@ -305,18 +305,18 @@ def _load() -> tuple[Any, str | None]:
         OPERATORS.define(kernels)
         _autograd.register(OPERATORS)
         return extension, None
-    except Exception as error:  # whatever it is, the reference can run
+    except Exception as error:  # whatever failed, the reference can run
         reason = (
             f"the compiled extension does not load with torch {torch.__version__} "
             f"({type(error).__name__}: {error}); install fastblur again ({_REINSTALL})"
         )
-    # Unlike a missing extension, a broken one is nobody's intention.
+    # A missing extension may be intended, a broken one is not.
     _warn(f"fastblur: {reason}")
     return None, reason
 
 
 def _warn(text: str) -> None:
-    """At the line that imports fastblur: what is between it and here depends on the import."""
+    """Warns at the line that imports fastblur, however many frames lie between."""
     frame = sys._getframe()
     while frame.f_back is not None and _imports(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
@@ -324,13 +324,13 @@ def _warn(text: str) -> None:
 
 
 def _imports(module: str) -> bool:
-    """Whether the module is fastblur's, or of the import system."""
+    """Whether the module belongs to fastblur or the import system."""
     return module.partition(".")[0] in ("fastblur", "importlib", "_frozen_importlib")
 
 
 C, WHY_NOT = _load()
 BUILD: dict[str, Any] = {} if C is None else C.build_info()
-# "sm_90" for machine code, "compute_90" for PTX; none if the extension was built without CUDA.
+# "sm_90" for machine code, "compute_90" for PTX; empty if built without CUDA.
 CUDA_ARCHS: tuple[str, ...] = tuple(BUILD["cuda_archs"]) if BUILD.get("cuda") else ()
 
 
@@ -339,17 +339,18 @@ class MaxBlurPoolFunction(_autograd.Forward):
 
     ``arguments`` are those of ``torch.ops.fastblur.max_blur_pool_forward`` between ``x`` and
     ``need_codes``: kernel_size, stride, padding, taps_h, taps_w, blur_padding, padding_mode, relu,
-    channels_last. ``x`` is [N, C, H, W]; ``codes`` are opaque, and all that is kept for backward.
-    Most users want :func:`fastblur.functional.max_blur_pool2d`.
+    channels_last. ``x`` is [N, C, H, W] in float32, float64, float16 or bfloat16. ``codes`` is an
+    opaque tensor, the only one kept for backward. Most users want
+    :func:`fastblur.functional.max_blur_pool2d`.
 
     Raises:
-        RuntimeError: the compiled extension is not there.
-        TypeError: there are not so many arguments.
+        RuntimeError: the compiled extension is not installed.
+        TypeError: the number of arguments is wrong.
     """
 
     @classmethod
     def apply(cls, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        """Runs it; any number of derivatives can be taken."""
+        """Runs the operation; derivatives of any order work."""
         if C is None:
             raise RuntimeError(f"MaxBlurPoolFunction cannot run: {WHY_NOT}")
         names = (*FIELDS, "channels_last")

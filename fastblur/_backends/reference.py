@@ -1,6 +1,6 @@
-"""The op as three layers of plain PyTorch: the judge of every other backend.
+"""The operation as three layers of plain PyTorch.
 
-It shares nothing with the fast paths but the geometry it is given.
+It shares nothing with the fast paths except the geometry.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .backend import Backend
 
 
 class Reference(Backend):
-    """It keeps no codes: autograd keeps what the layers need."""
+    """Keeps no codes: autograd keeps what the layers need."""
 
     name = "reference"
     device_type = "cpu"
@@ -37,11 +37,11 @@ REFERENCE = Reference()
 
 
 def max_blur_pool(x: Tensor, geometry: Geometry) -> Tensor:
-    """``relu`` (if asked), ``max_pool2d`` with stride 1, ``pad``, depthwise ``conv2d``.
+    """``relu`` if requested, ``max_pool2d`` with stride 1, ``pad``, depthwise ``conv2d``.
 
     Args:
         x: [N, C, H, W].
-        geometry: of the call.
+        geometry: the geometry of the call.
 
     Returns:
         [N, C, H_out, W_out], in the dtype of ``x``.
@@ -57,7 +57,7 @@ def chain(
     filter: Tensor,
     pad: Callable[[Tensor, Sequence[int], str], Tensor],
 ) -> Tensor:
-    """:func:`max_blur_pool` with the outer product of the taps given, and the way to pad."""
+    """:func:`max_blur_pool` with a given 2-D filter and padding function."""
     if geometry.relu:
         x = F.relu(x)
     if geometry.kernel_size != (1, 1):

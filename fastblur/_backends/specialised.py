@@ -1,4 +1,4 @@
-"""Which calls the GPU kernels are written for, with sizes that their compilers know."""
+"""Which calls run on GPU kernels that know their sizes at compile time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .._operators import Size
 
 
 def is_specialised(geometry: Geometry, size: Size, dtype: torch.dtype) -> bool:
-    """Whether a call is one of those, where sizes may be symbolic; else generic kernels run it."""
+    """Whether specialised kernels run a call, not generic ones; sizes may be symbolic."""
     (k, _), (p, _), f = geometry.kernel_size, geometry.padding, len(geometry.taps_h)
     square = (
         geometry.kernel_size == (k, k)
@@ -19,7 +19,7 @@ def is_specialised(geometry: Geometry, size: Size, dtype: torch.dtype) -> bool:
     )
     top, bottom, left, right = geometry.blur_padding
     before, after = (f - 1) // 2, f // 2
-    # A size that the compiler does not know yet is not taken for enormous.
+    # A symbolic size is assumed to be below the limits.
     limits = (2**28, 2**30, 2**30)
     small = all(
         not isinstance(n, int) or n < most for n, most in zip(size[1:], limits, strict=True)

@@ -1,16 +1,16 @@
-"""How stable a network is when its input moves: the measures of the anti-aliasing literature.
+"""Metrics of the anti-aliasing literature: how stable a network is when its input shifts.
 
 ==================================  ==============================================================
-:func:`shift_consistency`           how often one image, shifted twice, is given the same class
+:func:`shift_consistency`           how often one image, shifted twice, gets the same class
 :class:`ShiftConsistency`           the same, batch by batch: ``update``, ``compute``, ``reset``
 :func:`stability_curve`             the probability of the right class along a diagonal of shifts
-:func:`feature_similarity`          features of an object anywhere on a canvas, against one place
-:func:`shift_equivariance`          what a strided 1-D layer does to a signal as it is shifted
+:func:`feature_similarity`          similarity of an object's features over positions on a canvas
+:func:`shift_equivariance`          distance of a strided 1-D layer from shift equivariance
 ==================================  ==============================================================
 
-Each runs a model without gradients and in eval mode, leaves it as it was, and returns a frozen
-dataclass with the figure, the values for each image, a ``str()`` for people and ``plot(ax=None)``,
-which alone needs matplotlib (``pip install "fastblur[plot]"``).
+Each runs a model in eval mode without gradients and restores its mode. Each returns a frozen
+dataclass with the result, the values of each image, a readable ``str()`` and ``plot(ax=None)``.
+Only ``plot`` needs matplotlib (the extra ``plot``).
 """
 
 from .equivariance import ShiftEquivariance, shift_equivariance

@@ -1,4 +1,4 @@
-"""Shifted images: crops at an offset out of larger ones, or images rolled round."""
+"""Shifts images: by cropping at an offset, or by rolling around the edges."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Moves:
     """How images are shifted.
 
     Attributes:
-        crop: (height, width) of the crop; None to roll the whole image round its edges.
-        offsets: how many offsets there are along (y, x), or None for as many as fit.
+        crop: (height, width) of the crop; None to roll the whole image around its edges.
+        offsets: number of offsets along (y, x), or None for as many as fit.
     """
 
     crop: tuple[int, int] | None
@@ -27,7 +27,7 @@ class Moves:
 
     @classmethod
     def resolve(cls, crop: IntOrPair | None, circular: bool, offsets: IntOrPair | None) -> Moves:
-        """Reads the arguments of the measures, and checks all that needs no image."""
+        """Reads the arguments of the metrics and checks all that needs no image."""
         if (crop is None) is not circular:
             raise ValueError(
                 "exactly one of crop (a size) and circular=True must be given, "
@@ -37,7 +37,7 @@ class Moves:
         return cls(size, None if offsets is None else pair_of("offsets", offsets, 1))
 
     def counts(self, height: int, width: int) -> tuple[int, int]:
-        """How many offsets there are along y and x, in images of this size."""
+        """Number of offsets along y and x in images of this size."""
         if self.crop is None:
             most = height, width
         else:
@@ -55,9 +55,10 @@ class Moves:
         return found
 
     def apply(self, images: Tensor, offsets: Sequence[Sequence[int]]) -> Tensor:
-        """Each image of [B, C, H, W] at its own offset (y, x): [B, C, crop_h, crop_w] or rolled.
+        """Shifts each image of [B, C, H, W] by its own offset (y, x), in pixels.
 
-        A crop's offset is that of its top left corner; rolling moves the contents down and right.
+        Returns [B, C, crop_h, crop_w], or [B, C, H, W] if rolled. The offset of a crop is its top
+        left corner; rolling moves the contents down and right.
         """
         if self.crop is None:
             pairs = zip(images, offsets, strict=True)

@@ -1,4 +1,4 @@
-"""What the measures share: running a model without leaving traces, and reading their arguments."""
+"""Shared by the metrics: running a model without side effects, and reading arguments."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Model: TypeAlias = Callable[[Tensor], Any]
-"""A module, or any other callable that takes a batch of images."""
+"""A module or another callable that takes a batch of images."""
 
 Images: TypeAlias = Tensor | Iterable[Any]
-"""Images [N, C, H, W], or batches of them, as a DataLoader yields them."""
+"""Images [N, C, H, W], or batches of them, like those of a DataLoader."""
 
 
 @contextlib.contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Eval mode and ``torch.inference_mode``; each submodule gets its own training flag back."""
+    """Eval mode and ``torch.inference_mode``; restores every submodule's training flag."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     before = [module.training for module in modules]
     try:
@@ -32,13 +32,13 @@ def evaluating(model: Model) -> Iterator[None]:
         with torch.inference_mode():
             yield
     finally:
-        # Not by train(): models that keep, say, their batch norms frozen override it.
+        # Not with train(): models override it, for example to keep batch norms frozen.
         for module, training in zip(modules, before, strict=True):
             module.training = training
 
 
 def device_of(model: Model, otherwise: torch.device) -> torch.device:
-    """Where the model wants its input: with its first parameter or buffer, if it has any."""
+    """The device of the model's first parameter or buffer, or ``otherwise``."""
     if isinstance(model, nn.Module):
         for tensor in itertools.chain(model.parameters(), model.buffers()):
             return tensor.device
@@ -46,7 +46,7 @@ def device_of(model: Model, otherwise: torch.device) -> torch.device:
 
 
 def classify(model: Model, x: Tensor) -> Tensor:
-    """The model's [B, classes] for a batch [B, C, H, W]."""
+    """The model's scores [B, classes] for a batch [B, C, H, W]."""
     scores = model(x.to(device_of(model, x.device)))
     if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(x):
         got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
@@ -59,15 +59,15 @@ def classify(model: Model, x: Tensor) -> Tensor:
 def batches(
     images: Images, labels: Tensor | None, batch_size: int, progress: bool, what: str
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Batches of images, and of labels where there are any.
+    """Yields batches of images, with labels if there are any.
 
     Args:
-        images: [N, C, H, W], to be split, or an iterable of batches: of tensors, or of tuples or
-            lists that begin with the images and, maybe, the labels.
-        labels: [N], only for a tensor of images.
-        batch_size: to split by; for a tensor of images only.
-        progress: whether to draw a bar.
-        what: is being measured, for the bar.
+        images: [N, C, H, W], which is split, or an iterable of batches: tensors, or tuples or
+            lists that start with the images and optionally the labels.
+        labels: [N], only with a tensor of images.
+        batch_size: images per batch, only with a tensor of images.
+        progress: whether to draw a progress bar.
+        what: title of the bar.
     """
     batch_size = at_least("batch_size", batch_size, 1)
     if isinstance(images, Tensor):
@@ -98,7 +98,7 @@ def batches(
 
 
 def check_images(images: object, name: str = "images") -> None:
-    """Raises unless it is a tensor [N, C, H, W]."""
+    """Raises if it is not a tensor [N, C, H, W]."""
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a tensor [N, C, H, W], got {type(images).__name__}")
     if images.dim() != 4 or 0 in images.shape[1:]:
@@ -106,7 +106,7 @@ def check_images(images: object, name: str = "images") -> None:
 
 
 def bar(steps: Iterable[Any], progress: bool, what: str, total: int | None) -> Iterable[Any]:
-    """The steps; with a progress bar if that is asked for and rich is installed."""
+    """The steps, with a progress bar if requested and rich is installed."""
     if not progress:
         return steps
     try:
@@ -117,7 +117,7 @@ def bar(steps: Iterable[Any], progress: bool, what: str, total: int | None) -> I
 
 
 def at_least(name: str, value: int, least: int) -> int:
-    """The value as an int, which must be `least` or more."""
+    """The value as an int; raises if it is less than `least`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -128,7 +128,7 @@ def at_least(name: str, value: int, least: int) -> int:
 
 
 def pair_of(name: str, value: int | Sequence[int], least: int) -> tuple[int, int]:
-    """An int for both axes, or (height, width), each `least` or more."""
+    """Reads an int for both axes, or (height, width); raises if one is less than `least`."""
     both = (value, value) if not isinstance(value, Sequence) else tuple(value)
     if len(both) != 2:
         raise ValueError(f"{name} must be an int or a pair (height, width), got {value!r}")
@@ -136,7 +136,7 @@ def pair_of(name: str, value: int | Sequence[int], least: int) -> tuple[int, int
 
 
 def axes(ax: Axes | None) -> Axes:
-    """The axes to draw on: those given, or new ones."""
+    """The given axes, or new ones."""
     if ax is not None:
         return ax
     try:

@@ -1,4 +1,4 @@
-"""What a strided layer does to a signal as it is shifted (Zhang, ICML 2019, sections 3.1, 3.2)."""
+"""Shift equivariance of strided 1-D layers (Zhang, ICML 2019, sections 3.1, 3.2)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ShiftEquivariance:
-    """What :func:`shift_equivariance` found.
+    """The result of :func:`shift_equivariance`.
 
     Attributes:
         shifts: int64 [T], in samples of the input.
-        distance: float64 [T, N], d(t) of each signal.
+        distance: float64 [T, N], d(t) of each signal, relative.
         responses: float64 [T, N, C, L / stride], one period of the layer's response to the
             shifted signal.
-        predicted: float64, alike, the response to the signal as it was, shifted by t / stride.
-        stride: of the layer.
-        mean: of the distance, over shifts and signals.
-        largest: likewise.
+        predicted: float64 [T, N, C, L / stride], the response to the unshifted signal, shifted by
+            t / stride samples.
+        stride: stride of the layer.
+        mean: mean distance over shifts and signals.
+        largest: largest distance over shifts and signals.
     """
 
     shifts: Tensor
@@ -42,12 +43,12 @@ class ShiftEquivariance:
     def __str__(self) -> str:
         t, n = self.distance.shape
         return (
-            f"distance from equivariance {self.mean:.3f} in the mean, {self.largest:.3f} at most "
+            f"distance from equivariance: mean {self.mean:.3f}, largest {self.largest:.3f} "
             f"(relative), stride {self.stride}, {t} shifts, {n} {'signal' if n == 1 else 'signals'}"
         )
 
     def plot(self, ax: Axes | None = None, *, label: str | None = None) -> Axes:
-        """Draws the distance against the shift, mean over signals; needs matplotlib."""
+        """Plots the mean distance over signals against the shift; needs matplotlib."""
         ax = axes(ax)
         ax.plot(self.shifts.tolist(), self.distance.mean(1).tolist(), marker="o", label=label)
         ax.set(xlabel="shift (samples)", ylabel="distance from equivariance (relative)")
@@ -59,40 +60,40 @@ class ShiftEquivariance:
 def shift_equivariance(
     layer: Model, signal: Tensor, shifts: Sequence[int] | None = None
 ) -> ShiftEquivariance:
-    r"""How far a 1-D layer's response to a shifted signal is from its response, shifted.
+    r"""Distance between a 1-D layer's response to a shifted signal and its shifted response.
 
-    A layer :math:`F` of stride :math:`s` answers with one sample for every :math:`s` of its
-    input, so a signal shifted by :math:`t` should give the response shifted by :math:`t / s`
-    samples of its own:
+    A layer :math:`F` of stride :math:`s` returns one sample for every :math:`s` input samples. A
+    signal shifted by :math:`t` should therefore give the response shifted by :math:`t / s` output
+    samples:
 
     .. math:: d(t) = \frac{\lVert F(S_t\, x) - S_{t/s}\, F(x) \rVert}{\lVert F(x) \rVert}
 
-    :math:`t / s` need not be whole. Shifts of the response are therefore those of the band-limited
-    signal through its samples: each of its Fourier components is turned by its own angle. For a
-    linear layer :math:`d` is then zero, for all shifts, exactly where nothing is aliased (but for
-    the component at Nyquist, whose sine the samples do not hold); and for any layer where
-    :math:`t` is a multiple of :math:`s`. Norms are over channels and samples, not over signals.
+    :math:`t / s` need not be an integer, so a shift of the response shifts the band-limited signal
+    through its samples: it rotates the phase of each Fourier component. For a linear layer
+    :math:`d` is zero for all shifts exactly if nothing aliases (except the component at Nyquist,
+    whose sine the samples do not contain). For any layer it is zero if :math:`t` is a multiple of
+    :math:`s`. Norms run over channels and samples, not over signals.
 
-    (Zhang 2019, section 3.1, compares there too, at the resolution of the input. Comparing at the
-    samples that there are asks for one interpolation, not two.)
+    (Zhang 2019, section 3.1, compares at the resolution of the input. Comparing at the output
+    samples needs one interpolation instead of two.)
 
-    The signal is one period of a periodic one. The layer gets several, and one from the middle is
-    looked at, so that its padding does not matter as long as it reaches no further than a period.
+    The signal is one period of a periodic signal. The layer receives several periods, and only one
+    in the middle is compared, so padding has no effect if it reaches no further than a period.
 
     Args:
         layer: a module or another callable from [N, C, L] to [N, C', L / stride], for any L.
-        signal: floating point [L], [C, L] or [N, C, L]; a multiple of the stride long.
-        shifts: in samples, to the right. Default: 0 to twice the stride.
+        signal: floating point [L], [C, L] or [N, C, L]; L is a multiple of the stride.
+        shifts: shifts to the right in samples. Default: 0 to twice the stride.
 
     Returns:
-        The distance for each shift, and the responses: see :class:`ShiftEquivariance`. Where F(x)
-        is zero, the distance is infinite, or zero if F(S_t x) is zero too.
+        The distance for each shift, and the responses: see :class:`ShiftEquivariance`. If F(x) is
+        zero, the distance is infinite, or zero if F(S_t x) is zero too.
 
     Raises:
-        ValueError: an argument is wrong, or the layer has no such stride.
+        ValueError: an argument is wrong, or the layer does not have an integer stride.
 
     Example:
-        Zhang's Figures 2 and 3, a signal of period 4:
+        The signal of period 4 of Zhang's Figures 2 and 3:
 
         >>> import torch
         >>> from fastblur import FusedMaxBlurPool1d
@@ -121,7 +122,7 @@ def shift_equivariance(
             return _response(layer, shifted)[..., period : 2 * period].cpu().double()
 
         reference, found = middle(0), [middle(t) for t in steps]
-    # Outside of inference mode, so that the result can be changed and differentiated.
+    # Outside inference mode, so that the result can be modified and differentiated.
     responses = torch.stack(found)
     predicted = torch.stack([_turn(reference, t / stride) for t in steps])
     difference = (responses - predicted).flatten(2).norm(dim=2)
@@ -138,11 +139,11 @@ def shift_equivariance(
     )
 
 
-_PERIODS = 3  # one before and one after the one that is looked at
+_PERIODS = 3  # the one that is compared, one before it and one after
 
 
 def _stride(layer: Model, x: Tensor) -> int:
-    """Of the layer, from how much longer its response to a longer input is."""
+    """The stride of the layer, from the growth of its response with the input."""
 
     def samples(periods: int) -> int:
         return _response(layer, x.repeat(1, 1, periods)).shape[2]
@@ -150,9 +151,9 @@ def _stride(layer: Model, x: Tensor) -> int:
     length, out = x.shape[2], samples(_PERIODS)
     period = samples(_PERIODS + 1) - out
     stride = length // period if period > 0 and length % period == 0 else 0
-    # A layer of another stride rounds, and may give as much for one period; not for `stride` ones,
-    # which must give `length` samples: another stride that is no longer than the signal is at
-    # least one sample off.
+    # A layer of another stride rounds, and may return as many samples for one period. It cannot for
+    # `stride` periods, which must give `length` samples: any other stride up to the length of the
+    # signal is off by at least one sample.
     if not stride or samples(_PERIODS + stride) - out != length or out < 2 * period:
         raise ValueError(
             "signal's length must be a multiple of the layer's stride, and three periods must give "
@@ -163,11 +164,11 @@ def _stride(layer: Model, x: Tensor) -> int:
 
 
 def _turn(y: Tensor, shift: float) -> Tensor:
-    """Periodic y [..., M], float64, shifted right by any number of samples."""
+    """Shifts a periodic float64 y [..., M] to the right by any real number of samples."""
     m = y.shape[-1]
     angle = -2 * math.pi * shift / m * torch.arange(m // 2 + 1, dtype=torch.float64)
     turn = torch.polar(torch.ones_like(angle), angle)
-    # At Nyquist the samples hold the cosine only, and irfft takes the real part.
+    # At Nyquist the samples contain only the cosine, and irfft takes the real part.
     turned: Tensor = torch.fft.irfft(torch.fft.rfft(y) * turn, n=m)
     return turned
 

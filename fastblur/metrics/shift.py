@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Consistency:
-    """What :func:`shift_consistency` found; ``float()`` of it is the figure, in 0..1.
+    """The result of :func:`shift_consistency`; ``float()`` gives the consistency, in 0..1.
 
     Attributes:
-        consistency: the share of pairs of shifts that are given one class; NaN without images.
-        standard_error: of that share as an estimate for more such images: the standard deviation
-            of the images' own shares over the root of their number. NaN for fewer than two images.
-        agreement: bool [N, pairs], for each image and pair of shifts; images in order of their ids.
-        predictions: int64 [N, pairs, 2], the classes given at the two shifts.
-        offsets: int64 [N, pairs, 2, 2], the two shifts as (y, x): the top left corner of a crop,
-            or how far down and right the image was rolled.
+        consistency: the share of pairs of shifts that get the same class; NaN without images.
+        standard_error: standard error of the consistency: the standard deviation of the images'
+            shares divided by the square root of their number. NaN for fewer than two images.
+        agreement: bool [N, pairs], whether a pair agrees; images in order of their ids.
+        predictions: int64 [N, pairs, 2], the predicted classes at the two shifts.
+        offsets: int64 [N, pairs, 2, 2], the two shifts as (y, x) in pixels: the top left corner
+            of a crop, or how far down and right the image was rolled.
         distance: int64 [N, pairs], pixels between the two shifts, along the axis where they are
-            further apart; the shorter way round for rolled images.
+            further apart; the shorter way around for rolled images.
         ids: int64 [N], in ascending order.
     """
 
@@ -54,9 +54,9 @@ class Consistency:
         )
 
     def plot(self, ax: Axes | None = None, *, label: str | None = None) -> Axes:
-        """Draws the share of agreeing pairs by the distance between their shifts; needs matplotlib.
+        """Plots the share of agreeing pairs against the distance of their shifts; needs matplotlib.
 
-        Distances that are close together share a point, with about as many pairs in each.
+        Similar distances share a point; each point has about the same number of pairs.
         """
         ax = axes(ax)
         distance, order = self.distance.flatten().sort(stable=True)
@@ -76,10 +76,10 @@ class ShiftConsistency:
 
     Args:
         crop: as for :func:`shift_consistency`.
-        circular: likewise.
-        offsets: likewise.
-        pairs: likewise.
-        seed: likewise.
+        circular: as for :func:`shift_consistency`.
+        offsets: as for :func:`shift_consistency`.
+        pairs: as for :func:`shift_consistency`.
+        seed: as for :func:`shift_consistency`.
 
     Example:
         >>> import torch
@@ -106,7 +106,7 @@ class ShiftConsistency:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all images."""
+        """Discards all images."""
         self._ids: set[int] = set()
         self._found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
@@ -116,13 +116,13 @@ class ShiftConsistency:
         Args:
             model: as for :func:`shift_consistency`.
             images: [B, C, H, W].
-            ids: int [B], which images these are: an image's shifts follow from its id and the
-                seed alone, so with ids they do not depend on the order of the images. By default
-                images are numbered as they come, from 0.
+            ids: int [B], the numbers of these images. An image's id and the seed determine its
+                shifts, so with ids they do not depend on the order of the images. By default
+                images are numbered from 0 in the order in which they arrive.
 
         Raises:
-            ValueError, TypeError: an argument is wrong, or an id was there before. Nothing has
-                changed then.
+            ValueError, TypeError: an argument is wrong, or an id repeats. The metric is unchanged
+                then.
         """
         check_images(images)
         numbers = self._numbers(ids, len(images))
@@ -146,7 +146,7 @@ class ShiftConsistency:
         self._found.append((torch.tensor(numbers).long(), predictions, offsets, apart.amax(-1)))
 
     def compute(self) -> Consistency:
-        """The result for all images so far, in order of their ids."""
+        """The result for all images so far, sorted by id."""
         nothing = torch.empty(0, self._pairs, 2, 2, dtype=torch.int64)
         found = [(nothing[:, 0, 0, 0], nothing[..., 0], nothing, nothing[..., 0, 0]), *self._found]
         ids, predictions, offsets, distance = (torch.cat(part) for part in zip(*found, strict=True))
@@ -194,32 +194,32 @@ def shift_consistency(
     batch_size: int = 64,
     progress: bool = False,
 ) -> Consistency:
-    r"""How often a classifier gives one image, shifted twice at random, the same class.
+    r"""How often a classifier gives one image the same class at two random shifts.
 
     .. math:: E_{X, s_1, s_2}\; 1[\arg\max P(S_{s_1} X) = \arg\max P(S_{s_2} X)]
 
-    (Zhang, ICML 2019, section 4.) A shift is a crop at a random place; labels are not needed. The
-    published protocol for ImageNet is images resized and centre-cropped to 256 pixels, ``crop=224,
-    offsets=32``, one pair of shifts for each image.
+    (Zhang, ICML 2019, section 4.) A shift is a crop at a random position; labels are not needed.
+    The published protocol for ImageNet uses images resized and centre-cropped to 256 pixels,
+    ``crop=224, offsets=32``, and one pair of shifts per image.
 
-    The shifts of an image follow from the seed and its number alone, whatever the batches, so that
-    two models see the same crops and can be compared image by image. A classifier that adds in
-    another order for another batch size may still decide a near tie otherwise.
+    The seed and an image's number determine its shifts, whatever the batches, so two models see the
+    same crops and can be compared image by image. A classifier whose order of summation depends on
+    the batch size may still decide a near tie differently.
 
     Args:
-        model: a module or another callable, which gives [B, classes] for [B, C, crop_h, crop_w];
-            the largest is its choice. Images are moved to the device of its parameters.
-        images: [N, C, H, W], or an iterable of such batches, alone or first in a tuple or list, as
-            from a DataLoader. Images are numbered as they come; where their order changes, use
-            :class:`ShiftConsistency` with ids.
-        crop: the size of the crops, an int or (height, width).
-        circular: instead of cropping, roll the whole image round its edges.
-        offsets: each offset is one of 0..offsets - 1, along both axes or (y, x). Default: all that
-            there are, ``H - crop + 1``, or ``H`` where images are rolled.
-        pairs: of shifts for each image.
-        seed: of the shifts, 0 or more.
-        batch_size: for images that come as one tensor.
-        progress: draw a bar, if rich is installed.
+        model: a module or another callable from [B, C, crop_h, crop_w] to scores [B, classes];
+            the largest score is its prediction. Images are moved to the device of its parameters.
+        images: [N, C, H, W], or an iterable of such batches, alone or first in a tuple or list,
+            like those of a DataLoader. Images are numbered in the order in which they arrive; if
+            that order changes, use :class:`ShiftConsistency` with ids.
+        crop: the size of the crops in pixels, an int or (height, width).
+        circular: roll the whole image around its edges instead of cropping.
+        offsets: each offset is one of 0..offsets - 1, along both axes or (y, x). Default: all
+            possible offsets, ``H - crop + 1``, or ``H`` if images are rolled.
+        pairs: number of pairs of shifts per image.
+        seed: seed of the shifts, 0 or more.
+        batch_size: images per batch, if images are one tensor.
+        progress: draw a progress bar, if rich is installed.
 
     Returns:
         The share, its standard error, and the agreement of each image: see :class:`Consistency`.
@@ -230,7 +230,7 @@ def shift_consistency(
     Example:
         >>> import torch
         >>> from fastblur.metrics import shift_consistency
-        >>> brightest = lambda x: x.mean((2, 3))  # the channel with most light: hardly ever changes
+        >>> brightest = lambda x: x.mean((2, 3))  # the brightest channel: hardly ever changes
         >>> images = torch.ones(8, 3, 32, 32) * torch.tensor([0.1, 0.5, 0.9]).reshape(3, 1, 1)
         >>> print(shift_consistency(brightest, images, crop=24))
         shift consistency 100.00% (standard error 0.00%), 8 images, 1 pair of shifts each
@@ -242,10 +242,10 @@ def shift_consistency(
 
 
 def draw(seed: int, image: int, pair: int, counts: tuple[int, int]) -> list[list[int]]:
-    """Two shifts [[y, x], [y, x]] with y and x below the counts, from their names alone.
+    """Two shifts [[y, x], [y, x]] with y and x below the counts, determined by the arguments.
 
-    A hash instead of a generator: it needs no state, and no release of torch can change it. 64
-    bits modulo a count of pixels are uniform for all purposes.
+    A hash needs no state, and no release of torch can change it, unlike a generator. 64 bits modulo
+    a count of pixels are uniform for all practical purposes.
     """
     digest = hashlib.blake2b(f"{seed}/{image}/{pair}".encode(), digest_size=32).digest()
     y1, x1, y2, x2 = struct.unpack("<4Q", digest)

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FeatureSimilarity:
-    """What :func:`feature_similarity` found.
+    """The result of :func:`feature_similarity`.
 
     Attributes:
         similarity: float32 [N, rows, columns], the cosine similarity to the features at the
-            anchor, for each patch and place.
-        rows: int64 [rows], where the patch's top edge is, in pixels.
-        columns: int64 [columns], where its left edge is.
-        anchor: (y, x) of the top left corner of the patch at the anchor.
-        mean: over patches and places.
-        lowest: over patches and places.
+            anchor, for each patch and position.
+        rows: int64 [rows], positions of the patch's top edge, in pixels.
+        columns: int64 [columns], positions of its left edge, in pixels.
+        anchor: (y, x) of the patch's top left corner at the anchor, in pixels.
+        mean: mean similarity over patches and positions.
+        lowest: lowest similarity over patches and positions.
     """
 
     similarity: Tensor
@@ -47,12 +47,12 @@ class FeatureSimilarity:
         )
 
     def plot(self, ax: Axes | None = None, *, lowest: float | None = None) -> Axes:
-        """Draws the mean over patches as a heat map, a cross at the anchor; needs matplotlib.
+        """Plots the mean over patches as a heat map, a cross at the anchor; needs matplotlib.
 
         Args:
-            ax: where to draw; a colour bar is put beside new axes only.
-            lowest: what the darkest colour stands for, so that maps can be compared; the
-                brightest is 1. Default: the lowest of the map.
+            ax: axes to draw on; only new axes get a colour bar.
+            lowest: the value of the darkest colour; set it to compare maps. The brightest is 1.
+                Default: the lowest value of the map.
         """
         target = axes(ax)
         down, right = self.rows - self.anchor[0], self.columns - self.anchor[1]
@@ -80,36 +80,36 @@ def feature_similarity(
     batch_size: int = 64,
     progress: bool = False,
 ) -> FeatureSimilarity:
-    r"""How much the features of an object depend on where on a canvas it is.
+    r"""How much the features of an object depend on its position on a canvas.
 
-    The patch is put everywhere on the canvas, and the features :math:`\phi` at place :math:`p` are
-    compared with those at the anchor :math:`a`, all flattened to one vector:
+    The patch is placed at every position of the canvas. The features :math:`\phi` at position
+    :math:`p` are compared with those at the anchor :math:`a`, each flattened to one vector:
 
     .. math:: \frac{\langle\phi(p), \phi(a)\rangle}{\lVert\phi(p)\rVert\,\lVert\phi(a)\rVert}
 
-    (Lee, Yang & Wang 2020, arXiv 2011.04127.) Features that keep their place, before global
-    pooling, move with the object and differ for that reason alone.
+    (Lee, Yang & Wang 2020, arXiv 2011.04127.) Features before global pooling still have a position
+    and move with the object. They differ for that reason alone.
 
     Args:
-        model: a module or another callable, which takes [B, C, H, W]. The canvas is moved to the
+        model: a module or another callable that takes [B, C, H, W]. The canvas is moved to the
             device of its parameters.
-        patch: [C, h, w], or several [N, C, h, w]; its own background goes with it.
-        canvas_size: an int or (height, width), no smaller than the patch.
-        layer: name of the submodule whose output, a tensor [B, ...], are the features (the last
-            one if it runs several times). Default: the model's own output.
-        background: what fills the canvas, a number or one for each channel, [C]. The paper's is
-            white: 1 for images in 0..1, and what that becomes where they are normalised.
-        anchor: (y, x) of the patch's top left corner. Default: the middle.
-        step: in pixels, for a coarser map.
-        batch_size: how many canvases run at once.
-        progress: draw a bar, if rich is installed.
+        patch: floating point [C, h, w], or several [N, C, h, w], including their own background.
+        canvas_size: in pixels, an int or (height, width), at least the size of the patch.
+        layer: name of the submodule whose output [B, ...] is the features (its last output if it
+            runs several times). Default: the model's output.
+        background: the colour of the canvas, one number or one per channel, [C]. The paper uses
+            white: 1 for images in 0..1, or its normalised value.
+        anchor: (y, x) of the patch's top left corner in pixels. Default: the middle.
+        step: distance between positions, in pixels.
+        batch_size: number of canvases per batch.
+        progress: draw a progress bar, if rich is installed.
 
     Returns:
         The map of each patch: see :class:`FeatureSimilarity`.
 
     Raises:
-        ValueError, TypeError: an argument is wrong, the features are no tensor [B, ...], or the
-            layer did not run.
+        ValueError, TypeError: an argument is wrong, the features are not a tensor [B, ...], or
+            the layer did not run.
 
     Example:
         >>> import torch
@@ -138,7 +138,7 @@ def feature_similarity(
     with evaluating(model), _features(model, layer) as features:
 
         def at(patch: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
-            """[len(places), D], of one patch [C, h, w]."""
+            """Features [len(places), D] of one patch [C, h, w]."""
             _, h, w = patch.shape
             drawn = canvas.repeat(len(places), 1, 1, 1)
             for one, (y, x) in zip(drawn, places, strict=True):
@@ -163,7 +163,7 @@ def feature_similarity(
 
 @contextlib.contextmanager
 def _features(model: Model, layer: str | None) -> Iterator[Callable[[Tensor], Tensor]]:
-    """A function from images [B, C, H, W] to features, float32 [B, D]."""
+    """Yields a function from images [B, C, H, W] to float32 features [B, D]."""
     taken: list[Any] = []
     handle = None
     if layer is not None:
@@ -177,7 +177,7 @@ def _features(model: Model, layer: str | None) -> Iterator[Callable[[Tensor], Te
             raise ValueError(f"layer must be one of {near}, got {layer!r}")
 
         def take(_module: nn.Module, _input: Any, output: Any) -> None:
-            # A copy, for what comes next may work in place, as a ReLU often does.
+            # A copy, because the next layer may work in place, as a ReLU often does.
             taken.append(output.clone() if isinstance(output, Tensor) else output)
 
         handle = modules[layer].register_forward_hook(take)
@@ -210,7 +210,7 @@ def _patches(patch: Tensor) -> Tensor:
 
 
 def _fill(background: float | Tensor, patches: Tensor) -> Tensor:
-    """[1, C, 1, 1]."""
+    """The background as [1, C, 1, 1]."""
     fill = torch.as_tensor(background).to(patches)
     if fill.dim() > 1 or (fill.dim() == 1 and len(fill) != patches.shape[1]):
         raise ValueError(

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class StabilityCurve:
-    """What :func:`stability_curve` found.
+    """The result of :func:`stability_curve`.
 
     Attributes:
-        shifts: int64 [S], how far the contents are moved down and right, in pixels.
-        probability: float32 [N, S], of the right class.
-        right: bool [N, S], whether that class is the model's choice.
-        mean: of the probability, over images and shifts.
-        swing: largest minus smallest probability along an image's curve, mean over images.
+        shifts: int64 [S], how far the contents move down and right, in pixels.
+        probability: float32 [N, S], the probability of the right class.
+        right: bool [N, S], whether the model predicts that class.
+        mean: mean probability over images and shifts.
+        swing: largest minus smallest probability along an image's curve, averaged over images.
     """
 
     shifts: Tensor
@@ -35,7 +35,7 @@ class StabilityCurve:
 
     def __str__(self) -> str:
         return (
-            f"probability of the right class {self.mean:.3f} in the mean, largest minus smallest "
+            f"probability of the right class: mean {self.mean:.3f}, largest minus smallest "
             f"{self.swing:.3f}, {len(self.probability)} images, {len(self.shifts)} shifts from "
             f"{self.shifts[0]} to {self.shifts[-1]}"
         )
@@ -43,7 +43,7 @@ class StabilityCurve:
     def plot(
         self, ax: Axes | None = None, *, image: int | None = None, label: str | None = None
     ) -> Axes:
-        """Draws one image's curve, or the mean of all with the middle half; needs matplotlib."""
+        """Plots one image's curve, or the mean of all with its quartiles; needs matplotlib."""
         ax = axes(ax)
         shifts = self.shifts.tolist()
         if image is not None:
@@ -72,29 +72,30 @@ def stability_curve(
 ) -> StabilityCurve:
     """The probability that a classifier gives the right class as the image moves diagonally.
 
-    A shift is a crop at offset (o, o); ``crop=224`` from images of 256 pixels gives the 33 shifts
-    of Zhang's evaluation. Shifts are told as the movement of what is in the picture, against the
-    centre crop (offset ``(count - 1) // 2``): an offset one smaller moves it one pixel down and
-    right.
+    (Zhang, ICML 2019, Figure 1.) A shift is a crop at offset (o, o); ``crop=224`` from images of
+    256 pixels gives the 33 shifts of Zhang's evaluation. Shifts are reported as the movement of the
+    picture's contents relative to the centre crop, which has offset ``(count - 1) // 2``. Reducing
+    the offset by one moves the contents one pixel down and right.
 
     Args:
-        model: a module or another callable, which gives [B, classes] for [B, C, crop_h, crop_w].
-            Images are moved to the device of its parameters.
-        images: [N, C, H, W], or an iterable of batches (images, labels), as from a DataLoader.
-        labels: int [N], the right classes, if the images come as one tensor.
-        crop: the size of the crops, an int or (height, width).
-        circular: instead of cropping, roll the whole image round its edges, by 0..offsets - 1.
-        offsets: how many. Default: as many as there are along the shorter way.
-        logits: the model gives logits; False if it gives probabilities.
-        batch_size: for images that come as one tensor.
-        progress: draw a bar, if rich is installed.
+        model: a module or another callable from [B, C, crop_h, crop_w] to [B, classes]. Images are
+            moved to the device of its parameters.
+        images: [N, C, H, W], or an iterable of batches (images, labels), like those of a
+            DataLoader.
+        labels: int [N], the right classes, if images are one tensor.
+        crop: the size of the crops in pixels, an int or (height, width).
+        circular: roll the whole image around its edges by 0..offsets - 1 instead of cropping.
+        offsets: number of shifts. Default: as many as the shorter axis allows.
+        logits: whether the model returns logits; False if it returns probabilities.
+        batch_size: images per batch, if images are one tensor.
+        progress: draw a progress bar, if rich is installed.
 
     Returns:
-        The curve of each image, and how much they swing: see :class:`StabilityCurve`.
+        The curve and swing of the images: see :class:`StabilityCurve`.
 
     Raises:
-        ValueError, TypeError: an argument is wrong, there are no images, or the model's result is
-            not [B, classes].
+        ValueError, TypeError: an argument is wrong, there are no images, or the model does not
+            return [B, classes].
 
     Example:
         >>> import torch
@@ -126,7 +127,7 @@ def stability_curve(
                 values = scores.float().softmax(1) if logits else scores.float()
                 for_batch.append(values.gather(1, target).squeeze(1).cpu())
                 chosen.append((scores.argmax(1) == target.squeeze(1)).cpu())
-        # Stacked outside of inference mode, so that the result can be changed and differentiated.
+        # Stacked outside inference mode, so that the result can be modified and differentiated.
         probability.append(torch.stack(for_batch, 1))
         right.append(torch.stack(chosen, 1))
     if count is None or sum(map(len, probability)) == 0:

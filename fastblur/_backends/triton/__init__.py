@@ -1,6 +1,6 @@
-"""The Triton backend: what it can run, its codes, and its operators, which a compiler sees into.
+"""The Triton backend: what it can run, its codes, and its operators, which compilers look into.
 
-Nothing here imports triton, which takes its time; the first use of the backend does.
+This module does not import triton, which is slow; the first use of the backend does.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import _autograd, _compat
-from ..._geometry import Geometry
-from ..._operators import Arguments, Checked, Operators, Size
-from ..backend import Backend, Codes, in_words
+from .. import _autograd, _compat
+from .._geometry import Geometry
+from .._operators import Arguments, Checked, Operators, Size
+from .backend import Backend, Codes, in_words
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None  # which does not import it
+_HAS_TRITON = importlib.util.find_spec("triton") is not None  # does not import it
 
 
 class Triton(Backend):
     """Codes are words of four columns each, in the memory order of x.
 
-    ``forward.py`` says what a word holds. No other backend's codes have four dimensions, so none
-    takes them for its own.
+    The top of ``fastblur/_triton_forward.py`` describes the words. Only these codes have four
+    dimensions, so no other backend accepts them.
 
     Args:
-        traced: whether calls go into a graph that is being made.
+        traced: whether calls are recorded into a graph.
     """
 
     name = "triton"
@@ -44,7 +44,7 @@ class Triton(Backend):
                 "triton is not installed (pip install triton; PyTorch's own builds for CUDA and "
                 "ROCm bring it, and those for XPU pytorch-triton-xpu)"
             )
-        if device.type not in ("cuda", "xpu"):  # ROCm's devices are called cuda too
+        if device.type not in ("cuda", "xpu"):  # ROCm devices are called cuda too
             return f"it runs on GPUs only (CUDA, ROCm, XPU), and the input is on {device.type!r}"
         return _why_not_loaded()
 
@@ -56,9 +56,9 @@ class Triton(Backend):
 
     def call(self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor) -> Any:
         """Checks a call; see ``_operators.py``."""
-        from . import launch
+        from .. import _triton_launch
 
-        return launch.Call(_checked(geometry), size, channels_last, beside, self._traced)
+        return _triton_launch.Call(_checked(geometry), size, channels_last, beside, self._traced)
 
     def codes(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> Codes:
         return codes_of(geometry, size, channels_last)
@@ -97,14 +97,14 @@ OPERATORS = Operators("triton_max_blur_pool", codes_of)
 
 @functools.cache
 def _load() -> str | None:
-    """Registers the operators, or tells why there are none."""
+    """Registers the operators, or returns the reason why that fails."""
     try:
-        from . import launch  # noqa: F401
+        from .. import _triton_launch  # noqa: F401
 
         OPERATORS.define({"CompositeExplicitAutograd": TRITON})
         _autograd.register(OPERATORS)
         _open_to_compilers()
-    except Exception as error:  # of a triton or a torch that is not known yet
+    except Exception as error:  # an unknown version of triton or torch
         return f"triton does not load ({type(error).__name__}: {error})"
     return None
 
@@ -113,15 +113,14 @@ def _why_not_loaded() -> str | None:
     return _load()
 
 
-# As torch.compiler.assume_constant_result does, which imports the compiler, and that triton.
+# Like torch.compiler.assume_constant_result, which would import the compiler and triton.
 _why_not_loaded._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _open_to_compilers() -> None:
-    """Has torch.compile take the operators apart into launches, as ``torch.library.triton_op``.
+    """Lets torch.compile decompose the operators into launches, like ``torch.library.triton_op``.
 
-    That cannot be used for operators with a schema of their own before torch 2.14, and defines them
-    itself.
+    ``triton_op`` defines operators itself, and accepts a schema only from torch 2.14 on.
     """
     from torch._subclasses.functional_tensor import FunctionalTensorMode
 
