@@ -431,9 +431,9 @@ def test_nothing_to_unfuse() -> None:
     net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d(2, 1), layer())
     report = unfuse_(net)
     assert report.restored == ()
-    assert str(report) == "nothing to unfuse: the model holds no layer that fuse_ made"
+    assert str(report) == "nothing to unfuse: the model has no layer that fuse_ created"
     fuse_(net)
-    assert str(unfuse_(net)) == "back where they were: 2; calls one by one again in: the model"
+    assert str(unfuse_(net)) == "restored: 2; separate calls again in: the model"
 
 
 def test_models_that_are_wrapped_already() -> None:
@@ -778,4 +778,4 @@ def test_mode_of_a_convolution_survives() -> None:
 
 def test_twice_says_so() -> None:
     net = fused_net()
-    assert str(fuse_(net)) == "nothing to fuse; layers that are fused already: 1"
+    assert str(fuse_(net)) == "nothing to fuse; layers already fused: 1"

@@ -444,7 +444,7 @@ def test_a_failed_update_counts_nothing() -> None:
         (lambda x: twice(x, [0, 1, 1]), "ids must be unique, got 1 again"),
         (lambda x: twice(x, [0.0, 1.0, 2.0]), "ids must be ints"),
         (lambda x: stability_curve(Spot(), x, crop=8), "labels must be given"),
-        (lambda x: curve(x, [1] * 11), r"labels must have the shape \[12\]"),
+        (lambda x: curve(x, [1] * 11), r"labels must have shape \[12\]"),
         (lambda x: curve(x, [999] * 12), r"labels must be in 0\.\.191, .* 999\.\.999"),
         (lambda x: curve(x[:0], []), "images must not be empty"),
         (

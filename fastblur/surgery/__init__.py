@@ -1,4 +1,4 @@
-"""Changes to whole models: fuse what is anti-aliased, anti-alias what is not."""
+"""Changes whole models: fuses anti-aliasing layers, anti-aliases ordinary CNNs."""
 
 from .antialias import AntialiasReport, AntialiasRow, antialias_
 from .filtered_pool import BlurredConv2d, FilteredPool

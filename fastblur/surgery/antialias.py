@@ -1,4 +1,4 @@
-"""Zhang's anti-aliasing of a whole model, in place."""
+"""Anti-aliases a whole model, in place (Zhang, ICML 2019)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class AntialiasRow:
     """One strided layer of the model.
 
     Attributes:
-        site: its path before the change.
+        site: path of the layer before the change.
         kind: ``"max"``, ``"conv"`` or ``"avg"``.
-        change: what was done, or None.
-        blur: path of its blur, after the change of the whole model, or None.
-        reason: why it was left alone, or None.
+        change: what changed, or None.
+        blur: path of its blur in the changed model, or None.
+        reason: why the layer was left alone, or None.
     """
 
     site: str
@@ -41,19 +41,19 @@ class AntialiasRow:
 
     @property
     def outcome(self) -> str | None:
-        """What was done, or None."""
+        """What changed, or None."""
         return self.change
 
 
 @dataclass(frozen=True)
 class AntialiasReport(Report[AntialiasRow]):
-    """What :func:`antialias_` did; ``str()`` of it is for people.
+    """The result of :func:`antialias_`; ``str()`` gives a readable report.
 
     Attributes:
-        rows: one for each strided layer, in the order of ``named_modules``.
-        recipe: the published models whose departures were followed, as ``"resnet"``, or
+        rows: one per strided layer, in the order of ``named_modules``.
+        recipe: the published models whose exceptions apply, for example ``"resnet"``, or
             ``"general"``.
-        renamed: for each key of the state dict before that has another name now, the new one.
+        renamed: maps each old state-dict key that changed to its new key.
     """
 
     rows: tuple[AntialiasRow, ...]
@@ -98,41 +98,41 @@ def antialias_(
     ``AvgPool2d(s)``                        blur of stride s
     ======================================  =====================================================
 
-    The blurs are :meth:`FilteredPool.zhang`, on the device and of the dtype of the weights next to
-    them. Where the data goes is read off ``torch.fx`` traces of a copy without data; each strided
-    layer for which they do not tell where its blur belongs is left alone, with the reason in the
-    report. torchvision models of the families in the ``antialiased_cnns`` package get that
-    package's state-dict keys and results; see ``docs/antialias.md``.
+    The blurs are :meth:`FilteredPool.zhang`, on the device and in the dtype of the weights next to
+    them. ``torch.fx`` traces of a copy without data show the data flow. A strided layer is left
+    alone, with a reason in the report, if the traces do not show where its blur belongs.
+    torchvision models of the families in the ``antialiased_cnns`` package get that package's
+    state-dict keys and results; see ``docs/antialias.md``.
 
-    All parameters stay the same objects, so optimisers made before stay valid; hooks stay on their
-    modules. A model with a blur in it, from here or from another package, is not changed again.
+    All parameters stay the same objects, so existing optimisers stay valid, and hooks stay on their
+    modules. A model that already contains a blur, of fastblur or another package, does not change.
 
-    Sizes: convolutions and maxima keep theirs, but where a ResNet's stem pooling becomes 2x2 (an
-    odd map of size n then gives (n - 1) / 2, not (n + 1) / 2). An average over windows of s, which
-    gave floor(n / s), becomes a blur, which gives ceil(n / s).
+    Sizes: convolutions and max pooling keep their output sizes, except that a ResNet's stem pooling
+    becomes 2x2 (an odd map of size n then gives (n - 1) / 2, not (n + 1) / 2). An average pool over
+    windows of s, which gave floor(n / s), becomes a blur, which gives ceil(n / s).
 
     Args:
-        model: changed in place.
+        model: the model, changed in place.
         filter_size: number of binomial taps, 1 to 31. An axis with stride 1 is not blurred.
-        padding_mode: of the blurs: "reflect", "replicate", "zeros" or "circular". Reflection
-            needs maps larger than its padding, ``filter_size // 2``.
-        sites: which layers to change, of "max", "conv" and "avg".
-        blur_first: for convolutions, Composer's cheaper order instead of Zhang's: a blur with
-            stride 1 of the convolution's *input*, and the convolution keeps its stride, whether
-            or not an activation follows. Costs no larger maps; the signal is low-passed before
-            the convolution, and what its nonlinearity creates is aliased as before. A 1x1
-            convolution gets the blur of stride s in front, which is the same and cheaper.
+        padding_mode: padding of the blurs: "reflect", "replicate", "zeros" or "circular".
+            Reflection needs maps larger than its padding, ``filter_size // 2``.
+        sites: which layers to change: a set of "max", "conv" and "avg".
+        blur_first: for convolutions, Composer's cheaper order instead of Zhang's. The
+            convolution's *input* is blurred with stride 1, and the convolution keeps its stride,
+            with or without an activation behind it. Maps do not grow. The blur low-passes the
+            signal before the convolution; what its nonlinearity creates still aliases. A 1x1
+            convolution gets a blur of stride s in front, which is equal and cheaper.
         min_channels: convolutions with fewer input channels are left alone.
-        keep_pool: keeps a ResNet's 3x3 stem pooling, which the published models make 2x2.
-        stem: whether the model's first convolution is changed too. None does as the published
-            models do (``pool_only``): in AlexNet yes, elsewhere no.
+        keep_pool: keep a ResNet's 3x3 stem pooling, which the published models make 2x2.
+        stem: whether to change the model's first convolution. None follows the published models
+            (``pool_only``): yes in AlexNet, no elsewhere.
 
     Returns:
-        What was changed, what was not, and why.
+        What changed, what did not, and why.
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: it is of the right kind and not allowed. Nothing was changed then.
+        TypeError: an argument has the wrong type.
+        ValueError: a value is not allowed. The model is unchanged then.
 
     Example:
         >>> from torch import nn

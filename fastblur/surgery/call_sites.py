@@ -1,8 +1,8 @@
-"""Where a model calls a ReLU, a max and a blur in turn, and the classes that make one call of it.
+"""Finds where a model calls a ReLU, a max and a blur in sequence, and makes one call of it.
 
-A module whose code does so gets a subclass of its class, in which that code alone differs: the
-``forward`` of an ``nn.Sequential``, or methods by :mod:`.rewriting`. The subclass has the name of
-the class, holds no state, and pickles as the class and the places of the calls.
+A module with such code gets a subclass of its class in which only that code differs: the
+``forward`` of an ``nn.Sequential``, or methods rewritten by :mod:`.rewriting`. The subclass has the
+same name and no state, and pickles as the original class and the positions of the calls.
 """
 
 from __future__ import annotations

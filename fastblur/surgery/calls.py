@@ -1,4 +1,4 @@
-"""What a call of a module does, who sees it, and who holds its result."""
+"""Determines what a call of a module does, what observes it, and what holds its result."""
 
 from __future__ import annotations
 

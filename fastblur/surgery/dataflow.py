@@ -1,4 +1,4 @@
-"""Which module's result goes where, read off traces."""
+"""Determines from traces where each module's result goes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fused layer with the filter of the layer it stands for, so that checkpoints still fit."""
+"""A fused layer that keeps the original layer's filter as a buffer, so that checkpoints load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEAST = torch.finfo(torch.float32).eps
 
 
 def channels_of(filter: Tensor) -> int | None:
-    """That a depthwise filter is for, or None where it serves any number."""
+    """The number of channels that a depthwise filter is for, or None for any number."""
     one_tap = filter.shape[-1] == 1 and (filter.dim() == 3 or filter.shape[-2] == 1)
     return filter.shape[0] if filter.dim() > 2 and filter.shape[0] > 1 and not one_tap else None
 
@@ -25,15 +25,15 @@ def channels_of(filter: Tensor) -> int | None:
 def separable_taps(
     filter: Tensor, precision: float | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The two rows of taps whose outer product the filter is, in each of its channels.
+    """The two rows of taps whose outer product is the filter, in every channel.
 
     Args:
-        filter: [f_h, f_w], or as depthwise convolutions take it: [C, 1, f_h, f_w], [C, 1, f_w].
-        precision: relative, of the numbers in it; by default that of its dtype, or of float32,
+        filter: [f_h, f_w], or the weight of a depthwise convolution: [C, 1, f_h, f_w], [C, 1, f_w].
+        precision: relative precision of its entries. Default: that of its dtype, or of float32,
             from which most filters come.
 
     Raises:
-        ValueError: the channels differ, or no two rows give the filter to its own precision.
+        ValueError: the channels differ, or no two rows give the filter within its precision.
     """
     planes = filter.detach().reshape(-1, *filter.shape[-2:])
     if not torch.isfinite(planes).all():  # first, for a NaN would differ from itself
@@ -60,28 +60,28 @@ def separable_taps(
 
 
 class FilteredPool(Pool):
-    """A fused layer with the filter of the unfused layer as a buffer.
+    """A fused layer that holds its filter as a buffer, like the unfused layer.
 
-    The taps are read from the buffer, and again whenever it has changed; while it is on the meta
-    device, they are the geometry's. A change inside compiled or transformed code, or through
-    ``.data``, is not noticed.
+    The layer reads its taps from the buffer, and again whenever the buffer changes. While the
+    buffer is on the meta device, the taps of the geometry apply. The layer does not notice changes
+    inside compiled or transformed code, or through ``.data``.
 
     Args:
-        geometry: of the layer.
-        filter: [C, 1, f_h, f_w], [1, 1, f_h, f_w] or [f_h, f_w], kept as it is; or [C, 1, f_w] for
-            a one-dimensional layer.
-        name: of the buffer.
+        geometry: the geometry of the layer.
+        filter: floating point [C, 1, f_h, f_w], [1, 1, f_h, f_w] or [f_h, f_w], or [C, 1, f_w] for
+            a 1-D layer; kept unchanged.
+        name: the name of the buffer.
         persistent: whether the buffer is part of the state dict.
         backend: as for :class:`fastblur.FusedMaxBlurPool`.
 
     Shape:
-        - Input: [N, C, H, W] or [C, H, W], one-dimensional [N, C, L] or [C, L]; a filter of more
-          than one channel fixes C.
+        - Input: [N, C, H, W] or [C, H, W]; in 1-D [N, C, L] or [C, L]. A filter of more than one
+          channel fixes C.
         - Output: that of :func:`fastblur.functional.max_blur_pool2d`.
 
     Raises:
-        TypeError: the filter is no floating point tensor.
-        ValueError: it is of another shape, or not separable, or its channels differ.
+        TypeError: the filter is not a floating point tensor.
+        ValueError: the filter has another shape, is not separable, or differs between channels.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class FilteredPool(Pool):
         padding_mode: PaddingMode = "reflect",
         backend: BackendName = "auto",
     ) -> FilteredPool:
-        """Zhang's BlurPool of so many channels: binomial taps, a persistent buffer ``filt``."""
+        """Zhang's BlurPool for [N, channels, H, W]: binomial taps, persistent buffer ``filt``."""
         check_scalar("channels", channels, 1)
         geometry = Geometry.resolve(1, stride, 0, filter_size, None, "same", padding_mode)
         plane = torch.outer(torch.tensor(geometry.taps_h), torch.tensor(geometry.taps_w))
@@ -118,19 +118,19 @@ class FilteredPool(Pool):
 
     @property
     def filter(self) -> Tensor:
-        """The buffer."""
+        """The buffer with the filter."""
         filter = self._buffers[self.filter_name]  # get_buffer would cost more than a small call
         assert filter is not None
         return filter
 
     @property
     def channels(self) -> int | None:
-        """That the filter is for, or None where it serves any number."""
+        """The number of channels that the filter is for, or None for any number."""
         return channels_of(self.filter)
 
     @property
     def one_dimensional(self) -> bool:
-        """Whether inputs have one axis and not two."""
+        """Whether the layer is 1-D: inputs are [N, C, L] or [C, L]."""
         return self.filter.dim() == 3
 
     def forward(self, input: Tensor) -> Tensor:
@@ -139,14 +139,14 @@ class FilteredPool(Pool):
         return self._run(input, self.geometry)
 
     def compute(self, input: Tensor, geometry: Geometry) -> Tensor:
-        """Applies the layer with the work of what stands in front of it, too."""
+        """Applies the layer with a geometry that includes the modules that joined it."""
         if self._refresh_taps():
             taps_h, taps_w = self.taps
             geometry = dataclasses.replace(geometry, taps_h=taps_h, taps_w=taps_w)
         return self._run(input, geometry)
 
     def _refresh_taps(self) -> bool:
-        """Reads the taps again if the filter has changed, and tells whether it has."""
+        """Reads the taps again if the filter has changed; returns whether it has."""
         changed = not torch.compiler.is_compiling() and self._is_changed(self.filter)
         if changed:
             self._read_taps()
@@ -168,13 +168,13 @@ class FilteredPool(Pool):
         return super().compute(input, geometry)
 
     def _is_changed(self, filter: Tensor) -> bool:
-        """Whether the filter can be looked into, and is another than that the taps were read of."""
+        """Whether the filter is readable and differs from the one last read."""
         known = self._stamp
         unchanged = known is not None and known[0] == id(filter) and known == _stamp(filter)
         return not unchanged and _has_values(filter)
 
     def extra_repr(self) -> str:
-        """What the geometry says, the taps by their number."""
+        """The fields of the geometry, with the number of taps instead of the taps."""
         g = self.geometry
         parts = {
             "kernel_size": g.kernel_size,
@@ -256,7 +256,7 @@ def _check_filter(filter: Any) -> None:
 
 
 def _has_values(filter: Tensor) -> bool:
-    """Whether it can be looked into: neither traced nor transformed."""
+    """Whether its values are readable: neither traced nor transformed."""
     return (
         type(filter) is Tensor
         and not filter.is_meta
@@ -266,23 +266,23 @@ def _has_values(filter: Tensor) -> bool:
 
 
 def _stamp(filter: Tensor) -> tuple[int, int, int]:
-    """Differs when the tensor is another one, or was written to."""
+    """Changes if the tensor is another one, or was written to."""
     version = 0 if filter.is_inference() else filter._version
     return id(filter), filter.data_ptr(), version
 
 
 class BlurredConv2d(FilteredPool):
-    """A convolution with a blur in front of it or behind it: Composer's and ffcv's layers.
+    """A convolution with a blur before or after it, like Composer's and ffcv's layers.
 
     Args:
-        geometry: of the blur.
-        filter: of the blur.
-        conv: the convolution, which keeps its stride; child ``conv`` of this module.
-        blur_first: whether the blur comes first.
-        **rest: of :class:`FilteredPool`.
+        geometry: the geometry of the blur.
+        filter: the filter of the blur.
+        conv: the convolution, which keeps its stride; it becomes the child ``conv``.
+        blur_first: whether the blur runs before the convolution.
+        **rest: other arguments of :class:`FilteredPool`.
 
     Shape:
-        - Input and output: those of the two in turn.
+        - Input and output: those of the two layers in sequence.
     """
 
     only_pools = False
@@ -301,13 +301,13 @@ class BlurredConv2d(FilteredPool):
         self.blur_first = blur_first
 
     def forward(self, input: Tensor) -> Tensor:
-        """Applies the two."""
+        """Applies both layers."""
         if self.blur_first:
             result: Tensor = self.conv(super().forward(input))
             return result
         return super().forward(self.conv(input))
 
     def compute(self, input: Tensor, geometry: Geometry) -> Tensor:
-        """Applies the two, the blur first, with the work of what stands in front of it, too."""
+        """Applies both, the blur first, with a geometry that includes the modules that joined."""
         result: Tensor = self.conv(super().compute(input, geometry))
         return result

@@ -1,4 +1,4 @@
-"""``fuse_``: the anti-aliasing layers of a model by the fused op, in place; ``unfuse_``: back."""
+"""``fuse_`` replaces a model's anti-aliasing layers with fused ones; ``unfuse_`` reverts it."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ _STATE_HOOKS = (
 
 
 def fuse_(model: nn.Module, *, relu: bool = True, backend: BackendName = "auto") -> FuseReport:
-    """Replaces the anti-aliasing layers of a model by fused ones, in place.
+    """Replaces the anti-aliasing layers of a model with fused ones, in place.
 
-    Recognised are the layers of antialiased_cnns, timm, kornia, Composer, TResNet and
-    ffcv-imagenet, and average pools behind a ReLU (timm's ``resnetaa``). A max of stride 1 and a
-    ReLU join the layer behind them where the code that calls them proves that only the layer reads
-    their results: in an ``nn.Sequential``, and in consecutive calls in a method. The numbers stay
-    the same, and so does the state dict: checkpoints of before load into the fused model, strictly,
-    and the other way. :func:`unfuse_` undoes it.
+    Recognises the layers of antialiased_cnns, timm, kornia, Composer, TResNet and ffcv-imagenet,
+    and average pools behind a ReLU (timm's ``resnetaa``). A max of stride 1 and a ReLU join the
+    layer behind them if the calling code proves that only the layer reads their results: in an
+    ``nn.Sequential``, or in consecutive calls of a method. Outputs and the state dict stay the
+    same: checkpoints of the original model load strictly into the fused one, and vice versa.
+    :func:`unfuse_` reverts the change.
 
-    Nothing is guessed: a layer that is shared, hooked, subclassed or changed is left alone, and so
-    is one whose filter is not separable or which does not compute what layers of its name compute.
-    The report says why. All is decided before anything changes.
+    ``fuse_`` does not guess. It leaves a layer alone if it is shared, hooked, subclassed or
+    modified, if its filter is not separable, or if it does not compute what layers of its name
+    compute. The report gives the reason. Every decision precedes every change.
 
-    A ReLU or a max that joins stays in its place and keeps its meaning: hooks, other methods and
-    code that takes the model apart find the values that they found before.
+    A ReLU or a max that joins keeps its place and its meaning: hooks, other methods and feature
+    extractors see the same values as before.
 
     Args:
-        model: whose modules are replaced. It cannot itself be one of the layers.
+        model: the model whose modules are replaced. It cannot itself be one of the layers.
         relu: whether ReLUs join.
-        backend: of the fused layers, as for :class:`fastblur.FusedMaxBlurPool`.
+        backend: backend of the fused layers, as for :class:`fastblur.FusedMaxBlurPool`.
 
     Returns:
-        What was found, a row each; ``print`` it.
+        A report with one row per recognised layer; ``print`` it.
 
     Raises:
-        TypeError: ``model`` is no module, or one that is scripted, compiled or in a DataParallel
-            already; or ``relu`` is no bool.
+        TypeError: ``model`` is not a module, or is scripted, compiled or inside a DataParallel;
+            or ``relu`` is not a bool.
         ValueError: no backend has that name.
     """
     check_model(model)
@@ -69,18 +69,20 @@ def fuse_(model: nn.Module, *, relu: bool = True, backend: BackendName = "auto")
 
 
 def unfuse_(model: nn.Module) -> UnfuseReport:
-    """Puts back what :func:`fuse_` replaced, with the filters, convolutions and modes of now.
+    """Restores the original modules that :func:`fuse_` replaced.
+
+    The restored objects keep the current filters, convolutions and train/eval mode.
 
     Args:
-        model: that was fused, or a copy or a part of it.
+        model: the fused model, or a copy or a part of it.
 
     Returns:
-        The paths of the modules that are back; ``print`` it.
+        A report with the paths of the restored modules; ``print`` it.
 
     Raises:
-        TypeError: ``model`` is no module.
-        ValueError: it is a fused layer itself, or hooks were set on what ``fuse_`` made. Nothing
-            was changed then.
+        TypeError: ``model`` is not a module.
+        ValueError: ``model`` is itself a fused layer, or a fused layer has hooks. The model is
+            unchanged then.
     """
     check_module(model)
     if _before(model) is not None:

@@ -1,10 +1,10 @@
-"""A ReLU and a max right in front of a blur: the blur's own kernel does their work.
+"""Runs a ReLU and a max in front of a blur in the blur's own kernel.
 
-``fuse_`` leaves the ReLU and the max where they are, unchanged. What changes is the code that
-calls them and the blur in turn, and that code alone: the ``forward`` of an ``nn.Sequential``, or
-two calls in a method whose source shows that nobody else reads the value between them
-(:mod:`.rewriting`). There, each time anew, :class:`Line` decides what one call may do, right before
-that call. Any other caller of the same modules gets what they always gave.
+``fuse_`` leaves the ReLU and the max in place, unchanged. Only the code that calls them and the
+blur in sequence changes: the ``forward`` of an ``nn.Sequential``, or calls in a method whose source
+shows that nothing else reads the value between them (:mod:`.rewriting`). There, :class:`Line`
+decides right before each call what one call may combine. All other callers of the same modules get
+the same values as before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which models can be changed in place."""
+"""Checks that a model can be changed in place."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 
 def check_module(model: Any) -> None:
-    """Raises TypeError unless ``model`` is a module."""
+    """Raises TypeError if ``model`` is not a module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
 
 
 def check_model(model: Any) -> None:
-    """Raises TypeError unless ``model`` is a module of Python code, to be changed before all else.
+    """Raises TypeError if ``model`` is not a plain module: scripted, compiled or wrapped.
 
-    What holds a model to run it otherwise cannot be traced, so that less would be found in it.
+    Wrappers cannot be traced, so fewer layers would be found inside.
     """
     check_module(model)
     if isinstance(model, torch.jit.ScriptModule):

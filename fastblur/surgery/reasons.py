@@ -1,4 +1,4 @@
-"""Why a ReLU or a max in front of a blur does not join it, in words."""
+"""Words the reasons why a ReLU or a max in front of a blur does not join it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where Zhang's published models depart from the general rule."""
+"""The exceptions of Zhang's published models to the general rule."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Which module is an anti-aliasing layer, by its structure and its filter, and what it computes.
+"""Recognises anti-aliasing layers by structure and filter, and derives their geometry.
 
-No package is imported for this. A candidate is a class of a known name that derives from
-``nn.Module`` alone, with the attributes and the buffer that the layer of that name has; its filter
-must be separable; and before it counts as recognised, it has computed the same numbers as the
-fused layer that would take its place, on a few small inputs (:func:`check_numbers`).
+This imports none of the packages. A candidate is a class of a known name that derives directly from
+``nn.Module`` and has the attributes and the buffer of the layer of that name. Its filter must be
+separable. Finally it must compute the same numbers as its fused replacement on a few small inputs
+(:func:`check_numbers`).
 """
 
 from __future__ import annotations

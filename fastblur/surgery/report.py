@@ -1,4 +1,4 @@
-"""What a change of a model found and did, for programs and for people."""
+"""Reports about changes of a model, for programs and for people."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .._geometry import Geometry
 
 
 class Row(Protocol):
-    """One layer that might have been changed."""
+    """A layer that could change."""
 
     @property
     def outcome(self) -> str | None:
-        """What became of it; None where it was left alone."""
+        """What it became; None if it was left alone."""
 
 
 RowType = TypeVar("RowType", bound=Row)
@@ -22,18 +22,18 @@ RowType = TypeVar("RowType", bound=Row)
 
 @dataclass(frozen=True)
 class Report(Generic[RowType]):
-    """A row for each layer, of two kinds."""
+    """One row per layer, changed or left alone."""
 
     rows: tuple[RowType, ...]
 
     @property
     def changed(self) -> tuple[RowType, ...]:
-        """The rows of layers that were changed."""
+        """The rows of the layers that changed."""
         return tuple(row for row in self.rows if row.outcome is not None)
 
     @property
     def left(self) -> tuple[RowType, ...]:
-        """The rows of layers that were left alone."""
+        """The rows of the layers that were left alone."""
         return tuple(row for row in self.rows if row.outcome is None)
 
 
@@ -42,11 +42,11 @@ class FuseRow:
     """One layer that blurs.
 
     Attributes:
-        path: of the layer in the model.
-        what: the classes of the modules that it takes in, in the order in which they ran.
-        fused: what the fused layer does; None where the layer was left alone.
+        path: path of the layer in the model.
+        what: classes of the modules that the fused layer combines, in the order of their calls.
+        fused: what the fused layer does, in words; None if the layer was left alone.
         note: why it was left alone, or what could not join it and why.
-        joined: the paths of the modules in front that joined it.
+        joined: paths of the modules in front that joined it.
     """
 
     path: str
@@ -57,23 +57,23 @@ class FuseRow:
 
     @property
     def outcome(self) -> str | None:
-        """What the fused layer does; None where the layer was left alone."""
+        """What the fused layer does, in words; None if the layer was left alone."""
         return self.fused
 
     @property
     def in_words(self) -> str:
-        """The classes, and where those are that joined the last one."""
+        """The classes, with the paths of those that joined the last one."""
         places = [f" ({path})" for path in self.joined] + [""]
         return " + ".join(f"{name}{place}" for name, place in zip(self.what, places, strict=True))
 
 
 @dataclass(frozen=True)
 class FuseReport(Report[FuseRow]):
-    """What :func:`fastblur.fuse_` found, in the order of the model; ``str()`` is a table.
+    """The result of :func:`fastblur.fuse_`, in the order of the model; ``str()`` is a table.
 
     Attributes:
-        rows: one for each layer that was not fused.
-        already: how many were fused before.
+        rows: one per recognised layer that was not already fused.
+        already: number of layers that were already fused.
     """
 
     rows: tuple[FuseRow, ...]
@@ -81,16 +81,16 @@ class FuseReport(Report[FuseRow]):
 
     @property
     def fused(self) -> tuple[FuseRow, ...]:
-        """The rows of layers that are fused now, which are those that were changed."""
+        """The rows of the layers that this call fused; the same as ``changed``."""
         return self.changed
 
     def __str__(self) -> str:
         if not self.rows and self.already:
-            return f"nothing to fuse; layers that are fused already: {self.already}"
+            return f"nothing to fuse; layers already fused: {self.already}"
         if not self.rows:
             return (
                 "nothing to fuse: no layer that blurs and subsamples was recognised "
-                "(docs/models.md has those that are, and what to do about your own)"
+                "(docs/models.md lists the layers that are, and explains how to use your own)"
             )
         header = ("where", "what", "fused", "note")
         cells = [
@@ -102,11 +102,11 @@ class FuseReport(Report[FuseRow]):
 
 @dataclass(frozen=True)
 class UnfuseReport:
-    """What :func:`fastblur.unfuse_` put back; ``str()`` is for people.
+    """The result of :func:`fastblur.unfuse_`; ``str()`` gives a readable report.
 
     Attributes:
-        restored: the paths of the modules that are back, in the order of the model.
-        apart: the paths of the modules that call those in them one by one again; "" is the model.
+        restored: paths of the restored modules, in the order of the model.
+        apart: paths of the modules that again call their submodules one by one; "" is the model.
     """
 
     restored: tuple[str, ...]
@@ -114,16 +114,16 @@ class UnfuseReport:
 
     def __str__(self) -> str:
         if not self.restored and not self.apart:
-            return "nothing to unfuse: the model holds no layer that fuse_ made"
-        back = f"back where they were: {', '.join(self.restored) or 'none'}"
+            return "nothing to unfuse: the model has no layer that fuse_ created"
+        back = f"restored: {', '.join(self.restored) or 'none'}"
         if not self.apart:
             return back
         paths = ", ".join(path or "the model" for path in self.apart)
-        return f"{back}; calls one by one again in: {paths}"
+        return f"{back}; separate calls again in: {paths}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as their widest entry, the last one as it comes."""
+    """Pads columns to their widest entry, except the last."""
     lines = [tuple(header), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -133,7 +133,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def describe(geometry: Geometry) -> str:
-    """What a layer of this geometry does, in a few words: relu, max 3x3, blur 4x4 reflect, / 2."""
+    """A layer of this geometry in words: relu, max 3, blur 4x4 reflect, stride 2."""
     g = geometry
     parts = ["relu"] if g.relu else []
     if g.kernel_size != (1, 1):

@@ -1,13 +1,13 @@
-"""Calls in a method whose results only the next call can read, and the method with those as one.
+"""Finds calls in a method whose results only the next call reads, and combines them into one.
 
     x = self.act1(x)     ->      x = self._fastblur_in_turn((self.act1,), x, ("maxpool",), ...)
     x = self.maxpool(x)
 
-A value between two calls is read by the second alone if it has no name (``f(g(x))``), or if the
-name is a local variable that the second statement, the very next one, reads and then gives to
-something else, or leaves behind by returning. This is read off the source of the method, which
-counts only if compiling it gives the very code that runs. No example and no trace could show as
-much: they show one way through the code, this holds for all.
+Only the second call reads the value between two calls if the value has no name (``f(g(x))``), or if
+its name is a local variable that the very next statement reads and then reassigns or abandons by
+returning. The method's source shows this. The source counts only if it compiles to exactly the
+bytecode that runs. Examples and traces cannot show as much: they cover one path through the code,
+the source covers all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What becomes of each strided layer: a change, or a reason to leave it. Changes nothing itself."""
+"""Decides for each strided layer: a change, or a reason to leave it. Changes nothing itself."""
 
 from __future__ import annotations
 

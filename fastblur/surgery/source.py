@@ -1,4 +1,4 @@
-"""The source of a function, as a tree, and the function of a changed tree."""
+"""Reads the source of a function as a syntax tree, and compiles a changed tree."""
 
 from __future__ import annotations
 

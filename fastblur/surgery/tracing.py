@@ -1,4 +1,4 @@
-"""Traces of a model by ``torch.fx``, as far as they go, from a copy without data."""
+"""Traces a copy of a model without data by ``torch.fx``, as far as possible."""
 
 from __future__ import annotations
 
