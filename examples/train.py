@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-# Before torch starts CUDA, for --deterministic; without effect otherwise.
+# Set before torch starts CUDA; only --deterministic needs it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 try:

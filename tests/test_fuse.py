@@ -441,7 +441,7 @@ def test_models_that_are_wrapped_already() -> None:
     net = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, 1), layer())
     before = list(net)
     for wrapped, why in (
-        (nn.DataParallel(net), r"give model\.module"),
+        (nn.DataParallel(net), r"pass model\.module"),
         (torch.compile(net), "must not be compiled: call this first, then torch.compile"),
         (torch.jit.trace(net, torch.zeros(1, 4, 12, 12)), "must not be scripted"),
     ):

@@ -466,7 +466,7 @@ def test_a_failed_update_counts_nothing() -> None:
             lambda x: shift_equivariance(nn.MaxPool1d(5), torch.rand(8)),
             "multiple of the layer's stride",
         ),
-        (lambda x: shift_equivariance(nn.AvgPool1d(20, 1), torch.rand(8)), "with two"),
+        (lambda x: shift_equivariance(nn.AvgPool1d(20, 1), torch.rand(8)), "at least two periods"),
         (lambda x: shift_equivariance(nn.Flatten(), torch.rand(8)), r"layer must give \[1, C, L\]"),
         (lambda x: shift_equivariance(nn.MaxPool1d(2), torch.rand(8), []), "shifts must be"),
         (lambda x: shift_equivariance(nn.MaxPool1d(2), torch.rand(8), [0.5]), r"ints, .* \[0\.5\]"),

@@ -244,7 +244,7 @@ def test_ctrl_c(folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     wait_for(process, lambda: log.exists() and log.read_text().count("\n") >= 2)
     os.killpg(process.pid, signal.SIGINT)
-    assert "--resume goes on from there" in finish(process, 130)
+    assert "--resume continues from there" in finish(process, 130)
     position = saved(tmp_path)["position"]
     assert len(log_of(tmp_path)) == position["epoch"] * 7 + position["step"]
 
@@ -364,7 +364,7 @@ def test_what_a_resumed_run_may_not_change(
     assert train(*options(folder, tmp_path, **common)) == 0
     before = (tmp_path / "last.pt").read_bytes(), (tmp_path / "log.jsonl").read_bytes()
     for flags, changed, message in (
-        ([], {}, "last.pt exists; --resume goes on from it"),
+        ([], {}, "last.pt exists; pass --resume to continue"),
         (["--resume"], {"lr": 0.3}, "was made with --lr 0.02, got 0.3"),
         (["--resume"], {"limit": 24}, "was made with --limit None, got 24"),
     ):

@@ -1,6 +1,6 @@
-"""Images, and an order and random augmentation that depend on seed, epoch and image alone.
+"""Images, whose order and random augmentation depend only on seed, epoch and image.
 
-Not on what was drawn before, on the number of processes, or on where a run was interrupted.
+They do not depend on earlier random draws, the number of processes, or interruptions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Key = tuple[int, int]  # epoch and image
 
 
 class Augmented(Dataset[tuple[Tensor, int]]):
-    """The images of one epoch after another; the same key always gives the same tensor."""
+    """The augmented images of all epochs; the same key always gives the same tensor."""
 
     def __init__(self, images: Sequence[tuple[Any, int]], transform: v2.Compose, seed: int) -> None:
         self.images, self.transform, self.seed = images, transform, seed
@@ -43,9 +43,9 @@ class Augmented(Dataset[tuple[Tensor, int]]):
 
 
 class Batches:
-    """The keys of each training step of this process, for as a DataLoader's batch_sampler.
+    """The keys of each training step of this process, as a DataLoader's batch_sampler.
 
-    The processes' batches of a step together are the batch that one process alone would take.
+    Together, the batches of all processes are the batch of a single process.
     """
 
     def __init__(self, length: int, batch_size: int, processes: Processes, seed: int) -> None:
@@ -60,7 +60,7 @@ class Batches:
         self._epoch, self._start = 0, 0
 
     def begin(self, epoch: int, start: int) -> None:
-        """Chooses what is iterated next: an epoch, from a step on."""
+        """Selects the next iteration: an epoch, from a step on."""
         self._epoch, self._start = epoch, start
         self._sampler.set_epoch(epoch)
 
@@ -69,18 +69,18 @@ class Batches:
             yield [(self._epoch, index) for index in indices]
 
     def __len__(self) -> int:
-        """Steps of a whole epoch."""
+        """Number of steps in an epoch."""
         return len(self._batches)
 
 
 class Data:
     """Loaders for training and validation; images [N, 3, size, size], float32, normalised.
 
-    Validation images are larger, by VALIDATION_SCALE, to leave room for shifts; their third item
-    is the number of each image.
+    Validation images are larger by VALIDATION_SCALE, which leaves room for shifts; their third item
+    is the number of the image.
 
     Raises:
-        ValueError: there are not enough images, or validation has other classes than training.
+        ValueError: there are too few images, or validation and training have different classes.
     """
 
     def __init__(self, args: Namespace, processes: Processes) -> None:
@@ -93,7 +93,7 @@ class Data:
             )
         if args.batch_size % processes.count:
             raise ValueError(
-                f"argument --batch-size: {args.batch_size} is no multiple of the number of "
+                f"argument --batch-size: {args.batch_size} is not a multiple of the number of "
                 f"processes, {processes.count}"
             )
         train_transform, val_transform = transforms(args)
@@ -102,7 +102,7 @@ class Data:
             "num_workers": args.workers,
             "pin_memory": args.device == "cuda",
             "worker_init_fn": leave_signals_to_parent,
-            # Its own, for a loader draws a number each time, and that would shift all others.
+            # Its own generator: a loader draws a number each time, which would shift other draws.
             "generator": torch.Generator().manual_seed(args.seed),
         }
         self.training = DataLoader(
@@ -117,7 +117,7 @@ class Data:
 
 
 class Numbered(Dataset[tuple[Tensor, int, int]]):
-    """Some of the validation images, each with its number among all."""
+    """A part of the validation images, each with its number among all of them."""
 
     def __init__(
         self, images: Sequence[tuple[Any, int]], transform: v2.Compose, numbers: range
@@ -161,7 +161,7 @@ def load(args: Namespace) -> tuple[Any, Any, list[str]]:
 
 
 def limited(images: Any, args: Namespace) -> Any:
-    """A random part of the images, if there is a limit; always the same one."""
+    """A random part of the images if there is a limit; the same part for the same seed."""
     if args.limit is None:
         return images
     generator = torch.Generator().manual_seed(args.seed)
@@ -169,10 +169,10 @@ def limited(images: Any, args: Namespace) -> Any:
 
 
 def transforms(args: Namespace) -> tuple[v2.Compose, v2.Compose]:
-    """Of training and validation images."""
+    """Transforms of training and validation images."""
     room = round(args.size * VALIDATION_SCALE)
     if args.data == DIGITS:
-        # A mirrored digit is another sign, and a small part of one is none.
+        # Digits are not mirrored, and not cropped to small parts.
         crops: list[Any] = [v2.RandomResizedCrop(args.size, (0.6, 1), antialias=True)]
     else:
         crops = [v2.RandomResizedCrop(args.size, antialias=True), v2.RandomHorizontalFlip()]

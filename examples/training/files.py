@@ -1,4 +1,4 @@
-"""What a run leaves behind: checkpoints that are whole at any moment, and a log that fits them."""
+"""The files of a run: checkpoints that are complete at any moment, and a matching log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .options import FREE
 
 
 def write_whole(path: Path, content: Any) -> None:
-    """`torch.save` such that, whenever the process dies, the old file or the new one is there."""
+    """`torch.save`, atomically: if the process dies, the old or the new file is complete."""
     new = path.with_name(f"{path.name}.new")
     with new.open("wb") as file:
         torch.save(content, file)
@@ -32,7 +32,7 @@ def write_whole(path: Path, content: Any) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """Of all generators that a model may draw from."""
+    """The state of all random generators that a model may use."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - what models use, we must keep
     return {
         "python": random.getstate(),
@@ -43,7 +43,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Undoes :func:`random_state`."""
+    """Restores :func:`random_state`."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(state["torch"])
@@ -52,7 +52,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def check_same_run(before: dict[str, Any], args: Namespace) -> None:
-    """Raises ValueError if arguments that take part in the result are not those of before."""
+    """Raises ValueError if an argument that affects the result has changed."""
     for name, value in described(args).items():
         if before.get(name) != value:
             flag = "--" + name.replace("_", "-")
@@ -63,15 +63,15 @@ def check_same_run(before: dict[str, Any], args: Namespace) -> None:
 
 
 def described(args: Namespace) -> dict[str, Any]:
-    """The arguments that take part in the result."""
+    """The arguments that affect the result."""
     return {name: value for name, value in vars(args).items() if name not in FREE}
 
 
 class Log:
-    """A line of JSON for each event, in the file at once; nowhere if there is no path."""
+    """Writes one line of JSON per event, unbuffered; writes nothing without a path."""
 
     def __init__(self, path: Path | None, position: int) -> None:
-        """Goes on at a position, in bytes; what stands behind it was not part of a checkpoint."""
+        """Continues at a position in bytes; removes later lines, which no checkpoint covers."""
         self._file = None
         if path is not None:
             self._file = path.open("ab")
@@ -91,7 +91,7 @@ class Log:
             self._file.flush()
 
     def position(self) -> int:
-        """The length so far, which is on the disk by now."""
+        """The length in bytes, after flushing to disk."""
         if self._file is None:
             return 0
         os.fsync(self._file.fileno())

@@ -1,4 +1,4 @@
-"""The network, and what trains its weights."""
+"""The network, its optimiser and its schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .options import TIMM
 
 
 def build(args: Namespace, classes: int) -> tuple[nn.Module, list[Any]]:
-    """The network on its device, and reports of what was done to it."""
+    """The network on its device, and the reports of `antialias_` and `fuse_`."""
     if args.arch.startswith(TIMM):
         import timm
 
@@ -47,7 +47,7 @@ def make_optimizer(model: nn.Module, args: Namespace) -> torch.optim.Optimizer:
 def make_schedule(
     optimizer: torch.optim.Optimizer, args: Namespace, steps_per_epoch: int
 ) -> LRScheduler:
-    """By the step: up in a line, then down along a cosine."""
+    """The learning rate per step: a linear rise, then a cosine to 0."""
     warm = round(args.warmup_epochs * steps_per_epoch)
     cosine = CosineAnnealingLR(optimizer, max(args.epochs * steps_per_epoch - warm, 1))
     if warm == 0:

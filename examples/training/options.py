@@ -18,14 +18,14 @@ except ImportError:
 
 DIGITS = "digits"  # as --data
 TIMM = "timm/"  # in front of the name of a timm model
-# What a resumed run may change: nothing of it takes part in a result.
+# Arguments that a resumed run may change, because they do not affect results.
 FREE = {"resume", "out", "data", "workers", "log_every", "checkpoint_every", "device"}
 
 
 def number(
     kind: Callable[[str], float], low: float, high: float = float("inf"), open_low: bool = False
 ) -> Callable[[str], float]:
-    """An argparse type: a number from `low`, itself excluded if `open_low`, to `high`."""
+    """An argparse type: a number from `low` (excluded if `open_low`) to `high`."""
 
     def parse(text: str) -> float:
         try:
@@ -42,7 +42,7 @@ def number(
 
 
 def known_arch(text: str) -> str:
-    """An argparse type: the name of a classifier of torchvision, or `timm/` and one of timm."""
+    """An argparse type: a torchvision classifier, or `timm/` and a timm model."""
     names = torchvision.models.list_models(module=torchvision.models)
     if timm is not None:
         names += [TIMM + name for name in timm.list_models()]
@@ -56,27 +56,32 @@ def known_arch(text: str) -> str:
 
 
 def make_parser() -> ArgumentParser:
-    """The command line, with its defaults."""
+    """The command line and its defaults."""
     parser = ArgumentParser(
-        description="Trains an image classifier, anti-aliased and fused if asked.",
+        description="Trains an image classifier, anti-aliased and fused on request.",
         formatter_class=ArgumentDefaultsHelpFormatter,
     )
     count, more = number(int, 1), number(int, 0)
     group = parser.add_argument_group("data")
     group.add_argument(
-        "--data", required=True, help=f"folder with train/ and val/, a folder each class; {DIGITS}"
+        "--data",
+        required=True,
+        help=f"folder with train/ and val/, one folder per class; or {DIGITS}",
     )
     group.add_argument("--size", type=count, help="pixels of a crop (default: 224, digits: 32)")
     group.add_argument(
-        "--workers", type=more, default=min(4, os.cpu_count() or 1), help="that load images"
+        "--workers",
+        type=more,
+        default=min(4, os.cpu_count() or 1),
+        help="processes that load images",
     )
     group.add_argument(
-        "--limit", type=count, metavar="N", help="N images of each part, for a trial"
+        "--limit", type=count, metavar="N", help="use N images of each part, for a trial"
     )
 
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--arch", type=known_arch, default="resnet18", help="torchvision's, or timm/NAME"
+        "--arch", type=known_arch, default="resnet18", help="a torchvision model, or timm/NAME"
     )
     group.add_argument(
         "--antialias",
@@ -84,7 +89,7 @@ def make_parser() -> ArgumentParser:
         nargs="?",
         const=4,
         metavar="FILTER_SIZE",
-        help="anti-alias with so many taps, 4 unless given",
+        help="anti-alias with this many taps (4 if no number follows)",
     )
     group.add_argument("--fuse", action="store_true", help="fuse the anti-aliasing layers")
     group.add_argument("--channels-last", action="store_true")
@@ -93,9 +98,14 @@ def make_parser() -> ArgumentParser:
 
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=count, default=90)
-    group.add_argument("--batch-size", type=count, default=256, help="of all processes together")
     group.add_argument(
-        "--lr", type=number(float, 0, open_low=True), default=0.1, help="after the warm-up"
+        "--batch-size", type=count, default=256, help="images per step, over all processes"
+    )
+    group.add_argument(
+        "--lr",
+        type=number(float, 0, open_low=True),
+        default=0.1,
+        help="learning rate after the warm-up",
     )
     group.add_argument("--warmup-epochs", type=number(float, 0), default=5, metavar="EPOCHS")
     group.add_argument("--momentum", type=number(float, 0, 1), default=0.9)
@@ -103,18 +113,22 @@ def make_parser() -> ArgumentParser:
     group.add_argument("--label-smoothing", type=number(float, 0, 1), default=0.0)
 
     group = parser.add_argument_group("run")
-    group.add_argument("--out", type=Path, default=Path("runs/train"), help="log and checkpoints")
-    group.add_argument("--resume", action="store_true", help="go on where OUT's checkpoint is")
-    group.add_argument("--checkpoint-every", type=more, default=500, help="steps; 0: epochs only")
+    group.add_argument(
+        "--out", type=Path, default=Path("runs/train"), help="folder for log and checkpoints"
+    )
+    group.add_argument("--resume", action="store_true", help="continue from the checkpoint in OUT")
+    group.add_argument(
+        "--checkpoint-every", type=more, default=500, help="steps; 0: only after epochs"
+    )
     group.add_argument("--log-every", type=count, default=20, metavar="STEPS")
     group.add_argument("--seed", type=more, default=0)
-    group.add_argument("--deterministic", action="store_true", help="the same result in every run")
-    group.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where it is")
+    group.add_argument("--deterministic", action="store_true", help="same result in every run")
+    group.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if available")
     return parser
 
 
 def parse(parser: ArgumentParser, arguments: list[str] | None = None) -> Namespace:
-    """Parses, checks what goes together, and fills in what depends on something else."""
+    """Parses, checks combinations, and fills in dependent defaults."""
     args = parser.parse_args(arguments)
     if args.data != DIGITS:
         for part in ("train", "val"):
@@ -136,5 +150,5 @@ def parse(parser: ArgumentParser, arguments: list[str] | None = None) -> Namespa
         )
     last = args.out / "last.pt"
     if last.exists() and not args.resume:
-        parser.error(f"argument --out: {last} exists; --resume goes on from it, or choose another")
+        parser.error(f"argument --out: {last} exists; pass --resume to continue, or choose another")
     return args

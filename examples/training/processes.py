@@ -1,4 +1,4 @@
-"""One process or several, and how they are asked to stop."""
+"""One process or several, and their stop signals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Processes:
-    """This process among those that `torchrun` started; alone without it."""
+    """This process among those that `torchrun` started; a single one without it."""
 
     def __init__(self, device: str) -> None:
         self.rank = int(os.environ.get("RANK", 0))
@@ -26,7 +26,7 @@ class Processes:
         if device == "cuda":
             torch.cuda.set_device(self.device)
         self.distributed = "RANK" in os.environ
-        # What the processes tell each other beside gradients never waits for a GPU.
+        # Communication other than gradients never waits for a GPU.
         self._talk: dist.ProcessGroup | None = None
         if self.distributed:
             dist.init_process_group("nccl" if device == "cuda" else "gloo")
@@ -34,7 +34,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this one writes files and draws."""
+        """Whether this process writes files and output."""
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
@@ -52,7 +52,7 @@ class Processes:
         return int(most)
 
     def gather(self, value: T) -> list[T]:
-        """What each process has, by rank."""
+        """The value of each process, by rank."""
         values: list[Any] = [value]
         if self.distributed:
             values = [None] * self.count
@@ -60,22 +60,22 @@ class Processes:
         return values
 
     def share(self, tensors: list[Tensor]) -> None:
-        """Gives all processes the tensors of the first, in place."""
+        """Copies the first process's tensors to all, in place."""
         if self.distributed:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
     def close(self) -> None:
-        """Leaves the others."""
+        """Leaves the process group."""
         if self.distributed:
             dist.destroy_process_group()
 
 
 class StopSignal:
-    """Remembers the first Ctrl-C or SIGTERM, so that a step can end; the second ends the process.
+    """Records the first Ctrl-C or SIGTERM, so that a step can end; a second ends the process.
 
-    A terminal and `torchrun` both pass a Ctrl-C on, so that one comes twice: within a second, they
-    count as one.
+    A terminal and `torchrun` both deliver a Ctrl-C, so it arrives twice. Two signals within a
+    second count as one.
     """
 
     def __init__(self) -> None:
@@ -92,6 +92,6 @@ class StopSignal:
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """What processes that load images do at their start."""
+    """Start-up of a data-loading process: leaves signals to its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Training with checkpoints: what is resumed ends as what was never interrupted."""
+"""Training with checkpoints: a resumed run gives the same result as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from .processes import Processes, StopSignal
 
 @dataclass
 class Position:
-    """How far a run has come."""
+    """The progress of a run."""
 
     epoch: int = 0
-    step: int = 0  # of the epoch
+    step: int = 0  # within the epoch
     best_accuracy: float = -1.0
 
 
@@ -44,7 +44,7 @@ class Trainer:
     """One run, from its arguments to its last checkpoint.
 
     Raises:
-        ValueError: an argument does not fit the data, the model, or the checkpoint to go on from.
+        ValueError: an argument does not fit the data, the model, or the checkpoint.
     """
 
     def __init__(self, args: Namespace, processes: Processes) -> None:
@@ -60,7 +60,7 @@ class Trainer:
         self.loss = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
         self.position = Position()
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=processes.device)
-        # Other numbers in each process, for dropout; the weights were drawn from the same ones.
+        # Different random numbers per process, for dropout; the weights use the same ones.
         torch.manual_seed(args.seed + processes.rank)
         args.out.mkdir(parents=True, exist_ok=True)
         log_position = self._resume() if (args.out / "last.pt").exists() else 0
@@ -75,7 +75,7 @@ class Trainer:
 
     @torch.inference_mode()
     def _try_size(self) -> None:
-        """One image through the model: better here than in the first step."""
+        """Runs one image through the model, to fail here and not in the first step."""
         size = self.args.size
         try:
             self.model.eval()(self._input(torch.zeros(1, 3, size, size)))
@@ -85,12 +85,12 @@ class Trainer:
             ) from error
 
     def run(self, stop: StopSignal) -> int:
-        """Trains to the end, or until asked to stop; the number of the signal that asked, or 0."""
+        """Trains to the end or until a signal; returns the number of the signal, or 0."""
         for report in self.reports:
             self.console.print(str(report), markup=False, highlight=False)
         if self.position.epoch or self.position.step:
             self.console.print(
-                f"going on at epoch {self.position.epoch + 1}, step {self.position.step + 1}"
+                f"resuming at epoch {self.position.epoch + 1}, step {self.position.step + 1}"
             )
         while self.position.epoch < self.args.epochs:
             with Progress(console=self.console, disable=not self.processes.first) as progress:
@@ -99,7 +99,7 @@ class Trainer:
                 self.save()
                 self.console.print(
                     f"stopped by a signal at epoch {self.position.epoch + 1}, after step "
-                    f"{self.position.step}; --resume goes on from there"
+                    f"{self.position.step}; --resume continues from there"
                 )
                 return signal
             self._finish_epoch()
@@ -183,8 +183,8 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self) -> tuple[float, float]:
-        """Accuracy on centre crops, and how often two random crops are given the same class."""
-        self.processes.share(list(self.model.buffers()))  # batch norm's: each has its own
+        """Accuracy on centre crops, and how often two random crops get the same class."""
+        self.processes.share(list(self.model.buffers()))  # of batch norm, which differ per process
         self.model.eval()
         metric = ShiftConsistency(crop=self.args.size, seed=self.args.seed)
         right = 0
@@ -211,7 +211,7 @@ class Trainer:
         return torch.autocast(self.args.device, dtype, enabled=dtype is not None)
 
     def save(self) -> None:
-        """Writes `last.pt`: all that the rest of the run depends on."""
+        """Writes `last.pt`: everything that the rest of the run depends on."""
         own = {"random": random_state(), "loss_sum": self.loss_sum.item()}
         processes = self.processes.gather(own)
         if self.processes.first:
@@ -228,11 +228,11 @@ class Trainer:
                 "images": self.data.images,
             }
             write_whole(self.args.out / "last.pt", content)
-        # None goes on, and maybe ends, before the file is there.
+        # No process continues, and perhaps ends, before the file exists.
         self.processes.largest(0)
 
     def _resume(self) -> int:
-        """Takes over what :meth:`save` wrote; the position of the log."""
+        """Restores what :meth:`save` wrote; returns the position of the log."""
         path = self.args.out / "last.pt"
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -263,7 +263,7 @@ class Trainer:
 
 
 def make_deterministic(args: Namespace) -> None:
-    """Seeds, and the choice of algorithms."""
+    """Sets seeds and the choice of algorithms."""
     torch.manual_seed(args.seed)
     if args.deterministic:
         torch.use_deterministic_algorithms(True)
@@ -271,7 +271,7 @@ def make_deterministic(args: Namespace) -> None:
 
 
 def main(args: Namespace, error: Any) -> int:
-    """Runs; returns the exit status. `error(text)` reports wrong arguments and does not return."""
+    """Runs; returns the exit status. `error(text)` reports wrong arguments and exits."""
     processes = Processes(args.device)
     stop = StopSignal()
     trainer = None
@@ -280,7 +280,7 @@ def main(args: Namespace, error: Any) -> int:
         signal = trainer.run(stop)
         return 128 + signal if signal else 0
     except ValueError as problem:
-        if trainer is not None:  # no longer a matter of arguments
+        if trainer is not None:  # not caused by arguments
             raise
         error(str(problem))
         return 2

@@ -16,7 +16,7 @@ def check_module(model: Any) -> None:
 
 
 def check_model(model: Any) -> None:
-    """Raises TypeError if ``model`` is not a plain module: scripted, compiled or wrapped.
+    """Raises TypeError if ``model`` is not a module, or is scripted, compiled or wrapped.
 
     Wrappers cannot be traced, so fewer layers would be found inside.
     """
