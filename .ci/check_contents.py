@@ -25,7 +25,8 @@ sources = {name for name in tracked if name.startswith("csrc/") and "." in PureP
 
 with tarfile.open(sdist) as archive:
     packed = {name.partition("/")[2] for name in archive.getnames()}
-needed = modules | sources | {"setup.py", "pyproject.toml", "LICENSE", "README.md"}
+tests = {name for name in tracked if name.startswith(("testing/", "tests/"))}
+needed = modules | sources | tests | {"setup.py", "pyproject.toml", "LICENSE", "README.md"}
 check(needed <= packed, f"the sdist lacks {sorted(needed - packed)}")
 binary = [name for name in packed if name.endswith((".so", ".o", ".pyc"))]
 check(not binary, f"the sdist has {binary}")

@@ -13,7 +13,7 @@ import torch
 from torch._inductor.utils import fresh_cache
 
 from fastblur import explain
-from tests.measure import peak_bytes, saved_bytes
+from testing.measure import peak_bytes, saved_bytes
 
 from .judging import Judge, WrongResult
 from .rivals import MODES, Call, Rival, Unavailable, at_level, make

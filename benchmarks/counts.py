@@ -25,7 +25,7 @@ from rich.table import Table
 
 from fastblur._backends import compiled
 from fastblur._geometry import Geometry
-from tests.measure import peak_bytes, saved_bytes
+from testing.measure import peak_bytes, saved_bytes
 
 from .rivals import OURS, Call, at_level, full, make
 from .rows import Row, both_layouts

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.judge import judge_with_gradient
+from testing.judge import judge_with_gradient
 
 from .rivals import Rival
 from .rows import Row

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastblur import fuse_
-from tests.measure import peak_bytes, saved_bytes, storages
+from testing.measure import peak_bytes, saved_bytes, storages
 
 from .conftest import Recorder, chosen_device
 from .timing import Clock, Race

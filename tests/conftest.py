@@ -7,8 +7,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from fastblur._backends import compiled
-
-from .cases import Target
+from testing.cases import Target
 
 # Examples of all properties together; `--hypothesis-profile deep` chooses the other.
 _HYPOTHESIS = dict(

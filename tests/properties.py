@@ -15,9 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from . import oracle
-from .cases import MODES, Case, fill
-from .judge import binomial
+from testing import oracle
+from testing.cases import MODES, Case, fill
+from testing.judge import binomial
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 KINDS = ("normal", "ties", "nan", "inf")

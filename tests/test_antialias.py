@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastblur import antialias_
-
-from .judge import binomial, judge
+from testing.judge import binomial, judge
 
 
 def blur_of(x: Tensor, f: int | tuple[int, int] = 4, stride: int | tuple[int, int] = 2) -> Tensor:

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastblur import antialias_
 from fastblur.surgery import FilteredPool
+from testing.judge import binomial, judge
 
-from .judge import binomial, judge
 from .test_antialias import reasons
 
 WHY = "needs {}, which is not installed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import mmap
+import re
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastblur import explain
 from fastblur._backends import compiled
+from testing.judge import judge
 
 from .conftest import needs_extension
-from .judge import judge
 
 ROOT = Path(__file__).parent.parent
 if not (ROOT / "benchmarks").exists():
@@ -46,6 +47,12 @@ def clock() -> timing.Clock:
 
 def entered(row: Row, clock: timing.Clock, *names: str) -> Contest:
     return Contest(row, clock, names or rivals.field(row, "cpu", compiled=True), compiler="eager")
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "testing"])
+def test_imports_nothing_of_the_tests(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) tests\b", path.read_text(), re.MULTILINE), path
 
 
 # What must be moved.

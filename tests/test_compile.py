@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastblur import FusedBlurPool, FusedMaxBlurPool
 from fastblur.functional import max_blur_pool2d
+from testing.cases import in_format
 
-from .cases import in_format
 from .conftest import needs_extension
 
 pytestmark = needs_extension

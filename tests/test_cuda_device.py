@@ -21,8 +21,7 @@ from fastblur._backends import compiled
 from fastblur._geometry import DTYPES, Geometry
 from fastblur.functional import max_blur_pool2d
 from fastblur.modules import Pool
-
-from .cases import fill, in_format
+from testing.cases import fill, in_format
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from testing.cases import CASES, MODES, Case, fill, zhang
+
 from . import test_values
-from .cases import CASES, MODES, Case, fill, zhang
 from .cuda_on_host import HostCuda, Job, Options, why_not
 from .cuda_on_host.build import Build, BuildError
 from .cuda_on_host.defines import FEW

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .cases import Case, zhang
+from testing.cases import Case, zhang
+
 from .cuda_on_host import HostCuda, why_not
 from .cuda_on_host.traffic import measure
 

@@ -14,8 +14,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from fastblur import FusedBlurPool, FusedMaxBlurPool, explain
 from fastblur._backends import compiled
 from fastblur._geometry import DTYPES
-
-from .cases import CASES, Case, in_format
+from testing.cases import CASES, Case, in_format
 
 pytestmark = pytest.mark.skipif(
     not compiled.CUDA_ARCHS, reason="asks the CUDA backend, which is not built"

@@ -7,8 +7,8 @@ import torch
 
 from fastblur._backends import compiled
 from fastblur._geometry import Geometry
+from testing.cases import fill, in_format
 
-from .cases import fill, in_format
 from .conftest import needs_extension
 
 pytestmark = needs_extension

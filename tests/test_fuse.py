@@ -16,10 +16,10 @@ import fastblur
 from fastblur import FusedBlurPool, FusedMaxBlurPool, fuse_, unfuse_
 from fastblur._geometry import Geometry
 from fastblur.surgery import BlurredConv2d, FilteredPool, FuseReport
+from testing import lookalikes as like
+from testing.measure import saved_bytes, storages
 
-from . import lookalikes as like
 from .conftest import needs_extension
-from .measure import saved_bytes, storages
 
 WHY = "fuses layers of {}, which is not installed"
 torchvision = pytest.importorskip("torchvision", reason=WHY.format("torchvision"))

@@ -11,10 +11,10 @@ import torch
 from fastblur._backends import compiled
 from fastblur._backends.specialised import is_specialised
 from fastblur._geometry import DTYPES, MAX_POOL, MAX_TAPS, Geometry, binomial_taps
+from testing.cases import CASES, MODES, Case
+from testing.judge import binomial, judge
 
-from .cases import CASES, MODES, Case
 from .conftest import needs_extension
-from .judge import binomial, judge
 
 
 @needs_extension

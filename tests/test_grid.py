@@ -9,10 +9,10 @@ import torch
 
 from fastblur import _backends
 from fastblur._geometry import Geometry
+from testing.cases import MODES, fill, in_format
+from testing.judge import binomial, judge, judge_with_gradient
 
-from .cases import MODES, fill, in_format
 from .conftest import needs_extension
-from .judge import binomial, judge, judge_with_gradient
 
 SIZES = (1, 2, 3, 4, 5, 7, 8, 11, 15, 16, 17, 23, 32, 33, 40)
 

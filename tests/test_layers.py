@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from fastblur import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
 from fastblur import functional as fb
+from testing.judge import binomial, judge
 
 from .conftest import needs_extension
-from .judge import binomial, judge
 
 LAYERS = {
     "FusedMaxBlurPool(kernel_size=3, stride=2, padding=1, filter_size=4)": FusedMaxBlurPool(

@@ -11,9 +11,9 @@ import torch
 
 from fastblur import FusedBlurPool, FusedMaxBlurPool, explain
 from fastblur._geometry import Geometry
+from testing import measure
+from testing.cases import in_format
 
-from . import measure
-from .cases import in_format
 from .conftest import needs_extension
 
 pytestmark = needs_extension

@@ -24,8 +24,8 @@ from fastblur._geometry import DTYPES
 from fastblur.functional import run
 from fastblur.modules import Pool
 from fastblur.surgery import FilteredPool
+from testing.cases import fill, in_format
 
-from .cases import fill, in_format
 from .conftest import needs_extension
 
 pytestmark = needs_extension

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastblur import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool
-
-from .cases import fill, in_format
+from testing.cases import fill, in_format
 
 WHY = "compares with {}, which is not installed"
 antialiased_cnns = pytest.importorskip("antialiased_cnns", reason=WHY.format("antialiased_cnns"))
@@ -106,7 +105,7 @@ def test_kornia_max_blur(f: int, pool: int) -> None:
 
 def test_composer_max_blur() -> None:
     """composer's BlurMaxPool2d, from its definition: max, then [1 2 1] / 4 with zeros around."""
-    from .judge import judge
+    from testing.judge import judge
 
     taps = [0.25, 0.5, 0.25]
     ours = FusedMaxBlurPool(3, 2, 1, taps=taps, blur_padding=1, padding_mode="zeros")

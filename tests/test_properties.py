@@ -16,9 +16,9 @@ import torch
 from hypothesis import assume, given
 
 from fastblur._backends import REFERENCE
+from testing.cases import Target
+from testing.cases import targets as all_targets
 
-from .cases import Target
-from .cases import targets as all_targets
 from .cuda_on_host import HostCuda, why_not
 from .cuda_on_host.target import HostTarget
 from .properties import Example, examples, share
@@ -94,7 +94,7 @@ def test_triton_in_the_interpreter(request: pytest.FixtureRequest) -> None:
 
 def test_the_oracle_finds_what_is_wrong() -> None:
     """One ulp too much, a tie given to the other, a NaN lost: each is seen."""
-    from .cases import zhang
+    from testing.cases import zhang
 
     example = Example(zhang(2, 4), torch.float16, "ties", "contiguous", "contiguous", 3)
     target = next((t for t in TARGETS if isinstance(t, Target)), None)

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from fastblur._backends import compiled
 from fastblur._geometry import Geometry
 from fastblur.functional import max_blur_pool2d
+from testing.cases import fill
 
-from .cases import fill
 from .conftest import needs_extension
 
 pytestmark = needs_extension

@@ -26,8 +26,7 @@ from fastblur._backends import compiled
 from fastblur._backends.triton import TRITON, codes_of
 from fastblur._geometry import DTYPES, Geometry
 from fastblur.functional import max_blur_pool2d
-
-from .cases import CASES, Case, in_format
+from testing.cases import CASES, Case, in_format
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(

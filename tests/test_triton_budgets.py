@@ -27,9 +27,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastblur._geometry import Geometry
+from testing.cases import in_format
 
 from . import sass
-from .cases import in_format
 
 triton = pytest.importorskip("triton")
 from fastblur._backends.triton import launch as triton_launch  # noqa: E402

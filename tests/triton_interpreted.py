@@ -17,9 +17,8 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from fastblur._backends.specialised import is_specialised
 from fastblur._backends.triton import TRITON, codes_of, launch
 from fastblur._geometry import Geometry
-
-from .cases import CASES, Case, fill, in_format, zhang
-from .judge import judge_with_gradient, scale
+from testing.cases import CASES, Case, fill, in_format, zhang
+from testing.judge import judge_with_gradient, scale
 
 assert launch.INTERPRETED
 OPERATORS = TRITON.operators

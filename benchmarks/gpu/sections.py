@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tests.measure import peak_bytes
+from testing.measure import peak_bytes
 
 from ..contest import Contest
 from ..rivals import COMPILED, MODES, OURS, field

@@ -13,8 +13,9 @@ import time
 import torch
 from torch import Tensor
 
-from ..cases import CASES, Case, fill
-from ..judge import judge_with_gradient, scale
+from testing.cases import CASES, Case, fill
+from testing.judge import judge_with_gradient, scale
+
 from . import ORDERS, VARIANTS, HostCuda, HostCudaError, Job, Options
 
 KINDS = ("normal", "ties", "nan", "inf")

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from ..cases import Case, fill
+from testing.cases import Case, fill
+
 from . import HostCuda, Job, Options
 
 ELEMENTS = 2**33

@@ -23,9 +23,10 @@ from pathlib import Path
 
 import torch
 
+from testing.cases import Case, fill, short, zhang
+from testing.judge import judge_with_gradient, scale
+
 from .. import test_values
-from ..cases import Case, fill, short, zhang
-from ..judge import judge_with_gradient, scale
 from ..test_values import gradient_for
 from . import HostCuda, HostCudaError, Job, Options
 from .build import CSRC

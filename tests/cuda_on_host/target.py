@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fastblur._backends import compiled
 from fastblur._geometry import Geometry
+from testing.judge import scale
 
-from ..judge import scale
 from . import HostCuda, HostCudaError, Job, Options, Result
 
 # Every call runs in all of these ways, and no bit may change: threads and blocks in either order,
@@ -34,7 +34,7 @@ ROUNDING = {
 
 
 class HostTarget:
-    """Called like a :class:`tests.cases.Target`, and differentiable once.
+    """Called like a :class:`testing.cases.Target`, and differentiable once.
 
     Also checks that keeping codes changes no bit of y, that apply to the same input repeats
     forward up to the order of summation, and that the codes have the size that Python says.

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from fastblur._geometry import Geometry
+from testing.cases import Case, fill, zhang
 
-from ..cases import Case, fill, zhang
 from ..test_values import gradient_for
 from . import HostCuda, Job, Options
 

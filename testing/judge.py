@@ -1,4 +1,4 @@
-"""The unfused chain, written out for the tests: max_pool2d, pad, conv2d, nothing of fastblur."""
+"""The unfused chain, written out: max_pool2d, pad, conv2d, nothing of fastblur."""
 
 from __future__ import annotations
 
