@@ -33,7 +33,7 @@ report: $(VENV)/.built
 	$(BIN)/python -m benchmarks.report build/benchmarks.json --page docs/performance.md
 
 counts: $(VENV)/.built
-	$(BIN)/python -m benchmarks.counts $(COUNTS_FLAGS)
+	$(BIN)/python -m benchmarks.instruction_counts $(COUNTS_FLAGS)
 
 docs: $(VENV)/.built
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env --builder html \

@@ -128,7 +128,7 @@ def clock(pytestconfig: pytest.Config) -> Clock:
 
 @pytest.fixture(scope="session")
 def limits(pytestconfig: pytest.Config) -> Callable[[], dict[str, Any]]:
-    """How long a race that starts now may be: arguments of ``Contest.race``."""
+    """How long a race that starts now may be: arguments of ``Comparison.race``."""
     option = pytestconfig.getoption
     seconds = option("--seconds") or (20.0 if option("--full") else 1.5)
     rounds = 1 if option("--benchmark-disable") else option("--rounds")

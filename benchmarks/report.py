@@ -11,9 +11,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from . import pictures
+from . import plots
+from .baselines import OURS, TRITON
 from .results import Row, by_rival, grouped, load, of_kind, save
-from .rivals import OURS, TRITON
 from .tables import markdown_table
 
 BEGIN, END = "<!-- benchmarks.report: begin -->", "<!-- benchmarks.report: end -->"
@@ -249,7 +249,7 @@ def write(results: dict[str, Any], out: Path, page: Path | None) -> None:
     folders = [out] if page is None else [out, page.parent / beside(page)]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        pictures.draw(results, folder)
+        plots.draw(results, folder)
         save(results, folder / "results.json")
     report = f"# Benchmarks\n\n{markdown(results, '.')}\n\n### Every row\n\n{everything(results)}\n"
     (out / "results.md").write_text(report)

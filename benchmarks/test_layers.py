@@ -9,9 +9,7 @@ import pytest
 
 from fastblur._backends import compiled
 
-from .conftest import Recorder, chosen_device
-from .contest import Contest
-from .rivals import (
+from .baselines import (
     ADOBE,
     COMPILED_OURS,
     COMPILED_UNFUSED,
@@ -21,54 +19,59 @@ from .rivals import (
     UNFUSED,
     field,
 )
-from .rows import LEVELS, OVERHEAD, Row, both_layouts, chosen, compiled_too
+from .comparison import Comparison
+from .conftest import Recorder, chosen_device
 from .timing import LIMIT, Clock, Race
+from .workloads import LEVELS, OVERHEAD, Workload, both_layouts, chosen, compiled_too
 
 
 class Field(NamedTuple):
-    """Who takes part in the contests of one row."""
+    """Who takes part in the comparisons of one workload."""
 
-    row: Row
+    workload: Workload
     names: tuple[str, ...]
     cold: bool = True
     repeats: int = 1
 
     def __str__(self) -> str:
-        return str(self.row) if self.repeats == 1 else f"{self.row} warm"
+        return str(self.workload) if self.repeats == 1 else f"{self.workload} warm"
 
 
-class Contests:
-    """The latest contest and its races, so that all tests of a row share them."""
+class Comparisons:
+    """The latest comparison and its races, so that all tests of a workload share them."""
 
     def __init__(self, clock: Clock, limits: Callable[[], dict[str, Any]]) -> None:
         self.clock, self.limits = clock, limits
         self.field: Field | None = None
-        self._contest: Contest | None = None
+        self._comparison: Comparison | None = None
         self._races: dict[str, Race] = {}
 
-    def contest(self, field: Field) -> Contest:
-        if self._contest is None or field != self.field:
-            self._contest, self._races = None, {}  # first: there may be no room for two
-            self._contest, self.field = Contest(field.row, self.clock, field.names), field
-        return self._contest
+    def comparison(self, field: Field) -> Comparison:
+        if self._comparison is None or field != self.field:
+            self._comparison, self._races = None, {}  # first: there may be no room for two
+            self._comparison, self.field = (
+                Comparison(field.workload, self.clock, field.names),
+                field,
+            )
+        return self._comparison
 
     def race(self, mode: str) -> Race:
         if mode not in self._races:
             assert self.field is not None
-            assert self._contest is not None
-            self._races[mode] = self._contest.race(
+            assert self._comparison is not None
+            self._races[mode] = self._comparison.race(
                 mode, **self.limits(), cold=self.field.cold, repeats=self.field.repeats
             )
         return self._races[mode]
 
 
 @pytest.fixture(scope="session")
-def contests(clock: Clock, limits: Callable[[], dict[str, Any]]) -> Contests:
-    return Contests(clock, limits)
+def comparisons(clock: Clock, limits: Callable[[], dict[str, Any]]) -> Comparisons:
+    return Comparisons(clock, limits)
 
 
 def cases(fields: list[Field], modes: tuple[str, ...]) -> Iterator[Any]:
-    """Rivals within modes within rows, in the order in which contests go."""
+    """Rivals within modes within workloads, in the order in which comparisons go."""
     for entry in fields:
         for mode in modes:
             for name in entry.names:
@@ -81,13 +84,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     device = chosen_device(metafunc.config).type
     modes = tuple(MODES) if full else ("forward", "backward", "full")
     if metafunc.function is test_layer:
-        rows = chosen(device, full)
-        too = rows if full else compiled_too(device)
-        fields = [Field(row, tuple(field(row, device, row in too))) for row in rows]
+        workloads = chosen(device, full)
+        too = workloads if full else compiled_too(device)
+        fields = [
+            Field(workload, tuple(field(workload, device, workload in too)))
+            for workload in workloads
+        ]
     elif metafunc.function is test_levels:
         levels = [] if compiled.C is None else compiled.C.cpu.targets()
         names = tuple(f"{OURS} {level}" for level in levels) if device == "cpu" else ()
-        fields = [Field(row, names) for row in both_layouts(LEVELS)]
+        fields = [Field(workload, names) for workload in both_layouts(LEVELS)]
     else:
         names = (OURS, UNFUSED, ADOBE, ONE_OPERATOR, COMPILED_OURS, COMPILED_UNFUSED)
         fields = [Field(OVERHEAD, names, cold=False, repeats=100), Field(OVERHEAD, names)]
@@ -96,15 +102,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def measure(
-    kind: str, contests: Contests, record: Recorder, entry: Field, mode: str, name: str
+    kind: str, comparisons: Comparisons, record: Recorder, entry: Field, mode: str, name: str
 ) -> None:
-    contest = contests.contest(entry)
-    if name in contest.wrong:
-        pytest.fail(contest.wrong[name])
-    if name in contest.missing:
-        pytest.skip(f"{name}: {contest.missing[name]}")
-    race = contests.race(mode)
-    facts = {"kind": kind} | contest.facts(name, mode)
+    comparison = comparisons.comparison(entry)
+    if name in comparison.wrong:
+        pytest.fail(comparison.wrong[name])
+    if name in comparison.missing:
+        pytest.skip(f"{name}: {comparison.missing[name]}")
+    race = comparisons.race(mode)
+    facts = {"kind": kind} | comparison.facts(name, mode)
     mine = race.times[name].median / 1e3
     if LIMIT in race.times:
         limit = race.times[LIMIT]
@@ -118,15 +124,21 @@ def measure(
     record(race, name, facts)
 
 
-def test_layer(entry: Field, mode: str, name: str, contests: Contests, record: Recorder) -> None:
-    measure("layer", contests, record, entry, mode, name)
+def test_layer(
+    entry: Field, mode: str, name: str, comparisons: Comparisons, record: Recorder
+) -> None:
+    measure("layer", comparisons, record, entry, mode, name)
 
 
-def test_levels(entry: Field, mode: str, name: str, contests: Contests, record: Recorder) -> None:
+def test_levels(
+    entry: Field, mode: str, name: str, comparisons: Comparisons, record: Recorder
+) -> None:
     """The instruction-set levels of the CPU kernels, against each other."""
-    measure("levels", contests, record, entry, mode, name)
+    measure("levels", comparisons, record, entry, mode, name)
 
 
-def test_overhead(entry: Field, mode: str, name: str, contests: Contests, record: Recorder) -> None:
+def test_overhead(
+    entry: Field, mode: str, name: str, comparisons: Comparisons, record: Recorder
+) -> None:
     """What a call costs when there is nothing to compute."""
-    measure("overhead", contests, record, entry, mode, name)
+    measure("overhead", comparisons, record, entry, mode, name)

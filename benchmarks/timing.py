@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .rows import Traffic
+from .workloads import Traffic
 
 Runner = Callable[[], object]
 # Bytes. A cache of hundreds of MiB serves far more cores than take part in a race: to read three

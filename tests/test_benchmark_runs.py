@@ -22,9 +22,9 @@ if not (ROOT / "benchmarks").exists():
 for name in ("matplotlib", "pytest_benchmark", "rich"):
     pytest.importorskip(name, reason="the benchmarks need it")
 
-from benchmarks import report, results, rivals, rows, test_models, timing  # noqa: E402
+from benchmarks import baselines, report, results, test_models, timing, workloads  # noqa: E402
+from benchmarks.comparison import Comparison  # noqa: E402
 from benchmarks.conftest import command  # noqa: E402
-from benchmarks.contest import Contest  # noqa: E402
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -102,12 +102,14 @@ def test_report(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
     assert report.fill(text, part) == text
 
     ours = next(
-        row for row in loaded["rows"] if (row["rival"], row["mode"]) == (rivals.OURS, "full")
+        row for row in loaded["rows"] if (row["rival"], row["mode"]) == (baselines.OURS, "full")
     )
     peers = [
         row
         for row in loaded["rows"]
-        if row["label"] == ours["label"] and row["mode"] == "full" and row["rival"] != rivals.OURS
+        if row["label"] == ours["label"]
+        and row["mode"] == "full"
+        and row["rival"] != baselines.OURS
     ]
     fastest = min(peers, key=lambda row: row["ms"])
     line = next(
@@ -134,8 +136,8 @@ def test_report(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
     common |= {"mode": "training step", "batch": 8, "pixels": 8} | timed
     more = [common | facts | {"rival": name} for name, facts in steps.facts.items()]
     more[0]["ms"] = 1.0
-    names = (rivals.OURS, rivals.COMPILED_OURS, rivals.UNFUSED)
-    small = Contest(rows.OVERHEAD, timing.Clock(cpu), names, compiler="eager")
+    names = (baselines.OURS, baselines.COMPILED_OURS, baselines.UNFUSED)
+    small = Comparison(workloads.OVERHEAD, timing.Clock(cpu), names, compiler="eager")
     more += [
         {"kind": kind} | timed | small.facts(name, "full") | {"fraction_of_limit": 0.5}
         | {"gb_per_s": 1.0, "limit_ms": 1.0, "page_faults": 1234, "cold": False}

@@ -27,16 +27,16 @@ if not (ROOT / "benchmarks").exists():
 for name in ("matplotlib", "pytest_benchmark", "rich"):
     pytest.importorskip(name, reason="the benchmarks need it")
 
-from benchmarks import contest, rivals, rows, test_layers, timing  # noqa: E402
+from benchmarks import baselines, comparison, test_layers, timing, workloads  # noqa: E402
+from benchmarks.comparison import Comparison  # noqa: E402
 from benchmarks.conftest import Tape  # noqa: E402
-from benchmarks.contest import Contest  # noqa: E402
-from benchmarks.rows import Row  # noqa: E402
+from benchmarks.workloads import Workload  # noqa: E402
 
 SMALL = [
-    Row((2, 3, 12, 15), 3, 1, 3),
-    Row((2, 3, 12, 15), 2, 0, 4),
-    Row((5, 3, 11, 8), 2, 0, 3),
-    Row((1, 3, 12, 15), 1, 0, 4),
+    Workload((2, 3, 12, 15), 3, 1, 3),
+    Workload((2, 3, 12, 15), 2, 0, 4),
+    Workload((5, 3, 11, 8), 2, 0, 3),
+    Workload((1, 3, 12, 15), 1, 0, 4),
 ]
 
 
@@ -45,8 +45,10 @@ def clock() -> timing.Clock:
     return timing.Clock(torch.device("cpu"))
 
 
-def entered(row: Row, clock: timing.Clock, *names: str) -> Contest:
-    return Contest(row, clock, names or rivals.field(row, "cpu", compiled=True), compiler="eager")
+def entered(workload: Workload, clock: timing.Clock, *names: str) -> Comparison:
+    return Comparison(
+        workload, clock, names or baselines.field(workload, "cpu", compiled=True), compiler="eager"
+    )
 
 
 @pytest.mark.parametrize("folder", ["benchmarks", "testing"])
@@ -59,29 +61,29 @@ def test_imports_nothing_of_the_tests(folder: str) -> None:
 
 
 def test_traffic_by_hand() -> None:
-    row = Row((1, 1, 4, 4), 2, 0, 4)  # 3x3 maxima with 2 bits each: 18 bits, 3 bytes
-    assert row.traffic("forward") == (64, 16)
-    assert row.traffic("training forward") == (64, 16 + 3)
-    assert row.traffic("backward") == (16 + 3, 64)
-    assert row.traffic("full") == (64 + 19, 64 + 19)
-    half = replace(row, dtype=torch.bfloat16)
+    workload = Workload((1, 1, 4, 4), 2, 0, 4)  # 3x3 maxima with 2 bits each: 18 bits, 3 bytes
+    assert workload.traffic("forward") == (64, 16)
+    assert workload.traffic("training forward") == (64, 16 + 3)
+    assert workload.traffic("backward") == (16 + 3, 64)
+    assert workload.traffic("full") == (64 + 19, 64 + 19)
+    half = replace(workload, dtype=torch.bfloat16)
     assert half.traffic("backward") == (8 + 3, 32)
-    assert Row((1, 1, 4, 4), 3, 1, 3).traffic("training forward") == (64, 16 + 8)
-    assert Row((1, 1, 4, 4), 1, 0, 3).traffic("full").total == 2 * (64 + 16)
+    assert Workload((1, 1, 4, 4), 3, 1, 3).traffic("training forward") == (64, 16 + 8)
+    assert Workload((1, 1, 4, 4), 1, 0, 3).traffic("full").total == 2 * (64 + 16)
 
 
 @needs_extension
-@pytest.mark.parametrize("row", rows.chosen("cpu", full=True), ids=str)
-def test_traffic_is_what_the_layer_explains(row: Row) -> None:
+@pytest.mark.parametrize("workload", workloads.chosen("cpu", full=True), ids=str)
+def test_traffic_is_what_the_layer_explains(workload: Workload) -> None:
     """But for the rounding of rows of codes to whole bytes, which a limit need not move."""
-    layer = rivals.ours(row)
-    rows_of_codes = math.prod(row.pooled_shape[:3]) * 2 * math.ceil(math.log2(row.pool))
-    found = explain(torch.empty(row.shape, dtype=row.dtype, device="meta"), layer)  # type: ignore[arg-type]
+    layer = baselines.ours(workload)
+    rows_of_codes = math.prod(workload.pooled_shape[:3]) * 2 * math.ceil(math.log2(workload.pool))
+    found = explain(torch.empty(workload.shape, dtype=workload.dtype, device="meta"), layer)  # type: ignore[arg-type]
     for mode, said in (
         ("training forward", found.bytes_forward),
         ("backward", found.bytes_backward),
     ):
-        moved = row.traffic(mode).total
+        moved = workload.traffic(mode).total
         assert moved <= said <= 1.05 * moved + rows_of_codes
 
 
@@ -89,17 +91,17 @@ def test_limit_moves_as_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Tensor] = []
     randn = torch.randn
     monkeypatch.setattr(torch, "randn", lambda *a, **k: made.append(randn(*a, **k)) or made[-1])
-    traffic = rows.Traffic(3000, 1000)
+    traffic = workloads.Traffic(3000, 1000)
     timing.limit(traffic, torch.device("cpu"))()
     assert 2 * made[0].nbytes == traffic.total
 
 
 def test_headline_is_part_of_everything() -> None:
     for device in ("cpu", "cuda"):
-        headline, everything = (rows.chosen(device, full) for full in (False, True))
+        headline, everything = (workloads.chosen(device, full) for full in (False, True))
         assert set(headline) < set(everything)
-        assert {row.channels_last for row in headline} == {False, True}
-        assert {row.dtype for row in everything} == set(rows.DTYPES)
+        assert {workload.channels_last for workload in headline} == {False, True}
+        assert {workload.dtype for workload in everything} == set(workloads.DTYPES)
         assert len(set(map(str, everything))) == len(everything)
 
 
@@ -108,47 +110,52 @@ def test_headline_is_part_of_everything() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
-@pytest.mark.parametrize("row", SMALL, ids=str)
+@pytest.mark.parametrize("workload", SMALL, ids=str)
 def test_all_rivals_agree(
-    row: Row, channels_last: bool, dtype: torch.dtype, clock: timing.Clock
+    workload: Workload, channels_last: bool, dtype: torch.dtype, clock: timing.Clock
 ) -> None:
-    row = replace(row, dtype=dtype, channels_last=channels_last)
-    found = entered(row, clock)
+    workload = replace(workload, dtype=dtype, channels_last=channels_last)
+    found = entered(workload, clock)
     assert found.wrong == {}
     assert all(why.startswith("not installed") for why in found.missing.values())
-    needed = {rivals.OURS, rivals.UNFUSED, rivals.COMPILED_UNFUSED, rivals.COMPILED_SLICES}
+    needed = {
+        baselines.OURS,
+        baselines.UNFUSED,
+        baselines.COMPILED_UNFUSED,
+        baselines.COMPILED_SLICES,
+    }
     assert needed <= found.rivals.keys()
-    assert (rivals.COMPILED_POOL in found.rivals) == (row.pool > 1)
+    assert (baselines.COMPILED_POOL in found.rivals) == (workload.pool > 1)
 
 
 def test_field() -> None:
-    with_max, even = Row((1, 1, 9, 9), 3, 1, 3), Row((1, 1, 9, 9), 2, 0, 4)
-    assert rivals.TIMM in rivals.field(with_max, "cpu", compiled=False)
-    assert rivals.TIMM not in rivals.field(even, "cpu", compiled=False)
-    assert rivals.KORNIA in rivals.field(even, "cpu", compiled=False)
-    assert rivals.KORNIA not in rivals.field(with_max, "cpu", compiled=False)
-    assert rivals.TRITON in rivals.field(even, "cuda", compiled=False)
-    assert not set(rivals.COMPILED) & set(rivals.field(even, "cpu", compiled=False))
-    assert set(rivals.COMPILED) <= set(rivals.field(even, "cpu", compiled=True))
-    with pytest.raises(rivals.Unavailable, match="another output size"):
-        rivals.make(rivals.TIMM, even, torch.device("cpu"))
+    with_max, even = Workload((1, 1, 9, 9), 3, 1, 3), Workload((1, 1, 9, 9), 2, 0, 4)
+    assert baselines.TIMM in baselines.field(with_max, "cpu", compiled=False)
+    assert baselines.TIMM not in baselines.field(even, "cpu", compiled=False)
+    assert baselines.KORNIA in baselines.field(even, "cpu", compiled=False)
+    assert baselines.KORNIA not in baselines.field(with_max, "cpu", compiled=False)
+    assert baselines.TRITON in baselines.field(even, "cuda", compiled=False)
+    assert not set(baselines.COMPILED) & set(baselines.field(even, "cpu", compiled=False))
+    assert set(baselines.COMPILED) <= set(baselines.field(even, "cpu", compiled=True))
+    with pytest.raises(baselines.Unavailable, match="another output size"):
+        baselines.make(baselines.TIMM, even, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("row", SMALL, ids=str)
-def test_everything_is_on_the_device_of_the_input(row: Row) -> None:
+@pytest.mark.parametrize("workload", SMALL, ids=str)
+def test_everything_is_on_the_device_of_the_input(workload: Workload) -> None:
     """A fake GPU computes nothing, but refuses tensors that are elsewhere."""
-    device, taps, blur_padding = torch.device("cuda"), row.taps, row.blur_padding * 2
+    device, taps, blur_padding = torch.device("cuda"), workload.taps, workload.blur_padding * 2
     with FakeTensorMode(), torch.no_grad():
-        x = row.input(device)
-        pool, pad = (row.pool,) * 2, (row.pad,) * 2
+        x = workload.input(device)
+        pool, pad = (workload.pool,) * 2, (workload.pad,) * 2
         want = judge(x.double(), pool, (2, 2), pad, taps, taps, blur_padding, "reflect")
         assert want.device == x.device
-        for name in rivals.field(row, "cuda", compiled=False):
-            if name in (rivals.OURS, rivals.TRITON):
+        for name in baselines.field(workload, "cuda", compiled=False):
+            if name in (baselines.OURS, baselines.TRITON):
                 continue  # their tests are in test_cuda_without_gpu.py and test_triton.py
             try:
-                rival = rivals.make(name, row, device)
-            except rivals.Unavailable:
+                rival = baselines.make(name, workload, device)
+            except baselines.Unavailable:
                 continue
             assert rival.layer(x).device == x.device
 
@@ -156,9 +163,9 @@ def test_everything_is_on_the_device_of_the_input(row: Row) -> None:
 class WrongGradient(nn.Module):
     """Right but for the gradient of one element."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, workload: Workload) -> None:
         super().__init__()
-        self.layer = rivals.Eager(row)
+        self.layer = baselines.Eager(workload)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
@@ -167,16 +174,16 @@ class WrongGradient(nn.Module):
         return self.layer(x)
 
 
-def broken(row: Row, kind: str) -> rivals.Rival:
+def broken(workload: Workload, kind: str) -> baselines.Rival:
     if kind == "not installed":
         raise ImportError("No module named 'somebody'")
     if kind == "raises":
-        return rivals.Rival(lambda x: x.view(3))
+        return baselines.Rival(lambda x: x.view(3))
     if kind == "gradient":
-        return rivals.Rival(WrongGradient(row))
+        return baselines.Rival(WrongGradient(workload))
     if kind == "shape":
-        return rivals.Rival(nn.MaxPool2d(2, 3))
-    return rivals.Rival(nn.Sequential(rivals.Eager(row), nn.Hardtanh(-1.0, 1.0)))
+        return baselines.Rival(nn.MaxPool2d(2, 3))
+    return baselines.Rival(nn.Sequential(baselines.Eager(workload), nn.Hardtanh(-1.0, 1.0)))
 
 
 @pytest.mark.parametrize(
@@ -192,27 +199,29 @@ def broken(row: Row, kind: str) -> rivals.Rival:
 def test_broken_rivals_are_not_timed(
     kind: str, message: str, clock: timing.Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(rivals.MAKERS, rivals.ADOBE, lambda row: broken(row, kind))
-    found = entered(SMALL[1], clock, rivals.OURS, rivals.ADOBE)
-    assert list(found.rivals) == [rivals.OURS]
+    monkeypatch.setitem(baselines.MAKERS, baselines.ADOBE, lambda workload: broken(workload, kind))
+    found = entered(SMALL[1], clock, baselines.OURS, baselines.ADOBE)
+    assert list(found.rivals) == [baselines.OURS]
     where = found.missing if kind in ("raises", "not installed") else found.wrong
-    assert message in where[rivals.ADOBE]
+    assert message in where[baselines.ADOBE]
 
 
 def test_fastblur_that_raises_is_no_finding(
     clock: timing.Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(rivals.MAKERS, rivals.OURS, lambda row: broken(row, "raises"))
+    monkeypatch.setitem(
+        baselines.MAKERS, baselines.OURS, lambda workload: broken(workload, "raises")
+    )
     with pytest.raises(RuntimeError, match="shape"):
-        entered(SMALL[1], clock, rivals.OURS)
+        entered(SMALL[1], clock, baselines.OURS)
 
 
 def test_ties_are_excused_only_where_they_are(clock: timing.Clock) -> None:
     """Elements with equal neighbours, as maxima over them share gradients, and no others."""
-    row = Row((1, 1, 5, 5), 2, 0, 3)
+    workload = Workload((1, 1, 5, 5), 2, 0, 3)
     x = torch.arange(25.0).reshape(1, 1, 5, 5)
     x[0, 0, 0, 0] = x[0, 0, 0, 1] = 100.0
-    judge = contest.Judge(row, x, torch.zeros(row.output_shape))
+    judge = comparison.Judge(workload, x, torch.zeros(workload.output_shape))
     tied = judge._tied()[0, 0]
     assert tied[:2, :2].all()
     assert tied[:2, 2].tolist() == [False, False]  # its own windows have one maximum each
@@ -221,25 +230,27 @@ def test_ties_are_excused_only_where_they_are(clock: timing.Clock) -> None:
 
 def test_slices_share_the_gradient_of_ties() -> None:
     """They are right but where candidates are equal, and are excused just there."""
-    row = Row((1, 2, 12, 15), 2, 0, 4)
-    x, dy = torch.randn(row.shape).round(), torch.randn(row.output_shape)
-    rival = rivals.make(rivals.COMPILED_SLICES, row, torch.device("cpu"), compiler="eager")
-    judge, got = contest.Judge(row, x, dy), rivals.full(rival, x, dy)()
+    workload = Workload((1, 2, 12, 15), 2, 0, 4)
+    x, dy = torch.randn(workload.shape).round(), torch.randn(workload.output_shape)
+    rival = baselines.make(
+        baselines.COMPILED_SLICES, workload, torch.device("cpu"), compiler="eager"
+    )
+    judge, got = comparison.Judge(workload, x, dy), baselines.full(rival, x, dy)()
     assert not judge._tied().all()
     judge.check("slices", rival, "full", got)
-    with pytest.raises(contest.WrongResult, match="the gradient is off"):
+    with pytest.raises(comparison.WrongResult, match="the gradient is off"):
         judge.check("slices", replace(rival, shares_ties=False), "full", got)
 
 
 @needs_extension
 def test_levels_are_set_for_each_call_and_put_back(clock: timing.Clock) -> None:
-    usable = compiled.C.cpu.targets()  # type: ignore[union-attr]
-    names = [f"{rivals.OURS} {level}" for level in usable]
+    usable = compiled.C.cpu.levels()  # type: ignore[union-attr]
+    names = [f"{baselines.OURS} {level}" for level in usable]
     found = entered(SMALL[0], clock, *names)
     assert list(found.rivals) == names
     for level, name in zip(usable, names, strict=True):
         assert f"cpu: {level}" in found.facts(name, "full")["ran"]
-        call = rivals.full(found.rivals[name], found.x, found.dy)
+        call = baselines.full(found.rivals[name], found.x, found.dy)
         call()
         assert compiled.C.cpu.target() == level  # type: ignore[union-attr]
         compiled.C.cpu.set_target(usable[0])  # type: ignore[union-attr]
@@ -280,7 +291,7 @@ def test_rivals_take_turns() -> None:
 
 def test_what_comes_before_is_not_timed() -> None:
     clock = FakeClock()
-    call = rivals.Call(lambda: (), before=clock.now)
+    call = baselines.Call(lambda: (), before=clock.now)
     race = timing.Race(clock, {"backward": call})  # type: ignore[arg-type]
     race.run(rounds=2)
     assert race.seconds["backward"] == [1, 1]
@@ -321,15 +332,15 @@ def test_tape_plays_back() -> None:
 
 
 def test_weighs_the_call_that_is_timed(clock: timing.Clock) -> None:
-    row = Row((2, 16, 28, 28), 2, 0, 4)
-    found = entered(row, clock, rivals.OURS, rivals.UNFUSED)
-    unfused = found.facts(rivals.UNFUSED, "full")
+    workload = Workload((2, 16, 28, 28), 2, 0, 4)
+    found = entered(workload, clock, baselines.OURS, baselines.UNFUSED)
+    unfused = found.facts(baselines.UNFUSED, "full")
     assert unfused["saved_bytes"] > 4 * unfused["input_bytes"]
     assert unfused["peak_bytes"] > unfused["saved_bytes"] - unfused["input_bytes"]
-    assert unfused["bytes"] == row.traffic("full").total
-    assert "saved_bytes" not in found.facts(rivals.UNFUSED, "forward")
+    assert unfused["bytes"] == workload.traffic("full").total
+    assert "saved_bytes" not in found.facts(baselines.UNFUSED, "forward")
     if compiled.C is not None:
-        ours = found.facts(rivals.OURS, "full")
+        ours = found.facts(baselines.OURS, "full")
         assert ours["ran"].startswith("cpu: ")
         assert 0 < ours["saved_bytes"] <= 32 / 28 * ours["input_bytes"] / 16  # rows of 28 count 32
         assert ours["peak_bytes"] < 1.4 * ours["input_bytes"]
@@ -344,8 +355,8 @@ def test_what_was_weighed_is_freed(clock: timing.Clock) -> None:
 
     # Those of other tests may go in the meantime.
     before = {id(tensor): weakref.ref(tensor) for tensor in tensors()}
-    found = entered(SMALL[1], clock, rivals.UNFUSED, rivals.ADOBE)
-    for mode in rivals.MODES:
+    found = entered(SMALL[1], clock, baselines.UNFUSED, baselines.ADOBE)
+    for mode in baselines.MODES:
         found.race(mode, rounds=1, deadline=float("inf"))
         for name in found.rivals:
             found.facts(name, mode)
@@ -354,7 +365,7 @@ def test_what_was_weighed_is_freed(clock: timing.Clock) -> None:
     assert not new
 
 
-def test_one_contest_at_a_time(clock: timing.Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_comparison_at_a_time(clock: timing.Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: weakref.WeakSet[object] = weakref.WeakSet()
 
     class Heavy:
@@ -362,8 +373,8 @@ def test_one_contest_at_a_time(clock: timing.Clock, monkeypatch: pytest.MonkeyPa
             assert not alive
             alive.add(self)
 
-    monkeypatch.setattr(test_layers, "Contest", Heavy)
-    contests = test_layers.Contests(clock, dict)
-    for row in SMALL[:2]:
-        contests.contest(test_layers.Field(row, (rivals.OURS,)))
+    monkeypatch.setattr(test_layers, "Comparison", Heavy)
+    comparisons = test_layers.Comparisons(clock, dict)
+    for workload in SMALL[:2]:
+        comparisons.comparison(test_layers.Field(workload, (baselines.OURS,)))
     assert len(alive) == 1

@@ -17,17 +17,19 @@ import torch
 
 from testing.measure import peak_bytes
 
-from ..contest import Contest
-from ..rivals import COMPILED, MODES, OURS, field
-from ..rows import DTYPES, GPU, Row
+from ..baselines import COMPILED, MODES, OURS, field
+from ..comparison import Comparison
 from ..timing import LIMIT, Clock, Race, Runner, Times
+from ..workloads import DTYPES, GPU, Workload
 from .model import VARIANTS, step
 from .session import Session, query_gpu
 
 EXERCISE = str(Path(__file__).with_name("exercise.py"))
 KINDS = [(DTYPES[0], False), (DTYPES[1], True), (DTYPES[2], True)]
-ROWS = [replace(row, dtype=d, channels_last=last) for row in GPU for d, last in KINDS]
-DRY_ROWS = [replace(row, shape=(2, 4, 12, 14)) for row in (*GPU[:3], GPU[5])]
+WORKLOADS = [
+    replace(workload, dtype=d, channels_last=last) for workload in GPU for d, last in KINDS
+]
+DRY_WORKLOADS = [replace(workload, shape=(2, 4, 12, 14)) for workload in (*GPU[:3], GPU[5])]
 
 
 def tests(session: Session) -> str:
@@ -75,69 +77,73 @@ def sanitizer(session: Session) -> str:
 def layers(session: Session) -> str:
     """Each layer against the layers of other packages."""
     return _layers(
-        session, lambda row: field(row, session.device.type, compiled=False), "layers", 10
+        session, lambda workload: field(workload, session.device.type, compiled=False), "layers", 10
     )
 
 
 def compilers(session: Session) -> str:
     """Each layer against what torch.compile makes of three ways to write it."""
-    return _layers(session, lambda row: [OURS, *COMPILED], "torch.compile", 60)
+    return _layers(session, lambda workload: [OURS, *COMPILED], "torch.compile", 60)
 
 
 def _layers(
-    session: Session, names_of: Callable[[Row], list[str]], section: str, longest: float
+    session: Session, names_of: Callable[[Workload], list[str]], section: str, longest: float
 ) -> str:
     """``longest`` is what one layer may take, in seconds, until one has taken longer."""
     clock = Clock(session.device)
-    rows = DRY_ROWS if session.dry else ROWS
+    workloads = DRY_WORKLOADS if session.dry else WORKLOADS
     done = 0
-    for row in rows:
+    for workload in workloads:
         if session.left < longest and not session.dry:
             break
         start = time.monotonic()
         try:
             compiler = "eager" if session.dry else "inductor"
-            _layer(session, Contest(row, clock, names_of(row), compiler), section)
+            _layer(session, Comparison(workload, clock, names_of(workload), compiler), section)
         except torch.OutOfMemoryError as error:
-            session.results["rows"].append(_note(section, row, OURS, f"out of memory: {error}"))
+            session.results["rows"].append(
+                _note(section, workload, OURS, f"out of memory: {error}")
+            )
         gc.collect()
         if not session.dry:
             torch.cuda.empty_cache()
         done += 1
         longest = max(longest, time.monotonic() - start)
-    return f"{done} of {len(rows)} layers" + ("; then the budget ended" if done < len(rows) else "")
+    return f"{done} of {len(workloads)} layers" + (
+        "; then the budget ended" if done < len(workloads) else ""
+    )
 
 
-def _layer(session: Session, contest: Contest, section: str) -> None:
+def _layer(session: Session, comparison: Comparison, section: str) -> None:
     """Times one layer against its rivals."""
-    record, row = session.results["rows"].append, contest.row
-    for name, why in contest.wrong.items():
-        record(_note(section, row, name, f"WRONG, so not timed: {why}"))
+    record, workload = session.results["rows"].append, comparison.workload
+    for name, why in comparison.wrong.items():
+        record(_note(section, workload, name, f"WRONG, so not timed: {why}"))
         if name == OURS:
             session.fail(why)
-    for name, why in contest.missing.items():
-        record(_note(section, row, name, why))
-    if OURS not in contest.rivals:
+    for name, why in comparison.missing.items():
+        record(_note(section, workload, name, why))
+    if OURS not in comparison.rivals:
         return
     for mode in MODES:
-        times = contest.race(mode, session.rounds, session.deadline).times
-        for name in contest.rivals:
-            facts = contest.facts(name, mode)
+        times = comparison.race(mode, session.rounds, session.deadline).times
+        for name in comparison.rivals:
+            facts = comparison.facts(name, mode)
             if name == OURS and not facts["ran"].startswith(session.device.type):
-                session.fail(f"{row}: ran {facts['ran']}")
-            record(_row(section, row, times, name) | facts)
-        record(_row(section, row, times, LIMIT) | {"rival": LIMIT, "mode": mode})
+                session.fail(f"{workload}: ran {facts['ran']}")
+            record(_row(section, workload, times, name) | facts)
+        record(_row(section, workload, times, LIMIT) | {"rival": LIMIT, "mode": mode})
 
 
-def _note(section: str, row: object, name: str, note: str) -> dict[str, Any]:
-    return {"section": section, "layer": str(row), "rival": name, "note": note}
+def _note(section: str, layer: object, name: str, note: str) -> dict[str, Any]:
+    return {"section": section, "layer": str(layer), "rival": name, "note": note}
 
 
-def _row(section: str, row: object, times: dict[str, Times], name: str) -> dict[str, Any]:
+def _row(section: str, layer: object, times: dict[str, Times], name: str) -> dict[str, Any]:
     mine = times[name].median
     return {
         "section": section,
-        "layer": str(row),
+        "layer": str(layer),
         "ms": asdict(times[name]),
         "times ours": mine / times[OURS].median,
         "fraction of limit": times[LIMIT].median / mine if LIMIT in times else None,

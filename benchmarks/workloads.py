@@ -22,7 +22,7 @@ class Traffic(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class Workload:
     """One layer on one input: (Max)BlurPool with Zhang's padding, reflected, and stride 2."""
 
     shape: tuple[int, int, int, int]
@@ -103,42 +103,46 @@ class Row:
 
 
 HEADLINE = [  # the most telling first
-    Row((8, 64, 112, 112), 3, 1, 3),
-    Row((8, 64, 112, 112), 2, 0, 4),
-    Row((4, 512, 28, 28), 2, 0, 4),
-    Row((64, 64, 14, 14), 2, 0, 4),
-    Row((8, 67, 56, 56), 3, 1, 3),  # channels that fill no vector
-    Row((1, 64, 112, 112), 3, 1, 3),
-    Row((8, 256, 56, 56), 1, 0, 4),
+    Workload((8, 64, 112, 112), 3, 1, 3),
+    Workload((8, 64, 112, 112), 2, 0, 4),
+    Workload((4, 512, 28, 28), 2, 0, 4),
+    Workload((64, 64, 14, 14), 2, 0, 4),
+    Workload((8, 67, 56, 56), 3, 1, 3),  # channels that fill no vector
+    Workload((1, 64, 112, 112), 3, 1, 3),
+    Workload((8, 256, 56, 56), 1, 0, 4),
 ]
-MORE = [Row((64, 64, 10, 10), 2, 0, 4), Row((8, 128, 28, 28), 1, 0, 3)]
+MORE = [Workload((64, 64, 10, 10), 2, 0, 4), Workload((8, 128, 28, 28), 1, 0, 3)]
 GPU = [
-    Row((256, 64, 112, 112), 2, 0, 4),
-    Row((256, 64, 112, 112), 3, 1, 3),
-    Row((64, 256, 56, 56), 1, 0, 4),
+    Workload((256, 64, 112, 112), 2, 0, 4),
+    Workload((256, 64, 112, 112), 3, 1, 3),
+    Workload((64, 256, 56, 56), 1, 0, 4),
     *HEADLINE[:3],
 ]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-LEVELS = Row((2, 64, 56, 56), 2, 0, 4)  # shows the levels of the CPU kernels
-OVERHEAD = Row((1, 4, 8, 8), 3, 1, 3)  # next to nothing to compute
+LEVELS = Workload((2, 64, 56, 56), 2, 0, 4)  # shows the levels of the CPU kernels
+OVERHEAD = Workload((1, 4, 8, 8), 3, 1, 3)  # next to nothing to compute
 
 
-def compiled_too(device_type: str) -> list[Row]:
-    """The rows of a short run with torch.compile, which takes half a minute for each."""
+def compiled_too(device_type: str) -> list[Workload]:
+    """The workloads of a short run with torch.compile, which takes half a minute for each."""
     first = chosen(device_type, full=False)[0]
     most_used = replace(first, dtype=torch.bfloat16, channels_last=True)
     return [first, most_used] if device_type == "cuda" else [first]
 
 
-def both_layouts(row: Row) -> list[Row]:
-    return [row, replace(row, channels_last=True)]
+def both_layouts(workload: Workload) -> list[Workload]:
+    return [workload, replace(workload, channels_last=True)]
 
 
-def chosen(device_type: str, full: bool) -> list[Row]:
-    """The rows of a run: float32 everywhere, 16 bits in the first three layers; or all."""
+def chosen(device_type: str, full: bool) -> list[Workload]:
+    """The workloads of a run: float32 everywhere, 16 bits in the first three layers; or all."""
     layers = GPU if device_type == "cuda" else HEADLINE
     if full:
-        rows = [replace(row, dtype=dtype) for row in [*layers, *MORE] for dtype in DTYPES]
+        workloads = [
+            replace(workload, dtype=dtype) for workload in [*layers, *MORE] for dtype in DTYPES
+        ]
     else:
-        rows = layers + [replace(row, dtype=dtype) for dtype in DTYPES[1:] for row in layers[:3]]
-    return [either for row in rows for either in both_layouts(row)]
+        workloads = layers + [
+            replace(workload, dtype=dtype) for dtype in DTYPES[1:] for workload in layers[:3]
+        ]
+    return [either for workload in workloads for either in both_layouts(workload)]

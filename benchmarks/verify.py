@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from testing.judge import judge_with_gradient
 
-from .rivals import Rival
-from .rows import Row
+from .baselines import Rival
+from .workloads import Workload
 
 IMAGES = 4  # of a batch, that are looked at, the first and the last among them
 OUR_ROUNDING, THEIR_ROUNDING = 4.0, 16.0  # units in the last place of the largest result
@@ -22,11 +22,11 @@ class WrongResult(AssertionError):
 
 
 class Judge:
-    """The unfused chain in float64, on some images of one row's input."""
+    """The unfused chain in float64, on some images of one workload's input."""
 
-    def __init__(self, row: Row, x: Tensor, dy: Tensor) -> None:
-        self.row = row
-        last = row.shape[0] - 1
+    def __init__(self, workload: Workload, x: Tensor, dy: Tensor) -> None:
+        self.workload = workload
+        last = workload.shape[0] - 1
         self.images = sorted({round(last * i / (IMAGES - 1)) for i in range(IMAGES)})
         self.x, self.dy = x[self.images].double(), dy[self.images].double()
         self._results: dict[str, tuple[Tensor, Tensor]] = {}
@@ -35,21 +35,21 @@ class Judge:
         """Raises WrongResult unless result and gradient, whichever the mode returns, are right."""
         allowed = OUR_ROUNDING if "fastblur" in name else THEIR_ROUNDING
         for what, mine, truth in self._pairs(rival, mode, got):
-            if mine.dtype != self.row.dtype or mine.shape[1:] != truth.shape[1:]:
+            if mine.dtype != self.workload.dtype or mine.shape[1:] != truth.shape[1:]:
                 raise WrongResult(
-                    f"{name}, {self.row}, {mode}: the {what} is {mine.dtype} "
-                    f"{list(mine.shape)}, and should be {self.row.dtype} [N, "
+                    f"{name}, {self.workload}, {mode}: the {what} is {mine.dtype} "
+                    f"{list(mine.shape)}, and should be {self.workload.dtype} [N, "
                     f"{', '.join(map(str, truth.shape[1:]))}]"
                 )
-            unit = torch.finfo(self.row.dtype).eps * truth.abs().max().item()
+            unit = torch.finfo(self.workload.dtype).eps * truth.abs().max().item()
             off = (mine[self.images].double() - truth).abs()
             if what == "gradient" and rival.shares_ties:
                 off = off.masked_fill(self._tied(), 0)
             error = off.max().item() / unit
             if not error <= allowed:
                 raise WrongResult(
-                    f"{name}, {self.row}, {mode}: the {what} is off by {error:.3g} units in the "
-                    f"last place of the largest, and {allowed:g} are allowed"
+                    f"{name}, {self.workload}, {mode}: the {what} is off by {error:.3g} units in "
+                    f"the last place of the largest, and {allowed:g} are allowed"
                 )
 
     def _pairs(
@@ -63,8 +63,8 @@ class Judge:
 
     def _judged(self, border: str) -> tuple[Tensor, Tensor]:
         if border not in self._results:
-            row, pad = self.row, self.row.blur_padding * 2
-            k, p, taps = (row.pool,) * 2, (row.pad,) * 2, row.taps
+            workload, pad = self.workload, self.workload.blur_padding * 2
+            k, p, taps = (workload.pool,) * 2, (workload.pad,) * 2, workload.taps
             self._results[border] = judge_with_gradient(
                 self.x, self.dy, k, (2, 2), p, taps, taps, pad, border
             )
@@ -72,7 +72,7 @@ class Judge:
 
     def _tied(self) -> Tensor:
         """Elements of x that are in a window whose maximum occurs more than once."""
-        k, p = self.row.pool, self.row.pad
+        k, p = self.workload.pool, self.workload.pad
         x = F.pad(self.x, (p, p, p, p), value=-torch.inf)
         m = F.max_pool2d(x, k, 1)
         h, w = m.shape[2:]

@@ -14,7 +14,7 @@ if not (ROOT / "benchmarks").exists():
     pytest.skip("runs from a source tree only", allow_module_level=True)
 pytest.importorskip("rich", reason="the guard writes its table with it")
 
-from benchmarks import counts  # noqa: E402
+from benchmarks import instruction_counts as counts  # noqa: E402
 
 
 def test_compare() -> None:
@@ -46,7 +46,7 @@ def test_guard(
     monkeypatch.setattr(counts, "why_not", lambda: None)
     monkeypatch.setattr(counts, "count", lambda: dict(found))
     monkeypatch.setattr(counts, "weigh", dict)
-    baseline = ["--baseline", str(tmp_path / "counts.json")]
+    baseline = ["--baseline", str(tmp_path / "instruction_counts.json")]
     assert counts.main(baseline) == counts.NOT_CHECKED  # there is none
     assert counts.main([*baseline, "--update"]) == 0
     assert counts.main(baseline) == 0

@@ -13,8 +13,8 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from .baselines import OURS
 from .results import Row, by_rival, grouped, of_kind
-from .rivals import OURS
 
 MARKERS = "os^vDPX*"
 

@@ -15,11 +15,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from .counts import calls
-from .rows import Row, both_layouts
+from .instruction_counts import calls
+from .workloads import Workload, both_layouts
 
-ROWS = [
-    Row((1, 32, 112, 112), *layer, dtype)
+WORKLOADS = [
+    Workload((1, 32, 112, 112), *layer, dtype)
     for dtype in (torch.float32, torch.bfloat16)
     for layer in ((3, 1, 3), (2, 0, 4))
 ]
@@ -40,9 +40,9 @@ def best(call: Callable[[], object], elements: int) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     table = Table("layer", "dtype", "layout", "call", "in cache, ns", "not, ns")
-    for small in (row for base in ROWS for row in both_layouts(base)):
+    for small in (workload for base in WORKLOADS for workload in both_layouts(base)):
         sizes = (small, replace(small, shape=(*LARGER, *small.shape[2:])))
-        both = [(calls(row), math.prod(row.shape)) for row in sizes]
+        both = [(calls(workload), math.prod(workload.shape)) for workload in sizes]
         _, layer = small.layer.split(" ", 1)
         for name in ("training forward", "backward"):
             times = [best(of[name], elements) for of, elements in both]

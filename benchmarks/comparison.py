@@ -15,14 +15,14 @@ from torch._inductor.utils import fresh_cache
 from fastblur import explain
 from testing.measure import peak_bytes, saved_bytes
 
-from .judging import Judge, WrongResult
-from .rivals import MODES, Call, Rival, Unavailable, at_level, make
-from .rows import Row
+from .baselines import MODES, Call, Rival, Unavailable, at_level, make
 from .timing import LIMIT, Clock, Race, limit
+from .verify import Judge, WrongResult
+from .workloads import Workload
 
 
-class Contest:
-    """The rivals of one row.
+class Comparison:
+    """The rivals of one workload.
 
     Attributes:
         rivals: those that run and are right.
@@ -31,28 +31,28 @@ class Contest:
     """
 
     def __init__(
-        self, row: Row, clock: Clock, names: Iterable[str], compiler: str = "inductor"
+        self, workload: Workload, clock: Clock, names: Iterable[str], compiler: str = "inductor"
     ) -> None:
         """Makes all the layers, calls each in each mode and checks what it returns.
 
         Args:
-            row: the layer and its input.
+            workload: the layer and its input.
             clock: of the device to use.
             names: of the rivals.
             compiler: backend of torch.compile.
         """
-        self.row, self.clock, self.device = row, clock, clock.device
+        self.workload, self.clock, self.device = workload, clock, clock.device
         torch.manual_seed(0)
-        self.x, self.dy = row.input(self.device), row.output_gradient(self.device)
+        self.x, self.dy = workload.input(self.device), workload.output_gradient(self.device)
         self.rivals: dict[str, Rival] = {}
         self.missing: dict[str, str] = {}
         self.wrong: dict[str, str] = {}
         self._first_calls: defaultdict[tuple[str, bool], float] = defaultdict(float)
         torch._dynamo.reset()
-        judge = Judge(row, self.x, self.dy)
+        judge = Judge(workload, self.x, self.dy)
         for name in names:
             try:
-                rival = make(name, row, self.device, compiler)
+                rival = make(name, workload, self.device, compiler)
                 with at_level(rival.level), _no_tf32():
                     self._admit(name, rival, judge)
             except WrongResult as error:
@@ -90,7 +90,7 @@ class Contest:
             name: self._call(rival, mode) for name, rival in self.rivals.items()
         }
         if cold:
-            runners[LIMIT] = limit(self.row.traffic(mode), self.device)
+            runners[LIMIT] = limit(self.workload.traffic(mode), self.device)
         race = Race(self.clock, runners, cold, repeats)
         gc.collect()
         with at_level(None), _no_tf32():
@@ -111,18 +111,18 @@ class Contest:
 
     def facts(self, name: str, mode: str) -> dict[str, Any]:
         """What is known of a call without timing it."""
-        row, rival = self.row, self.rivals[name]
+        workload, rival = self.workload, self.rivals[name]
         found: dict[str, Any] = {
-            "label": str(row),
-            "layer": row.layer,
-            "dtype": row.kind,
-            "layout": row.layout,
+            "label": str(workload),
+            "layer": workload.layer,
+            "dtype": workload.kind,
+            "layout": workload.layout,
             "mode": mode,
             "rival": name,
             "device": self.device.type,
             "threads": torch.get_num_threads(),
             "input_bytes": self.x.nbytes,
-            "bytes": row.traffic(mode).total,
+            "bytes": workload.traffic(mode).total,
         }
         if rival.compiled:
             found["compile_s"] = self._first_calls[name, mode == "forward"]
