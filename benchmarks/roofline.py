@@ -6,16 +6,22 @@ alike, memory is not what the kernels wait for.
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
+
+from fastblur._backends import compiled
 
 from .instruction_counts import calls
+from .results import Row
+from .tables import in_cache
 from .workloads import Workload, both_layouts
 
 WORKLOADS = [
@@ -37,18 +43,34 @@ def best(call: Callable[[], object], elements: int) -> float:
     return shortest * 1e9 * 16 / elements
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    table = Table("layer", "dtype", "layout", "call", "in cache, ns", "not, ns")
+def measure() -> list[Row]:
+    """For each layer and call, the time on maps that stay in cache, and on maps that do not."""
+    rows = []
     for small in (workload for base in WORKLOADS for workload in both_layouts(base)):
         sizes = (small, replace(small, shape=(*LARGER, *small.shape[2:])))
         both = [(calls(workload), math.prod(workload.shape)) for workload in sizes]
-        _, layer = small.layer.split(" ", 1)
+        layer = small.layer.split(" ", 1)[1]
+        row: Row = {"layer": layer, "dtype": small.kind, "layout": small.layout}
         for name in ("training forward", "backward"):
-            times = [best(of[name], elements) for of, elements in both]
-            table.add_row(layer, small.kind, small.layout, name, *(f"{t:.1f}" for t in times))
-    Console().print(table)
+            row[name] = [round(best(of[name], elements), 1) for of, elements in both]
+        rows.append(row)
+    return rows
+
+
+def main() -> int:
+    parser = ArgumentParser(prog="python -m benchmarks.roofline", description=__doc__)
+    parser.add_argument("--out", type=Path, help="JSON file; else the table is shown only")
+    options = parser.parse_args()
+    if compiled.C is None:
+        parser.error(f"there is nothing to time: {compiled.WHY_NOT}")
+    torch.set_num_threads(1)
+    rows = measure()
+    sys.stdout.write(in_cache(rows) + "\n")
+    if options.out is not None:
+        lines = ",\n ".join(json.dumps(row) for row in rows)
+        options.out.write_text(f'{{"simd": "{compiled.C.cpu.level()}", "rows": [\n {lines}\n]}}\n')
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +18,15 @@ from torch import nn
 from fastblur import FusedMaxBlurPool
 from fastblur._backends import compiled
 
+from .conftest import needs_extension
+
 ROOT = Path(__file__).parent.parent
 if not (ROOT / "benchmarks").exists():
     pytest.skip("runs from a source tree only", allow_module_level=True)
 for name in ("matplotlib", "pytest_benchmark", "rich"):
     pytest.importorskip(name, reason="the benchmarks need it")
 
-from benchmarks import baselines, report, results, test_models, timing, workloads  # noqa: E402
+from benchmarks import baselines, report, results, roofline, tables, test_models, timing, workloads  # noqa: E402
 from benchmarks.comparison import Comparison  # noqa: E402
 from benchmarks.conftest import command  # noqa: E402
 
@@ -81,48 +85,82 @@ def test_a_run_writes_down_what_was_asked(finished: dict[str, Any]) -> None:
     assert machine["simd"] == compiled.C.cpu.targets()[0]  # type: ignore[union-attr]
 
 
-def test_report(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+BEGIN, END = "<!-- benchmarks.report: begin -->", "<!-- benchmarks.report: end -->"
+
+
+def test_report(finished: dict[str, Any], tmp_path: Path) -> None:
     page = tmp_path / "docs" / "page.md"
     page.parent.mkdir()
-    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    page.write_text(f"# A page\n{BEGIN}\nold\n{END}\nafter\n")
     out = tmp_path / "out"
     assert report.main([str(finished["file"]), "--out", str(out), "--page", str(page)]) == 0
-    text = page.read_text()
-    assert text.startswith("before\n")
+    text, rest = page.read_text(), (page.parent / "page_tables.md").read_text()
+    assert text.startswith("# A page\n")
     assert text.endswith("after\n")
     assert "old" not in text.split()
-    assert "Nothing in this part is a GPU measurement" in text
-    assert f"torch {torch.__version__.split('+')[0]}" in text
+    assert "[All rows](page_tables.md)" in text
+    assert rest.startswith("# A page: tables\n")
+    for part in (text, rest, (out / "results.md").read_text()):
+        assert "Nothing in this part is a GPU measurement" in part
+        assert f"torch {torch.__version__.split('+')[0]}" in part
     for name in ("limit.png", "memory.png"):
         for folder in (out, page.parent / "figures" / "page"):
             assert (folder / name).read_bytes().startswith(b"\x89PNG")
         assert f"(figures/page/{name})" in text
     loaded = results.load(out / "results.json")  # the short file says the same
-    part = report.markdown(loaded, report.beside(page))
-    assert report.fill(text, part) == text
+    assert report.filled(loaded, page) == text
+    assert report.tables_page(loaded, page) == rest
 
+
+def test_tables_show_what_was_timed(finished: dict[str, Any]) -> None:
+    loaded = results.load(finished["file"])
     ours = next(
         row for row in loaded["rows"] if (row["rival"], row["mode"]) == (baselines.OURS, "full")
     )
-    peers = [
-        row
+    named = {
+        row["rival"]: row
         for row in loaded["rows"]
-        if row["label"] == ours["label"]
-        and row["mode"] == "full"
-        and row["rival"] != baselines.OURS
-    ]
-    fastest = min(peers, key=lambda row: row["ms"])
-    line = next(
-        line
-        for line in text.splitlines()
-        if all(f"| {ours[key]} " in line for key in ("layer", "dtype", "layout", "mode"))
-    )
+        if (row["label"], row["mode"]) == (ours["label"], "full")
+    }
+    del named[baselines.OURS]
+    fastest = min(named.values(), key=lambda row: row["ms"])
+
+    def line_of(text: str, *keys: str) -> str:
+        return next(
+            line for line in text.splitlines() if all(f"| {ours[key]} " in line for key in keys)
+        )
+
+    line = line_of(report.details(loaded), "layer", "dtype", "layout", "mode")
     assert f"{ours['ms']:.3g} [{ours['low_ms']:.3g}, {ours['high_ms']:.3g}]" in line
     assert f"{fastest['rival']}: {fastest['ms']:.3g} [" in line
-    assert f"{fastest['ms'] / ours['ms']:.1f} times" in line
-    assert f"{ours['fraction_of_limit']:.0%}" in line
+    short = line_of(report.summary(loaded, "."), "layer", "dtype")
+    assert f" {ours['ms']:.3g} |" in short
+    for text in (line, short):
+        assert f"{fastest['ms'] / ours['ms']:.1f} times" in text
+        assert f"{ours['fraction_of_limit']:.0%}" in text
 
-    # What the short run leaves out: networks, the calls with nothing to compute, torch.compile.
+
+def test_summary_sorts_by_layout() -> None:
+    """One line a layer; what did not run in a layout is left open there."""
+    common = {"layer": "a", "dtype": "float32", "mode": "full", "fraction_of_limit": 0.5}
+    common |= {"low_ms": 1.0, "high_ms": 9.0}
+    rows = [
+        common | {"layout": layout, "rival": rival, "ms": ms}
+        for layout, rival, ms in (
+            ("NCHW", baselines.OURS, 2.0),
+            ("NCHW", baselines.TIMM, 5.0),
+            ("NHWC", baselines.TIMM, 7.0),
+        )
+    ]
+    line = tables.summary(rows).splitlines()[2]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["a", "float32", "2", "50%", "2.5 times", "-", "-", "-"]
+
+
+def test_tables_of_what_the_short_run_leaves_out(
+    finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks, the calls with nothing to compute, torch.compile."""
     monkeypatch.setattr(test_models, "networks", tiny_networks)
     load = test_models.Load(8, 8, torch.float32)
     monkeypatch.setattr(test_models, "LOADS", {"cpu": load})
@@ -144,30 +182,26 @@ def test_report(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
         for kind in ("overhead", "layer")
         for name in small.rivals
     ]  # fmt: skip
-    text = report.markdown(loaded | {"rows": more}, ".")
+    loaded = results.load(finished["file"]) | {"rows": more}
+    text = report.summary(loaded, ".")
     assert "| tiny    | NHWC | fused   | 1 [1, 4] |" in text.replace("      1 [", " 1 [")
+    assert "0.50" in text
+    text = report.details(loaded)
     assert "2000.0" in text
     assert " 1234 |" in text
-    assert "### torch.compile" in text
-    assert "0.50" in text
+    assert "## torch.compile" in text
 
 
 def test_gpu_results_say_so(finished: dict[str, Any]) -> None:
     loaded = results.load(finished["file"])
-    text = report.markdown(
-        loaded | {"run": loaded["run"] | {"device": "cuda", "gpu": "GPU X"}}, "."
-    )
-    assert "**Measured on a GPU: GPU X.**" in text
-    assert "Nothing in this part" not in text
+    loaded |= {"run": loaded["run"] | {"device": "cuda", "gpu": "GPU X"}}
+    for text in (report.summary(loaded, "."), report.details(loaded)):
+        assert "**Measured on a GPU: GPU X.**" in text
+        assert "Nothing in this part" not in text
 
 
 def test_page_needs_its_marks() -> None:
-    for page in (
-        "",
-        report.BEGIN,
-        f"{report.END}{report.BEGIN}",
-        f"{report.BEGIN * 2}{report.END}",
-    ):
+    for page in ("", BEGIN, f"{END}{BEGIN}", f"{BEGIN * 2}{END}"):
         with pytest.raises(ValueError, match="once each"):
             report.fill(page, "new")
 
@@ -182,14 +216,41 @@ def test_report_refuses_other_files(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("name", ["performance.md", "performance_gpu.md"])
 def test_page_says_what_was_measured(name: str) -> None:
-    """No figure of the generated part was typed by hand or is left over from another run."""
+    """No figure of the generated parts was typed by hand or is left over from another run."""
     page = ROOT / "docs" / name
-    file = page.parent / report.beside(page) / "results.json"
-    text = page.read_text()
-    assert report.fill(text, "") != text  # the marks are there
-    if file.exists():
-        part = report.markdown(results.load(file), report.beside(page))
-        assert report.fill(text, part) == text
+    loaded = results.load(page.parent / report.beside(page) / "results.json")
+    assert report.filled(loaded, page) == page.read_text()
+    assert report.tables_page(loaded, page) == report.tables_of(page).read_text()
+
+
+@pytest.mark.parametrize("name", ["performance.md", "performance_gpu.md"])
+def test_page_has_few_tables(name: str) -> None:
+    """The long ones are on the page of tables."""
+    lines = (ROOT / "docs" / name).read_text().splitlines()
+    heads = [i for i, line in enumerate(lines) if re.fullmatch(r"\|( ?-+:? ?\|)+", line)]
+    assert len(heads) <= 4
+    for i in heads:
+        following = itertools.takewhile(lambda line: line.startswith("|"), lines[i + 1 :])
+        assert len(list(following)) <= 13
+
+
+@needs_extension
+def test_roofline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it writes is what the page of performance shows."""
+    monkeypatch.setattr(roofline, "CALLS", 1)
+    monkeypatch.setattr(roofline, "WORKLOADS", [workloads.Workload((1, 2, 12, 12), 2, 0, 4)])
+    monkeypatch.setattr(roofline, "LARGER", (2, 3))
+    file = tmp_path / "roofline.json"
+    monkeypatch.setattr(sys, "argv", ["roofline", "--out", str(file)])
+    threads = torch.get_num_threads()
+    assert roofline.main() == 0
+    torch.set_num_threads(threads)
+    found = json.loads(file.read_text())
+    assert found["simd"] == compiled.C.cpu.level()  # type: ignore[union-attr]
+    assert [row["layout"] for row in found["rows"]] == ["NCHW", "NHWC"]
+    for row in found["rows"]:
+        assert all(ns > 0 for ns in (*row["training forward"], *row["backward"]))
+        assert f"{row['backward'][1]:.1f} |" in tables.in_cache([row])
 
 
 # Options.
