@@ -15,6 +15,7 @@ from .baselines import ONE_OPERATOR, OURS, TRITON
 from .instruction_counts import TOLERANCE
 from .results import Row, by_rival, grouped, load, of_kind
 from .tables import fastest_peer
+from .timing import LARGEST_BUFFER
 from .workloads import GPU, HEADLINE, Workload
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
@@ -113,8 +114,8 @@ def of_gpu() -> dict[str, list[str]]:
     return {
         "README.md": [
             f"take {copies(full)} times as long as a copy of their bytes, forward and backward "
-            f"together, and the fastest other layer {span(peers(full), rough)} times as long as they "
-            "do",
+            f"together, and the fastest other layer {span(peers(full), rough)} times as long as "
+            "they do",
         ],
         "docs/performance_gpu.md": [
             f"take {parts['float32']} times as long as a copy of their bytes in float32, and "
@@ -161,6 +162,7 @@ def of_cpu() -> dict[str, list[str]]:
             f"takes {blur_peer['ms'] / blur.ours['limit_ms']:.1f} times the limit in NHWC",
             *_in_cache(measured),
             *_small(measured, [entry for entry in float32 if entry not in large]),
+            f"three times their size, or {LARGEST_BUFFER / 2**20:.0f} MiB if that is less",
             f"more than {100 * TOLERANCE:.0f} % more *or less*",
         ]
     }

@@ -380,6 +380,16 @@ def table(each: Callable[[Spec], dict[str, Any]]) -> str:
     return sass.markdown(rows)
 
 
+def test_page_says_what_the_baselines_say() -> None:
+    page = BASELINE.parent.parent / "docs" / "triton.md"
+    kernels = json.loads(BASELINE.read_text())["kernels"]
+    text = page.read_text()
+    assert table(lambda spec: kernels[str(spec)]) in text
+    costs = [(kernels[str(spec)]["instructions"], cuda_cost(spec)) for spec in SHOWN]
+    worst = max(triton / cuda for triton, cuda in costs if cuda)
+    assert f"within {GOAL} times the CUDA kernel's, at most {worst:.2f} times" in text
+
+
 def spills_of(archs: list[str]) -> str:
     """Of all sizes: the kernels that spill until they are given more registers."""
     rows, summary = [], []
