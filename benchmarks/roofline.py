@@ -68,7 +68,7 @@ def main() -> int:
     sys.stdout.write(in_cache(rows) + "\n")
     if options.out is not None:
         lines = ",\n ".join(json.dumps(row) for row in rows)
-        options.out.write_text(f'{{"simd": "{compiled.C.cpu.level()}", "rows": [\n {lines}\n]}}\n')
+        options.out.write_text(f'{{"simd": "{compiled.C.cpu.target()}", "rows": [\n {lines}\n]}}\n')
     return 0
 
 

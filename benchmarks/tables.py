@@ -40,7 +40,7 @@ def provenance(run: dict[str, Any], rows: list[Row]) -> str:
         ("device", run["gpu"] if on_gpu else run["cpu"]),
         ("cores, threads", f"{run['cores']}, {run['threads']}"),
         ("largest cache", f"{run['cache_bytes'] / 2**20:.0f} MiB"),
-        ("fastblur's CPU level, torch's", f"{run['simd']}, {run['torch_simd']}"),
+        ("fastblur's CPU target, torch's", f"{run['simd']}, {run['torch_simd']}"),
         ("system", f"{run['system']}, Python {run['python']}"),
         ("versions", versions),
         ("compiler of fastblur", str(build.get("compiler"))),

@@ -25,7 +25,7 @@ from .functional import as_map, resolve_1d, run
 __all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlurPool1d"]
 
 
-class _Road(NamedTuple):
+class _Path(NamedTuple):
     """What a layer knows about a device: its direct path there, if one exists."""
 
     geometry: Geometry | None = None
@@ -34,7 +34,7 @@ class _Road(NamedTuple):
     direct: Callable[[Tensor], Tensor | None] | None = None
 
 
-_NOT_KEPT = {"_road", "_together"}  # left out of copies and files
+_NOT_KEPT = {"_path", "_together"}  # left out of copies and files
 
 
 class Pool(nn.Module):
@@ -43,7 +43,7 @@ class Pool(nn.Module):
     geometry: Geometry
     backend: BackendName
     only_pools = True  # whether a call does only what the geometry says
-    _road = _Road()
+    _path = _Path()
     _together: tuple[Any, ...] | None = None  # of surgery.joining: the modules in front that joined
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
@@ -101,19 +101,19 @@ class Pool(nn.Module):
         """Applies the layer with a geometry that includes the modules that joined it."""
         if torch.compiler.is_compiling():
             return run(input, geometry, self.backend)
-        known, backend, device, direct = self._road
+        known, backend, device, direct = self._path
         if known is not geometry or backend != self.backend:
             device = direct = None
         if direct and (y := direct(input)) is not None:
             return y
         y = run(input, geometry, self.backend)
         if device != input.device:
-            self._look_for_a_road(geometry, input.device)
+            self._find_path(geometry, input.device)
         return y
 
-    def _look_for_a_road(self, geometry: Geometry, device: torch.device) -> None:
+    def _find_path(self, geometry: Geometry, device: torch.device) -> None:
         direct = _backends.choose(self.backend, device).direct(geometry, device)
-        self._road = _Road(geometry, self.backend, device, direct)
+        self._path = _Path(geometry, self.backend, device, direct)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]

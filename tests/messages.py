@@ -41,9 +41,7 @@ def of_python(path: Path) -> Iterator[str]:
             if ast.unparse(node.exc.func) not in NO_ERRORS:
                 values = node.exc.args[:1]
         elif (
-            isinstance(node, ast.FunctionDef)
-            and path.parent.name == SAY_WHY
-            and REASONS.match(node.name)
+            isinstance(node, ast.FunctionDef) and SAY_WHY in path.parts and REASONS.match(node.name)
         ):
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Return) and isinstance(inner.value, ast.Tuple):

@@ -246,7 +246,7 @@ def test_roofline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert roofline.main() == 0
     torch.set_num_threads(threads)
     found = json.loads(file.read_text())
-    assert found["simd"] == compiled.C.cpu.level()  # type: ignore[union-attr]
+    assert found["simd"] == compiled.C.cpu.target()  # type: ignore[union-attr]
     assert [row["layout"] for row in found["rows"]] == ["NCHW", "NHWC"]
     for row in found["rows"]:
         assert all(ns > 0 for ns in (*row["training forward"], *row["backward"]))

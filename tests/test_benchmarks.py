@@ -244,7 +244,7 @@ def test_slices_share_the_gradient_of_ties() -> None:
 
 @needs_extension
 def test_levels_are_set_for_each_call_and_put_back(clock: timing.Clock) -> None:
-    usable = compiled.C.cpu.levels()  # type: ignore[union-attr]
+    usable = compiled.C.cpu.targets()  # type: ignore[union-attr]
     names = [f"{baselines.OURS} {level}" for level in usable]
     found = entered(SMALL[0], clock, *names)
     assert list(found.rivals) == names

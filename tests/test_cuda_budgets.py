@@ -24,7 +24,7 @@ BASELINE = Path(__file__).with_suffix("").with_name("cuda_budgets.json")
 
 MAX_REGISTERS = 168
 # Registers are counted out for one architecture. On others a few kernels keep some words of what
-# their march does not change in memory.
+# their sweep does not change in memory.
 TUNED_FOR, MAX_STACK = "sm_90", 64
 MIN_WARPS = 8  # of a multiprocessor; 168 registers leave 12, larger blocks could take some away
 # A little more than nothing, so that not every touch of the sources needs a new baseline.
@@ -106,7 +106,7 @@ def broken_limits(kernel: sass.Kernel) -> Iterable[str]:
     if kernel.elements is None:
         return  # not one of the specialised kernels
     if kernel.loop is None:
-        yield "has no loop with a global store: what does it march over?"
+        yield "has no loop with a global store: what does it sweep over?"
         return
     if any(i.opcode == "BRA.DIV" for i in kernel.loop.path):
         yield "its loop must bring the warp together (BRA.DIV): a shuffle is in a branch of lanes"
@@ -249,7 +249,7 @@ def test_occupancy(arch: str, registers: int, shared: int, threads: int, warps: 
 
 TOY = """
 template <class T, int N, bool kRare>
-__global__ void __launch_bounds__(256) march(const T* __restrict__ x, T* y, short n) {
+__global__ void __launch_bounds__(256) sweep(const T* __restrict__ x, T* y, short n) {
   float4 sum = {};
 #pragma unroll 1
   for (int i = threadIdx.x; i < n; i += 256) {
@@ -264,8 +264,8 @@ __global__ void __launch_bounds__(256) march(const T* __restrict__ x, T* y, shor
   }
   y[threadIdx.x] = sum.x + sum.y;
 }
-template __global__ void march<float, 20, false>(const float*, float*, short);
-template __global__ void march<float, 20, true>(const float*, float*, short);
+template __global__ void sweep<float, 20, false>(const float*, float*, short);
+template __global__ void sweep<float, 20, true>(const float*, float*, short);
 """
 
 
@@ -278,7 +278,7 @@ def test_a_compiled_loop(tmp_path: Path) -> None:
     source = tmp_path / "toy.cu"
     source.write_text(TOY)
     plain, rare = sass.read(source, "sm_90")
-    assert [plain.name, rare.name] == ["march<float, 20, false>", "march<float, 20, true>"]
+    assert [plain.name, rare.name] == ["sweep<float, 20, false>", "sweep<float, 20, true>"]
     assert plain.arguments == ["float", 20, 0]
     assert (plain.threads, plain.parameters, plain.arch) == (256, 18, "sm_90")
     for kernel in (plain, rare):

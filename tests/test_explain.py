@@ -14,8 +14,8 @@ from fastblur._backends import compiled
 from fastblur._geometry import FIELDS, Geometry
 from fastblur._operators import is_channels_last
 from fastblur.surgery import BlurredConv2d, FilteredPool
+from testing.cases import CASES, Case, fill, in_format
 
-from .cases import CASES, Case, fill, in_format
 from .conftest import needs_extension
 from .test_memory import saved_bytes
 

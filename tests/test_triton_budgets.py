@@ -217,7 +217,7 @@ def cuda_cost(spec: Spec) -> float | None:
     """Instructions per element of the CUDA kernel, from its own budget."""
     budgets = json.loads((Path(__file__).with_name("cuda_budgets.json")).read_text())
     direction = "backward" if spec.backward else "forward"
-    layout = "channels_last" if spec.channels_last else "contiguous"
+    layout = "nhwc" if spec.channels_last else "nchw"
     type_name = {torch.float32: "float", torch.float16: "__half"}[spec.dtype]
     size = spec.dtype.itemsize
     relu = "true" if spec.relu else "false"

@@ -147,7 +147,7 @@ def test_sixteen_bits_route_exactly(dtype: torch.dtype) -> None:
 def test_channels_in_pairs(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two 16-bit channels in a word, as on NVIDIA's GPUs, give the same bits as one by one.
 
-    But for the instructions themselves, which test_triton_words.py has.
+    But for the instructions themselves, which test_triton_compare.py has.
     """
     found: dict[bool, list[Tensor]] = {}
     for packed in (False, True):

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _autograd, _compat
-from .._geometry import Geometry
-from .._operators import Arguments, Checked, Operators, Size
-from .backend import Backend, Codes, in_words
+from ... import _autograd, _compat
+from ..._geometry import Geometry
+from ..._operators import Arguments, Checked, Operators, Size
+from ..backend import Backend, Codes, in_words
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # does not import it
 
@@ -24,7 +24,7 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None  # does not import 
 class Triton(Backend):
     """Codes are words of four columns each, in the memory order of x.
 
-    The top of ``fastblur/_triton_forward.py`` describes the words. Only these codes have four
+    The top of ``forward.py`` describes the words. Only these codes have four
     dimensions, so no other backend accepts them.
 
     Args:
@@ -56,9 +56,9 @@ class Triton(Backend):
 
     def call(self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor) -> Any:
         """Checks a call; see ``_operators.py``."""
-        from .. import _triton_launch
+        from . import launch
 
-        return _triton_launch.Call(_checked(geometry), size, channels_last, beside, self._traced)
+        return launch.Call(_checked(geometry), size, channels_last, beside, self._traced)
 
     def codes(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> Codes:
         return codes_of(geometry, size, channels_last)
@@ -99,7 +99,7 @@ OPERATORS = Operators("triton_max_blur_pool", codes_of)
 def _load() -> str | None:
     """Registers the operators, or returns the reason why that fails."""
     try:
-        from .. import _triton_launch  # noqa: F401
+        from . import launch  # noqa: F401
 
         OPERATORS.define({"CompositeExplicitAutograd": TRITON})
         _autograd.register(OPERATORS)
