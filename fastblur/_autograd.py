@@ -27,7 +27,7 @@ from torch.autograd.function import Function
 
 from . import _compat
 from ._geometry import Geometry
-from ._operators import Operators, batch_of, fold, is_channels_last, unfold
+from ._operators import Operators, batch_of, check_dense, fold, is_channels_last, unfold
 from ._plain import is_plain
 
 _Context = Any  # attributes are added to torch's context
@@ -213,8 +213,11 @@ def register(operators: Operators) -> None:
 def _at_key(
     operators: Operators, name: str, record: Callable[..., Any], x: Tensor, *rest: Any
 ) -> Any:
-    """The operator ``name`` at the Autograd key; ``x`` is its input or grad_output."""
-    x, tangent = _split("grad_output" if name == "backward" else "input", x)
+    """The operator ``name``; ``x`` is its first tensor, grad_output or the input."""
+    check_dense("grad_output" if name == "backward" else "input", x)
+    if name != "forward":
+        check_dense("codes", rest[0])
+    x, tangent = _split(x)
     recorded = _is_recorded(x)
     need_codes: tuple[bool, ...] = ()
     if name == "forward":
@@ -249,11 +252,9 @@ def _is_recorded(t: Tensor) -> bool:
     return True
 
 
-# Forward mode has one level in torch, 0. The compiler enters it without updating Python's count.
-def _split(name: str, x: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The primal of a dual tensor, and its tangent or None."""
-    if x is None:  # a schema accepts None for a tensor
-        raise TypeError(f"{name} must be a tensor, got None")
+# Forward mode has one level in torch, number 0. Which the compiler enters without telling Python.
+def _split(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The primal of a dual number and its tangent, None if there is none."""
     if forward_ad._current_level < 0 and not _transforms_at_work():
         return x, None
     primal, tangent = torch._VF._unpack_dual(x, level=0)

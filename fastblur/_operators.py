@@ -244,9 +244,16 @@ class Checked:
 # ---- checks ------------------------------------------------------------------------------------
 
 
-def _check_tensor(name: str, t: Tensor) -> None:
+def check_dense(name: str, t: Tensor | None) -> None:
+    """Raises TypeError unless ``t`` is a dense tensor: the dispatcher's error names no argument."""
+    if t is None:  # which a schema takes for a tensor
+        raise TypeError(f"{name} must be a tensor, got None")
     if t.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {t.layout}")
+
+
+def _check_tensor(name: str, t: Tensor) -> None:
+    check_dense(name, t)
     if t.dtype not in DTYPES:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype}")
     if t.dim() != 4:
@@ -261,15 +268,12 @@ def _check_grad_output(call: Call, dy: Tensor) -> None:
         )
 
 
-def _check_codes(call: Call, codes: Tensor | None, beside: Tensor) -> None:
-    if codes is None:
-        raise TypeError("codes must be a tensor, got None")
+def _check_codes(call: Call, codes: Tensor, beside: Tensor) -> None:
+    check_dense("codes", codes)
     if codes.device != beside.device:
         raise RuntimeError(
             f"codes must be on the input's device {beside.device}, got {codes.device}"
         )
-    if codes.layout is not torch.strided:
-        raise TypeError(f"codes must be a dense tensor, got layout {codes.layout}")
     if codes.dtype != call.codes_dtype:
         kind = str(call.codes_dtype).removeprefix("torch.")
         raise TypeError(
