@@ -295,7 +295,7 @@ def test_compiled_operators_copy_no_input(
 ) -> None:
     """From its kernels' code torch.compile sees what each writes; what it thinks so, it copies."""
     graphs, keep = graphs_of
-    arguments = (*Geometry.resolve(3, 2, 1, filter_size=3).arguments(), False)
+    arguments = (*Geometry.resolve(3, 2, 1, filter_size=3).arguments(), channels_last)
 
     def training(x: torch.Tensor) -> torch.Tensor:  # no graph of autograd's: that takes a device
         y, codes = torch.ops.fastblur.triton_max_blur_pool_forward(x, *arguments, True)
@@ -304,13 +304,15 @@ def test_compiled_operators_copy_no_input(
     _backends.choose("triton", torch.device("cuda"))
     x = in_format(torch.empty(2, 8, 21, 32, device="cuda"), channels_last)
     torch.compile(training, fullgraph=True, backend=aot_autograd(fw_compiler=keep))(x)
-    written = [
-        set(node.kwargs["tensors_to_clone"])
+    kernels = [
+        node.kwargs
         for graph in graphs
         for node in graph.graph.nodes
         if "triton_kernel_wrapper" in str(node.target)
     ]
+    written = [set(kernel["tensors_to_clone"]) for kernel in kernels]
     assert written == [{"y", "codes"}, {"dx"}]
+    assert [k["kwargs"]["CHANNELS_LAST"] for k in kernels] == [channels_last] * 2
 
 
 @pytest.mark.parametrize("hip", [None, "7.0"], ids=["nvidia", "amd"])
