@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from .cases import Case
+from .judge import EPS, ROUNDINGS
 
 Array = np.ndarray[Any, np.dtype[Any]]
-# Rounding of one addition or product, where sums are kept: in float32 for all but float64.
-SUM_EPS = {torch.float64: 2.0**-53}
 # Largest relative error of a result rounded once, and largest absolute one below the normal range.
 ROUNDING = {
     torch.float64: (0.0, 0.0),
@@ -24,7 +23,6 @@ ROUNDING = {
     torch.float16: (2.0**-11, 2.0**-25),
     torch.bfloat16: (2.0**-8, 2.0**-133),
 }
-TERMS = 128  # roundings that a result may take, one after another
 
 
 class Answer(NamedTuple):
@@ -111,7 +109,7 @@ def check(what: str, ours: Tensor, exact: Array, size: Array, roundings: float =
     special = ~np.isfinite(exact)
     np.testing.assert_array_equal(got[special], exact[special], err_msg=f"{what}, not finite")
     relative, absolute = ROUNDING[ours.dtype]
-    allowed = TERMS * SUM_EPS.get(ours.dtype, 2.0**-24) * size + absolute * roundings
+    allowed = ROUNDINGS * EPS.get(ours.dtype, 2.0**-24) * size + absolute * roundings
     with np.errstate(invalid="ignore"):  # of what is special, and compared above
         allowed += relative * (abs(exact) if roundings == 1 else roundings * size)
         error = abs(got - exact)

@@ -15,6 +15,7 @@ from fastblur._backends import compiled
 from fastblur._geometry import Geometry
 from testing.judge import scale
 
+from ..judge import EPS, ROUNDINGS, scale
 from . import HostCuda, HostCudaError, Job, Options, Result
 
 # Every call runs in all of these ways, and no bit may change: threads and blocks in either order,
@@ -24,10 +25,10 @@ WAYS = (
     Options(order="reverse", multiprocessors=1),
     Options(order="random", multiprocessors=16, offset=1),
 )
-# Of a result, relative to the largest possible one.
+# Of two results from each other, relative to the largest possible one.
 ROUNDING = {
-    torch.float32: 1e-5,
-    torch.float64: 1e-12,
+    torch.float32: 2 * ROUNDINGS * EPS[torch.float32],
+    torch.float64: 2 * ROUNDINGS * EPS[torch.float64],
     torch.float16: 2**-10,
     torch.bfloat16: 2**-7,
 }
