@@ -84,8 +84,14 @@ def max_blur_pool2d(
         ValueError: a value or shape is not allowed.
         RuntimeError: the named backend cannot run this call.
 
-    Autocast casts the input as it does for ``conv2d``. Gradients go where ``max_pool2d`` sends
-    them, also for ties, NaN and infinities, and are the same in every run.
+    Under autocast the input is cast as that of ``conv2d``. Gradients are routed as by
+    ``max_pool2d``, ties, NaN and infinities included, and are the same in every run.
+
+    Example:
+        >>> import torch
+        >>> from fastblur.functional import max_blur_pool2d
+        >>> max_blur_pool2d(torch.zeros(1, 64, 112, 112), 3, 2, 1, filter_size=3).shape
+        torch.Size([1, 64, 56, 56])
     """
     geometry = _resolve(
         kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu

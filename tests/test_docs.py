@@ -55,14 +55,6 @@ def test_readme_table_is_true() -> None:
 
 
 @pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs from a source tree only")
-@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-        if "://" not in target:
-            assert (path.parent / target).exists(), target
-
-
-@pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs from a source tree only")
 def test_make_targets_exist() -> None:
     rules = re.findall(r"^([\w ]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     targets = {target for rule in rules for target in rule.split()}
@@ -85,7 +77,7 @@ def test_installed_from_a_clone_is_run_past_it() -> None:
 def test_docstring_examples(name: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(name))
     assert failed == 0
-    assert tried > 0 or name == "fastblur.functional"
+    assert tried > 0
 
 
 @pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs from a source tree only")
