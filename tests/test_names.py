@@ -67,7 +67,8 @@ def prose(path: Path) -> str:
     if path.suffix != ".py":
         return "\n".join(re.findall(r"//[^\n]*|/\*.*?\*/", text, re.DOTALL))
     with path.open("rb") as file:
-        comments = [t.string for t in tokenize.tokenize(file.readline) if t.type == tokenize.COMMENT]
+        tokens = list(tokenize.tokenize(file.readline))
+    comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             comments.append(ast.get_docstring(node) or "")
