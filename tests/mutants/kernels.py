@@ -1,0 +1,154 @@
+"""The CPU kernels of a tree, one level and one type at a time, against the judge.
+
+driver.cpp has one translation unit for that, which compiles in seconds: without optimisation, and
+for one pool and one element type.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..cases import CASES, MODES, Case, fill, in_format, short, zhang
+from ..judge import Answer, answer
+from ..oracle import check
+from .trials import in_child
+
+KERNELS = "kernels "  # what the names of these tests begin with
+AVX2 = "DRIVER_AVX2 DRIVER_VECTOR=Avx2"
+# By name: what is defined, the element type and the pool that is known; None for any other pool.
+VARIANTS: dict[str, tuple[str, torch.dtype, int | None]] = {
+    "staged": ("DRIVER_VECTOR=Float", torch.float32, None),
+    **{f"fused {k}": ("DRIVER_VECTOR=Fused", torch.float32, k) for k in (1, 2, 3)},
+    "half": ("DRIVER_VECTOR=Float", torch.float16, None),
+    "bfloat16": ("DRIVER_VECTOR=Float", torch.bfloat16, None),
+    "avx2": (f"{AVX2}F32", torch.float32, 2),
+    "avx2 half": (f"{AVX2}F32", torch.float16, None),
+    "avx2 bfloat16": (f"{AVX2}F32", torch.bfloat16, None),
+    "avx2 double": (f"{AVX2}F64", torch.float64, 2),
+}
+ELEMENTS = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "Half",
+    torch.bfloat16: "BFloat16",
+}
+FLAGS = "-std=c++20 -O0 -g0 -DNDEBUG -fPIC -shared -fopenmp -Wno-psabi"
+KINDS = ("normal", "ties", "nan", "inf")
+MARGIN = 256  # bytes beside each result that no kernel may touch
+
+# What the case list does not have: rows that are cut into tiles, bands, and each ending of a row.
+MORE = [
+    *(zhang(k, 4, pad=(k // 3,) * 2, relu=relu, shape=(1, 1, 9, 1100))
+      for k in (1, 2, 3) for relu in (False, True)),
+    *(zhang(k, f, pad=(k // 3,) * 2, shape=(2, 40, 11, 30)) for k in (1, 2, 3) for f in (3, 4)),
+    *(zhang(k, f, relu=True, pad=(k // 3,) * 2, shape=(1, 3, 70, 90))
+      for k in (1, 2, 3) for f in (2, 5)),
+    *(zhang(2, 3, mode=mode, shape=(1, 9, 12, 21)) for mode in MODES),
+    *(short(k, k // 3, f, 0) for k in (1, 2, 3) for f in (4, 5)),
+]  # fmt: skip
+
+
+def cases_of(pool: int | None) -> list[Case]:
+    if pool is not None:
+        return [case for case in [*CASES, *MORE] if case.pool == (pool, pool)]
+    return [*CASES[::2], *MORE[::3]]
+
+
+@cache
+def expected(case: Case, kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Answer]:
+    x = fill(case.shape, kind, dtype)
+    n, c, h, w = case.shape
+    dy = fill((n, c, *case.geometry().output_size(h, w)), "normal", dtype, seed=1)
+    return x, dy, answer(x, dy, *case.chain())
+
+
+def try_kernels(tree: Path, tests: Sequence[str]) -> str | None:
+    """The first of the variants that is wrong, or None."""
+    for test in tests:
+        defines, dtype, pool = VARIANTS[test.removeprefix(KERNELS)]
+        flags = [f"-D{d}" for d in [*defines.split(), f"DRIVER_ELEMENT={ELEMENTS[dtype]}"]]
+        library = tree / "driver.so"
+        command = [*shlex.split(os.environ.get("CXX", "c++")), *FLAGS.split(), *flags]
+        command += [f"-DDRIVER_POOL={pool or 0}", f"-I{tree / 'csrc'}"]
+        command += [str(Path(__file__).with_name("driver.cpp")), "-o", str(library)]
+        compiled = subprocess.run(command, capture_output=True, text=True)
+        if compiled.returncode != 0:
+            raise ValueError(f"it does not compile: {compiled.stderr[:300]}")
+        for case in cases_of(pool):  # here, so that no child works it out again
+            for kind in KINDS:
+                expected(case, kind, dtype)
+        found = in_child(lambda args=(library, dtype, pool): wrong(*args))  # type: ignore[misc]
+        if found is not None:
+            return f"{test}: {found}"
+    return None
+
+
+def wrong(library: Path, dtype: torch.dtype, pool: int | None) -> str | None:
+    """What the driver computes wrongly."""
+    driver = ctypes.CDLL(str(library))
+    driver.code_bytes.restype = ctypes.c_int64
+    for case in cases_of(pool):
+        for kind in KINDS:
+            x, dy, want = expected(case, kind, dtype)
+            try:
+                for results in all_runs(driver, case, x, dy):
+                    for name, ours in results.items():
+                        exact = (want.dx, want.dx_size) if name == "dx" else (want.y, want.y_size)
+                        check(name, ours, *(t.numpy() for t in exact))
+            except AssertionError as error:
+                return f"{case}, {kind}: {str(error).strip().splitlines()[0]}"
+    return None
+
+
+def all_runs(driver: ctypes.CDLL, case: Case, x: Tensor, dy: Tensor) -> Iterator[dict[str, Tensor]]:
+    """The results in both layouts, with the rows in one share and in five."""
+    for channels_last in (False, True):
+        for shares in (1, 5):
+            yield run(driver, case, x, dy, channels_last, shares)
+
+
+def run(
+    driver: ctypes.CDLL, case: Case, x: Tensor, dy: Tensor, channels_last: bool, shares: int
+) -> dict[str, Tensor]:
+    pairs = (*case.pool, *case.stride, *case.pad, len(case.taps_h), len(case.taps_w))
+    sizes = [*case.shape, int(channels_last), *pairs, *case.blur_pad, int(case.relu)]
+    arguments = (
+        (ctypes.c_int64 * len(sizes))(*sizes),
+        (ctypes.c_double * 62)(*case.taps_h, *case.taps_w),
+        case.mode.encode(),
+    )
+    count = driver.code_bytes(*arguments) * case.shape[0]
+    likes = dict(y=dy, without=dy, applied=dy, codes=torch.empty(count, dtype=torch.uint8), dx=x)
+    rooms = {name: Room(like, channels_last) for name, like in likes.items()}
+    inputs = [in_format(t, channels_last) for t in (x, dy)]
+    tensors = inputs + [room.result for room in rooms.values()]
+    addresses = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
+    driver.run(*arguments, ctypes.c_int64(shares), *addresses)
+    for name, room in rooms.items():
+        if not room.is_whole():
+            raise AssertionError(f"{name} is written beyond its memory")
+    return {name: room.result for name, room in rooms.items() if name != "codes"}
+
+
+class Room:
+    """Memory for a result like a tensor, with margins that show who writes there."""
+
+    def __init__(self, like: Tensor, channels_last: bool) -> None:
+        self.bytes = torch.full((like.nbytes + 2 * MARGIN,), 0xA5, dtype=torch.uint8)
+        inner = self.bytes[MARGIN : MARGIN + like.nbytes].view(like.dtype)
+        self.result = inner.view(like.shape)
+        if channels_last and like.dim() == 4:
+            n, c, h, w = like.shape
+            self.result = inner.view(n, h, w, c).permute(0, 3, 1, 2)
+
+    def is_whole(self) -> bool:
+        return bool((self.bytes[:MARGIN] == 0xA5).all() and (self.bytes[-MARGIN:] == 0xA5).all())

@@ -1,0 +1,192 @@
+"""Seeded defects of fastblur/: everything but the kernels, and the reference, which is a judge."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+
+def of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
+    """Defects of a file: old text, new text, and the tests, with spaces between."""
+    found = []
+    for old, new, tests in rows:
+        names = tuple(f"tests/test_{test}" for test in tests.split())
+        found.append(Mutant(f"fastblur/{file}", old, new, names))
+    return found
+
+
+GEOMETRY = of(
+    "_geometry.py",
+    ("size, 1, MAX_TAPS)\n        return bin", "size, 1, 7)\n        return bin", "geometry.py"),
+    ("math.comb(n, i) / 2**n", "math.comb(n, i) / (2**n - 1)", "geometry.py"),
+    ("height + 2 * p_h - k_h + 1, width", "height + p_h - k_h + 1, width", "geometry.py"),
+    ("(m_w + left + right - len", "(m_w + left - len", "geometry.py"),
+    ("// s_h + 1", "// s_w + 1", "geometry.py"),
+    ("(f_h - 1) // 2, f_h // 2,", "f_h // 2, (f_h - 1) // 2,", "geometry.py layers.py"),
+    ("(columns - 1).bit_length()", "columns.bit_length()", "geometry.py memory.py"),
+    ("(rows - 1 + self.relu)", "(rows - 1)", "geometry.py memory.py autograd.py"),
+    ("and not self.relu", "", "explain.py memory.py autograd.py"),
+    ("if 2 * p > k:", "if p > k:", "errors.py"),
+    ("if self.padding_mode == \"reflect\" and widest >=", 'if self.padding_mode == "reflect" and '
+     "widest >", "geometry.py errors.py"),
+    ('"circular" and widest > pooled', '"circular" and widest >= pooled', "geometry.py"),
+    ("widest = max(before, after)", "widest = before", "geometry.py"),
+    ("    return not isinstance(value, bool)", "    return True", "errors.py"),
+    ("if not all(math.isfinite(value) for value in row)", "if False", "errors.py"),
+    ('getattr(value, "requires_grad", False)', "False", "errors.py"),
+    ("if channels < 1 or height < 1", "if height < 1", "errors.py"),
+)  # fmt: skip
+
+OPERATORS = of(
+    "_operators.py",
+    ("    if t.dim() != 4:", "    if t.dim() < 4:", "raw.py hostile.py"),
+    ("    _check_grad_output(call, dy)\n", "", "raw.py hostile.py"),
+    ("        _check_codes(call, codes, x)\n", "", "raw.py hostile.py"),
+    ("if codes.device != beside.device:", "if False:", "raw.py hostile.py"),
+    ("if codes.dtype != call.codes_dtype:", "if False:", "raw.py hostile.py"),
+    ("if t.dtype not in DTYPES:", "if t.is_complex():", "raw.py hostile.py"),
+    ("if t.layout is not torch.strided:", "if False:", "hostile.py errors.py"),
+    ("known and tuple(ours) != tuple(wanted)", "False", "raw.py hostile.py"),
+    ("shape = self.codes_shape if need_codes else", "shape = self.codes_shape if True else",
+     "raw.py autograd.py"),
+    ("t = t.contiguous(memory_format=", "t = t.contiguous() if True else t.contiguous("
+     "memory_format=", "layers.py raw.py"),
+    ("        if size[axis] == 0 or stride[axis] < extent:\n            return False\n", "",
+     "layers.py"),
+    ("if x.dtype == torch.float64 else x.to(torch.get", "if False else x.to(torch.get",
+     "layers.py roads.py"),
+    ("return x.flatten(0, 1)", "return x.transpose(0, 1).flatten(0, 1)", "autograd.py"),
+    ("    if stride[1] == 0:\n        return False\n", "", "layers.py"),
+)  # fmt: skip
+
+AUTOGRAD = of(
+    "_autograd.py",
+    ("return None, ddy, None, None,", "return None, None, None, None,", "autograd.py"),
+    ("Apply.apply(ctx.operators, x_tangent, codes, *ctx.arguments), None",
+     "torch.zeros_like(Apply.apply(ctx.operators, x_tangent, codes, *ctx.arguments)), None",
+     "autograd.py"),
+    ("(b * input_size[0], *input_size[1:])", "tuple(input_size)", "autograd.py"),
+    ("(x.requires_grad and torch.is_grad_enabled()) or is_tracing()", "True", "memory.py"),
+    ("rest[:-1], (rest[-1] or tangent is not None,)", "rest[:-1], (rest[-1],)", "autograd.py"),
+    ("if recorded and not rest[-1]:", "if False:", "autograd.py"),
+    ("not _is_mapped(x) and is_channels_last(x)", "False", "autograd.py"),
+    ("    if tangent is None:\n        return result", "    if True:\n        return result",
+     "autograd.py"),
+    ("ctx.save_for_backward(codes)\n    ctx.save", "ctx.save", "autograd.py"),
+)  # fmt: skip
+
+DIRECT = of(
+    "_direct.py",
+    ("or x.shape != call.input_size", "", "roads.py layers.py"),
+    ("or x.dtype is not call.dtype", "", "roads.py layers.py"),
+    ("or function_modes()", "", "roads.py"),
+    ("or included().raw_repr() not in self._around", "", "roads.py"),
+    ("or forward_ad._current_level >= 0", "", "roads.py autograd.py"),
+    ("if _any_autocast() and _autocast_on(self._device_type):", "if False:", "roads.py layers.py"),
+    ("and _with_grad() and not _is_excluded(_AUTOGRAD)", "and _with_grad()", "roads.py"),
+    ("and dy.shape == call.output_size", "", "roads.py"),
+    ("and codes.shape == call.codes_shape", "", "roads.py"),
+    ("and codes.is_contiguous()", "", "roads.py"),
+    ("call.backward(dy.contiguous(memory_format=call.memory_format), codes)",
+     "call.backward(dy, codes)", "roads.py layers.py"),
+    ("if _with_grad() or not _fits", "if not _fits", "roads.py autograd.py"),
+)  # fmt: skip
+
+BACKENDS = of(
+    "_backends/compiled.py",
+    ("(h * w * c, 1, w * c, c)", "(h * w * c, 1, h * c, c)", "layers.py raw.py"),
+    ("max(0, 2 * geometry.padding[1] - geometry.kernel_size[1] + 1)", "0", "geometry.py raw.py"),
+    ("(row * step + 7) // 8", "row * step // 8", "geometry.py raw.py memory.py"),
+    ("return (torch.get_num_threads(),)", "return (1,)", "threads.py"),
+) + of(
+    "_backends/specialised.py",
+    ('in ("reflect", "replicate", "zeros")', '!= "circular"', "geometry.py"),
+    ("max(bottom, right) <= after", "True", "triton.py geometry.py"),
+)  # fmt: skip
+
+LAYERS = of(
+    "modules.py",
+    ("if known is not geometry or backend", "if backend", "roads.py"),
+    ("or backend != self.backend:", "or False:", "roads.py"),
+    ("if name not in _NOT_KEPT}", "}", "roads.py layers.py"),
+    ("if value != defaults[name]}", "}", "layers.py"),
+    ("            1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu",
+     "            1, stride, 0, filter_size, taps, blur_padding, padding_mode, False", "layers.py"),
+    ("value = value.tolist() if", "value = value if", "layers.py"),
+) + of(
+    "functional.py",
+    ("return chosen.run(x.unsqueeze(0), geometry).squeeze(0)",
+     "return chosen.run(x.unsqueeze(0), geometry)", "layers.py"),
+    ("(0, 0, *blur_padding)", "(*blur_padding, 0, 0)", "layers.py errors.py"),
+    ("    geometry.check_input(input)\n    chosen", "    chosen", "errors.py"),
+    ("x = autocast(input)", "x = input", "layers.py roads.py"),
+    ("return argument is None or type", "return True or type", "layers.py errors.py"),
+    ("return all(type(entry) is int for entry in argument)", "return True", "errors.py"),
+)  # fmt: skip
+
+SURGERY = of(
+    "surgery/recognise.py",
+    ("if kind.__name__ != known.name or kind.__mro__[1] is not nn.Module:", "if False:", "fuse.py"),
+    ("rtol=1e-5, atol=1e-7", "rtol=1.0, atol=1.0", "fuse.py"),
+    ("if contents[0] != contents[1]:", "if False:", "fuse.py"),
+    ("left, right, top, bottom = padding", "top, bottom, left, right = padding", "fuse.py"),
+    ("(padded and not module.count_include_pad)", "False", "fuse.py"),
+    ("if filter.is_meta:", "if False:", "fuse.py"),
+) + of(
+    "surgery/joining.py",
+    ("(module.inplace and not self._fresh)", "False", "fuse_joins.py fuse_proofs.py"),
+    ("if not is_unwatched(module) or together", "if together", "fuse_later.py fuse_joins.py"),
+    ("if _pair(max.stride) != (1, 1):", "if False:", "fuse_joins.py fuse_later.py"),
+    ("if not geometry.linear:", "if False:", "fuse_joins.py fuse.py"),
+    ("isinstance(pool, BlurredConv2d) and not pool.blur_first", "False", "fuse.py fuse_joins.py"),
+) + of(
+    "surgery/fuse.py",
+    ('raise ValueError(f"{path} has hooks, which would be lost; remove them first")', "pass",
+     "fuse.py"),
+    ("self.fused.training = module.training", "pass", "fuse.py"),
+    ("if coming is not None and coming != channels:", "if False:", "fuse.py"),
+    ("if self._uses[id(module)] > 1:", "if False:", "fuse.py"),
+    ("        original._buffers[name] = fused._buffers[name]", "        pass", "fuse.py"),
+) + of(
+    "surgery/antialias.py",
+    ("conv.stride = change.stride", "pass", "antialias.py"),
+    ("new.train(parent.training)", "new", "antialias.py"),
+    ("slot.before.insert(0, blur)", "slot.before.append(blur)", "antialias.py"),
+    ("if min_channels < 1:", "if min_channels < 0:", "antialias.py"),
+    ("return pool if weight is None else pool.to(weight.dtype)", "return pool", "antialias.py"),
+)  # fmt: skip
+
+METRICS = of(
+    "metrics/shift.py",
+    ("predictions[..., 0] == predictions[..., 1]", "predictions[..., 0] == predictions[..., 0]",
+     "metrics.py"),
+    ("share.std().item() / math.sqrt(n)", "share.std().item() / n", "metrics.py"),
+    ("offsets=offsets[order]", "offsets=offsets", "metrics.py"),
+    ("[y2 % counts[0], x2 % counts[1]]", "[y1 % counts[0], x2 % counts[1]]", "metrics.py"),
+    ("if number in here or number in self._ids:", "if number in self._ids:", "metrics.py"),
+) + of(
+    "metrics/_moves.py",
+    ("height - self.crop[0] + 1, width", "height - self.crop[0], width", "metrics.py"),
+    ("torch.roll(x, (dy, dx), (1, 2))", "torch.roll(x, (dx, dy), (1, 2))", "metrics.py"),
+) + of(
+    "metrics/_running.py",
+    ("            module.training = training", "            pass", "metrics.py"),
+) + of(
+    "metrics/stability.py",
+    ("shifts = (count - 1) // 2 - shifts.flip(0)", "shifts = shifts - (count - 1) // 2",
+     "metrics.py"),
+    ("scores.float().softmax(1) if logits", "scores.float().softmax(1) if True", "metrics.py"),
+    ("(curves.amax(1) - curves.amin(1))", "curves.amax(1)", "metrics.py"),
+) + of(
+    "metrics/similarity.py",
+    ("output.clone() if", "output if", "metrics.py"),
+    ("(room[0] // 2, room[1] // 2)", "(0, 0)", "metrics.py"),
+) + of(
+    "metrics/equivariance.py",
+    ("_turn(reference, t / stride)", "_turn(reference, t // stride)", "metrics.py"),
+    ("period : 2 * period", "0 : period", "metrics.py"),
+)  # fmt: skip
+
+MUTANTS = [
+    *(GEOMETRY + OPERATORS + AUTOGRAD + DIRECT),
+    *(BACKENDS + LAYERS + SURGERY + METRICS),
+]
