@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from .mutants.__main__ import MUTANTS
+from .mutants import cpu, python_layer
 from .mutants.kernels import KERNELS, VARIANTS
 from .mutants.mutant import ROOT, Mutant
 
+MUTANTS = [*python_layer.MUTANTS, *cpu.MUTANTS]
 pytestmark = pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="runs from a source tree only")
 
 
