@@ -4,6 +4,7 @@ same derivatives on each, and the direct one where nothing else is at work."""
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -387,6 +388,22 @@ def test_strided_codes_and_gradients_are_right() -> None:
 
 
 # ---- the layer that takes it -------------------------------------------------------------------
+
+
+def test_calls_in_turn_do_not_mix() -> None:
+    """One layer meets sizes, types and layouts in turn; a new one goes the long road first."""
+    layer = FusedMaxBlurPool(3, 2, 1)
+    calls = [
+        (dtype, size, channels_last)
+        for size in (12, 13)
+        for channels_last in (False, True)
+        for dtype in (torch.float32, torch.float64, torch.float16)
+    ]
+    for dtype, size, channels_last in itertools.chain(*itertools.product(calls, repeat=2)):
+        x = in_format(torch.randn(2, 3, size, size).to(dtype), channels_last)
+        y, want = layer(x), FusedMaxBlurPool(3, 2, 1)(x)
+        assert (y.dtype, y.stride()) == (dtype, want.stride())
+        assert torch.equal(y, want)
 
 
 def test_follows_a_changed_layer() -> None:

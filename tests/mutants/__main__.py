@@ -35,6 +35,8 @@ def try_all(mutants: list[Mutant], tree: Path, attempt: Try) -> int:
             verdict = f"caught by {found}" if found else "SURVIVES"
         except ValueError as error:
             verdict = f"NO LONGER APPLIES: {error}"
+        except RuntimeError as error:
+            verdict = f"NOBODY KNOWS: {error}"
         finally:
             file.write_text(whole)
         caught += found is not None

@@ -92,13 +92,13 @@ def try_tests(tree: Path, tests: Sequence[str]) -> str | None:
     found = in_child(lambda: _run(tree, tests))
     if isinstance(found, str):
         return found
-    name, passed = found
-    if not name and not passed:
-        raise RuntimeError(f"no test has run: {' '.join(tests)}")
+    name, passed, status = found
+    if not name and (not passed or status != pytest.ExitCode.OK):
+        raise RuntimeError(f"pytest ends with {status} after {passed} tests: {' '.join(tests)}")
     return name or None
 
 
-def _run(tree: Path, tests: Sequence[str]) -> tuple[str, int]:
+def _run(tree: Path, tests: Sequence[str]) -> tuple[str, int, int]:
     # It can be imported once in a process, for it registers operators.
     assert "fastblur" not in sys.modules
     os.chdir(tree)
@@ -109,5 +109,5 @@ def _run(tree: Path, tests: Sequence[str]) -> tuple[str, int]:
     sys.dont_write_bytecode = True
     found = FirstFailure()
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts="]
-    pytest.main([*options, *tests], plugins=[found])
-    return found.name, found.passed
+    status = pytest.main([*options, *tests], plugins=[found])
+    return found.name, found.passed, int(status)
