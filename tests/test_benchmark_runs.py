@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,15 +16,13 @@ from torch import nn
 from fastblur import FusedMaxBlurPool
 from fastblur._backends import compiled
 
-from .conftest import needs_extension
-
 ROOT = Path(__file__).parent.parent
 if not (ROOT / "benchmarks").exists():
     pytest.skip("runs from a source tree only", allow_module_level=True)
 for name in ("matplotlib", "pytest_benchmark", "rich"):
     pytest.importorskip(name, reason="the benchmarks need it")
 
-from benchmarks import baselines, report, results, roofline, tables, test_models, timing, workloads  # noqa: E402
+from benchmarks import baselines, report, results, tables, test_models, timing, workloads  # noqa: E402
 from benchmarks.comparison import Comparison  # noqa: E402
 from benchmarks.conftest import command  # noqa: E402
 

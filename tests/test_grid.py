@@ -10,10 +10,9 @@ import torch
 from fastblur import _backends
 from fastblur._geometry import Geometry
 from testing.cases import MODES, fill, in_format
-from testing.judge import binomial, judge, judge_with_gradient
+from testing.judge import answer, binomial, judge
 
 from .conftest import needs_extension
-from .judge import answer, binomial, judge
 
 SIZES = (1, 2, 3, 4, 5, 7, 8, 11, 15, 16, 17, 23, 32, 33, 40)
 

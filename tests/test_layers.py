@@ -15,10 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from fastblur import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
 from fastblur import functional as fb
-from testing.judge import binomial, judge
+from testing.judge import answer, binomial, judge
 
 from .conftest import needs_extension
-from .judge import answer, binomial, judge
 
 LAYERS = {
     "FusedMaxBlurPool(kernel_size=3, stride=2, padding=1, filter_size=4)": FusedMaxBlurPool(

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastblur import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool
-
-from .cases import fill, in_format
-from .judge import EPS, ROUNDINGS
+from testing.cases import fill, in_format
+from testing.judge import EPS, ROUNDINGS
 
 WHY = "compares with {}, which is not installed"
 antialiased_cnns = pytest.importorskip("antialiased_cnns", reason=WHY.format("antialiased_cnns"))

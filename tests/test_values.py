@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .cases import CASES, UNSUPPORTED, Case, Target, fill, in_format, targets, zhang
-from .judge import answer, judge_with_gradient
+from testing.cases import CASES, UNSUPPORTED, Case, Target, fill, in_format, targets, zhang
+from testing.judge import answer, judge_with_gradient
 
 TARGETS = targets()
 FUSED = [target for target in TARGETS if target.backend.keeps_codes]

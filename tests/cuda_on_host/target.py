@@ -13,9 +13,8 @@ from torch import Tensor
 
 from fastblur._backends import compiled
 from fastblur._geometry import Geometry
-from testing.judge import scale
+from testing.judge import EPS, ROUNDINGS, scale
 
-from ..judge import EPS, ROUNDINGS, scale
 from . import HostCuda, HostCudaError, Job, Options, Result
 
 # Every call runs in all of these ways, and no bit may change: threads and blocks in either order,

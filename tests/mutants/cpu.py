@@ -1,7 +1,7 @@
 """Seeded defects of csrc/cpu/: every kernel, stage and target.
 
 What no mutant is for: AVX-512, which not every machine can run, and backend.cpp, parallel and
-level_choice, which no driver includes; the suite has those.
+dispatch, which no driver includes; the suite has those.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ def of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
 ALL_FUSED = "fused 2, fused 3, fused 1"
 
 SHARED = of(
-    "vertical_taps.cpp",
+    "stages/vertical_taps.cpp",
     ("h.stride * i + a - h.before", "h.stride * i + a", "staged"),
     ("if (u >= 0) taps.push_back", "if (u > 0) taps.push_back", "staged"),
     ("++] = {i, tap.weight}", "++] = {i, -tap.weight}", "staged"),
-    ("most_targets_ = std::max(most_targets_, int64_t(targets_.start[u + 1]))",
-     "most_targets_ = 1", "staged"),
+    ("max_outputs_ = std::max(max_outputs_, int64_t(outputs_.start[u + 1]))",
+     "max_outputs_ = 1", "staged"),
 ) + of(
-    "codes.h",
+    "codes/layout.h",
     ("(p.w.size > p.w.pooled() ? p.w.size : p.w.pooled())", "p.w.size", "staged"),
     ("(code_row_length(p) + 7) / 8", "code_row_length(p) / 8", "staged"),
-    ("(unit * p.code_bits() + plane) * p.h", "(unit + plane) * p.h", "staged"),
+    ("(plane * p.code_bits() + bitplane) * p.h", "(plane + bitplane) * p.h", "staged"),
 ) + of(
-    "bits.h",
+    "codes/bits.h",
     ("low >> shift | high << 1", "low >> shift | high", "staged"),
     ("| uint64_t(at[8]) << 1", "| uint64_t(at[8])", "fused 2, fused 3"),
     ("const uint64_t rest = from[w] & mask & first_bits(n)", "const uint64_t rest = from[w]",
@@ -46,7 +46,7 @@ SHARED = of(
      "staged"),
     ("& first_bits(more);\n      word", ";\n      word", "staged"),
 ) + of(
-    "float16.h",
+    "simd/float16.h",
     ("(magnitude - kRebias + 0xfff", "(magnitude - kRebias + 0x1000", "half"),
     ("magnitude >= kOverflow ? 0x7c00", "magnitude >= kOverflow ? 0x7bff", "half"),
     ("magnitude > kInfinity ? 0x7e00", "magnitude > kInfinity ? 0x7c00", "half"),
@@ -56,7 +56,7 @@ SHARED = of(
 )  # fmt: skip
 
 STAGES = of(
-    "select.h",
+    "stages/select.h",
     ("within(p.w.pad - c), high", "within(p.w.pad - c - 1), high", "staged"),
     ("high = within(p.w.size + p.w.pad - c)", "high = within(p.w.size + p.w.pad)", "staged"),
     ("V::to_bits(V::greater(candidate, top)));\n        top = V::max(candidate, top);\n        sum",
@@ -64,23 +64,23 @@ STAGES = of(
      "staged"),
     ("sum = V::add(sum, candidate);", "", "staged"),
     ("if (c <= pad_columns) takes |=", "if (c < pad_columns) takes |=", "staged"),
-    ("const V candidate = V::blend(V::to_mask(exists), raw, least)", "const V candidate = raw",
+    ("const V candidate = V::if_then_else(V::to_mask(exists), raw, lowest)", "const V candidate = raw",
      "staged"),
     ("sum = V::add(sum, raw);", "", "staged"),
     ("safe_begin = pad - run.before", "safe_begin = pad - run.before - 8", "staged"),
     ("take(r, i, V::load(best + i + r * pitch), top)", "take(r, i, V::load(best + i), top)",
      "staged"),
     ("take(n_rows, i, top, zero);", "zero = V::max(top, zero);", "staged"),
-    ("index >> b & 1 ? plane[b] | won : plane[b] & ~won", "plane[b] | won", "staged"),
+    ("index >> b & 1 ? bitplane[b] | won : bitplane[b] & ~won", "bitplane[b] | won", "staged"),
     ("const uint64_t won = r > 0 ? row[r][w] : ~uint64_t(0)", "const uint64_t won = row[r][w]",
      "staged"),
     ("unsigned(first_row + r), won)", "unsigned(r), won)", "staged"),
     ("if (kRelu) name(in_row, n_row, unsigned(K ? K : p.h.pool), ~row[n_rows][w]);", "",
      "staged"),
     ("unsigned(c)) & get_word(exists[c], w)", "unsigned(c))", "staged"),
-    ("all &= index >> b & 1 ? plane[b] : ~plane[b]", "all &= plane[b]", "staged"),
+    ("all &= index >> b & 1 ? bitplane[b] : ~bitplane[b]", "all &= bitplane[b]", "staged"),
 ) + of(
-    "blur.h",
+    "stages/blur.h",
     ("for (; i + L <= n; i += L) at(i, [](const E* p) { return V::load(p); });",
      "for (; i + L < n; i += L) at(i, [](const E* p) { return V::load(p); });\n  i += L;",
      "staged"),
@@ -88,7 +88,7 @@ STAGES = of(
      "w.pooled() + w.after; ++v) add(v);\n  return borders;",
      "for (int64_t v = -w.before; v < 0; ++v) add(v);\n  return borders;", "staged"),
     ("row[to] = from < 0 ? S(0) : row[from]", "row[to] = row[from < 0 ? 0 : from]", "staged"),
-    ("if (i + L > n) sum.store_first(out + i, int(n - i));\n      else if (stream)",
+    ("if (i + L > n) sum.store_n(out + i, int(n - i));\n      else if (stream)",
      "if (stream)", "staged"),
     ("constexpr int from_end = F - 1 - b()", "constexpr int from_end = b()", "staged"),
     ("even_before = even, odd_before = odd;", "even_before = odd, odd_before = even;", "staged"),
@@ -103,90 +103,89 @@ STAGES = of(
     ("*to += fold.weight * *from", "*to = fold.weight * *from", "staged"),
     ("sum += taps[b] * dv[(q - b) / stride]", "sum += taps[b] * dv[q / stride]", "staged"),
 ) + of(
-    "walk.h",
+    "kernels/sweep.h",
     ("(u * p.h.out() + p.h.pooled() - 1) / p.h.pooled()", "u * p.h.out() / p.h.pooled() + 1",
      "staged"),
-    ("start + rows_per_unit < end ? start + rows_per_unit : end", "end", "staged"),
+    ("start + rows_per_plane < end ? start + rows_per_plane : end", "end", "staged"),
     ("mask |= mask << n", "mask = mask", "staged, fused 2"),
-    ("if (i < n) V::load_where", "if (i > n) V::load_where", "staged"),
+    ("if (i < n) V::load_masked", "if (i > n) V::load_masked", "staged"),
     ("const bool joined = alike &&", "const bool joined = true ||", "staged, fused 2"),
 ) + of(
-    "forward.h",
-    ("first_row_ = most(0, tile.first - h.pad)", "first_row_ = most(0, tile.first)", "staged"),
-    ("if (careful) max_of_columns<true>", "if (false) max_of_columns<true>", "staged"),
+    "kernels/forward.h",
+    ("first_row_ = max(0, tile.first - h.pad)", "first_row_ = max(0, tile.first)", "staged"),
+    ("if (has_nonfinite) max_of_columns<true>", "if (false) max_of_columns<true>", "staged"),
     ("if (p.border == Border::circular) rows = p.h.pooled();", "", "staged"),
     ("n_rows = h.end_candidate(first) - begin;\n    const int64_t pitch", "n_rows = h.pool - "
      "begin;\n    const int64_t pitch", "staged"),
-    ("& lanes_between<V>(-from, walk_.x_row - from)", "", "staged"),
+    ("lanes_between<V>(-from, sweep_.x_row - from);", "typename V::LaneBits(~0u);", "staged"),
     ("own_weight[n_own - 1] += S(tap.weight)", "own_weight[n_own - 1] = S(tap.weight)",
      "staged"),
     ("h.stride * j + a - h.before, h.size, p.border", "h.stride * j + a, h.size, p.border",
      "staged"),
     ("row[a] = u < 0 ? zeros[0]", "row[a] = u < 0 ? in", "staged"),
 ) + of(
-    "backward.h",
-    ("for (int64_t i = walk_.m_row; i < walk_.pitch; ++i) row[i] = 0;", "", "staged"),
-    ("fold_columns<V>(folds_, p.step(), dv_[u - first], row);", "", "staged"),
-    ("V::load(row[r] - c * step)", "V::load(row[r])", "staged"),
+    "kernels/backward.h",
+    ("for (int64_t i = sweep_.m_row; i < sweep_.pitch; ++i) row[i] = 0;", "", "staged"),
+    ("fold_columns<V>(folds_, p.pixel_stride(), dv_[u - first], row);", "", "staged"),
+    ("V::load(row[r] - c * pixel_stride)", "V::load(row[r])", "staged"),
     ("sum = V::add(sum, of_row)", "sum = of_row", "staged"),
-    ("first = at + (p.h.pad - r - first_) * walk_.pitch", "first = at + (p.h.pad - first_) * "
-     "walk_.pitch", "staged"),
-    ("BitReader from(won_[r * p.w.pool + c], first - c * p.step())",
+    ("first = at + (p.h.pad - r - first_) * sweep_.pitch", "first = at + (p.h.pad - first_) * "
+     "sweep_.pitch", "staged"),
+    ("BitReader from(won_[r * p.w.pool + c], first - c * p.pixel_stride())",
      "BitReader from(won_[r * p.w.pool + c], first)", "staged"),
-    ("won_.stride() - p.step() / 8", "won_.stride()", "staged"),
+    ("won_.stride() - p.pixel_stride() / 8", "won_.stride()", "staged"),
 )  # fmt: skip
 
 FUSED = of(
-    "fused_forward.h",
+    "kernels/forward_fused.h",
     ("if (k < 0 || k >= size()) all_ = false;", "if (k < 0 || k >= size()) continue;",
      ALL_FUSED),
     ("reached_ = !finite ? -1 :", "reached_ = false ? -1 :", ALL_FUSED),
-    (": tile.at + tile.n == walk_.pitch ? i1 :", ": tile.at + tile.n == walk_.pitch ? i1 - 1 :",
+    (": tile.at + tile.n == sweep_.pitch ? i1 :", ": tile.at + tile.n == sweep_.pitch ? i1 - 1 :",
      ALL_FUSED),
     ("row >= -h.pad && row < h.size + h.pad ? nullptr", "false ? nullptr", "fused 3"),
-    ("V::select(lower, second[i + 1], second[i])", "second[i]", "fused 2"),
-    ("V::select(positive, nobody, everybody)", "nobody", "fused 2"),
-    ("if (c == 0 || !kInner) sum = V::add(sum, raw);", "", ALL_FUSED),
-    ("for (int j = 0; j < kPairs - 1; ++j) begun[j].store(kept", "for (int j = 1; j < kPairs - 1; "
-     "++j) begun[j].store(kept", ALL_FUSED),
-    ("before.store(kept + (K - 1) * kept_row)", "static_cast<void>(before)", ALL_FUSED),
-    ("if (kNames) V::put_mask(kept_second, second[2]);", "", "fused 2"),
-    ("V::fma(V::splat(weight[-1]), before, zero)", "zero", ALL_FUSED),
-    ("take(row[K], at, top, floor);", "floor = V::max(top, zero);", "fused 3, fused 1"),
+    ("V::select(lower, second_[i + 1], second_[i])", "second_[i]", "fused 2"),
+    ("V::select(positive, nobody, V::to_mask(~0u))", "nobody", "fused 2"),
+    ("if (c == 0 || !kInterior) sum_ = V::add(sum_, raw);", "", ALL_FUSED),
+    ("for (int j = 0; j < kPairs - 1; ++j) partial_[j].store(carry_", "for (int j = 1; j < kPairs - 1; "
+     "++j) partial_[j].store(carry_", ALL_FUSED),
+    ("before_.store(carry_ + (K - 1) * b_.carry_row)", "static_cast<void>(0)", ALL_FUSED),
+    ("if (kNames) V::put_mask(carry_second_, second_[2]);", "", "fused 2"),
+    ("V::fma(V::set1(weight[-1]), before_, V::set1(0))", "V::set1(0)", ALL_FUSED),
+    ("take(row_[K] + at, top, floor);", "floor = V::max(top, zero);", "fused 3, fused 1"),
 ) + of(
-    "fused_backward_contiguous.h",
-    ("walk_.m_row - block * kBlock - f + 1", "walk_.m_row - block * kBlock + 1", ALL_FUSED),
+    "kernels/backward_fused_nchw.h",
+    ("sweep_.m_row - block * kBlock - f + 1", "sweep_.m_row - block * kBlock + 1", ALL_FUSED),
     ("1u << (v / 2), v % 2 != 0", "1u << (v / 2), v % 2 == 0", ALL_FUSED),
     ("high = V::fma(odd_weight[k], y[kEven - kOdd + k], high)",
      "high = V::fma(odd_weight[k], y[k], high)", "fused 2, fused 3"),
     ("if (end_of_codes_ - code >= code_reach_) continue;", "continue;", ALL_FUSED),
-    ("next = least(u + band_, u + (end - u + 1) / 2 * 2)", "next = least(u + band_, end)",
+    ("next = min(u + band_, u + (end - u + 1) / 2 * 2)", "next = min(u + band_, end)",
      ALL_FUSED),
-    ("const int64_t reach = most(x0 + p.h.pad - K + 1, 0) + p.h.before;\n    const int64_t end",
+    ("const int64_t reach = max(x0 + p.h.pad - K + 1, 0) + p.h.before;\n    const int64_t end",
      "const int64_t reach = x0 + p.h.pad + p.h.before;\n    const int64_t end", "fused 2"),
 ) + of(
-    "fused_backward_channels_last.h",
-    ("for (int h = 0; h < kHistory; ++h) sums.dv[e][h] = dv[e][h];", "", "fused 2, fused 3"),
-    ("return least(k * L, channels_ - L)", "return k * L", ALL_FUSED),
-    ("high = V::fma(odd[a], y[kEven - kOdd + a], high)", "high = V::fma(odd[a], y[a], high)",
+    "kernels/backward_fused_nhwc.h",
+    ("for (int h = 0; h < kHistory; ++h) sums_.dv[e][h] = dv[e][h];", "", "fused 2, fused 3"),
+    ("return min(k * L, channels_ - L)", "return k * L", ALL_FUSED),
+    ("high = V::fma(odd_[a], y[kEven - kOdd + a], high)", "high = V::fma(odd[a], y[a], high)",
      "fused 2, fused 3"),
     ("if (fold.to != v) continue;", "if (fold.to == v) continue;", "fused 2, fused 3"),
-    ("give(dm[1][c], code1, plane, relu, sums.of + 1)", "give(dm[1][c], code0, plane, relu, "
-     "sums.of + 1)", "fused 2"),
+    ("route(dm[1][c], code_[1], sums_.of + 1)", "route(dm[1][c], code_[0], sums_.of + 1)", "fused 2"),
     ("if (end_of_codes_ - row < bytes + 16)", "if (false)", ALL_FUSED),
-    ("sums.of[r][0].store(begun + (r - 2) * L)", "sums.of[r][0].store(begun)", "fused 3"),
+    ("sums_.of[r][0].store(partial_ + (r - 2) * L)", "sums_.of[r][0].store(partial_)", "fused 3"),
 ) + of(
-    "routing.h",
+    "stages/routing.h",
     ("column_[0] = V::neither(column_[1], column_[1])", "column_[0] = column_[1]", "fused 2"),
-    ("if (relu) given_[0] = V::blend(mask(kRow + 1), zero, given_[0])", "", "fused 2"),
-    ("if (relu) given_[2] = V::blend(second, zero, given_[2]);", "", "fused 3"),
-    ("given_[0] = relu ? V::blend(mask(kRow), zero, dm) : dm", "given_[0] = dm", "fused 1"),
+    ("if (relu) of_row_[0] = V::if_then_else(mask(kRow + 1), zero, of_row_[0])", "", "fused 2"),
+    ("if (relu) of_row_[2] = V::if_then_else(second, zero, of_row_[2]);", "", "fused 3"),
+    ("of_row_[0] = relu ? V::if_then_else(mask(kRow), zero, dm) : dm", "of_row_[0] = dm", "fused 1"),
     ("V::neither(column_[1], column_[2])", "V::neither(column_[1], column_[1])", "fused 3"),
-    ("usual &= even.end()[-1 - k].row == last - k", "usual &= true", "fused 2, fused 3"),
+    ("interior &= even.end()[-1 - k].row == last - k", "interior &= true", "fused 2, fused 3"),
 )  # fmt: skip
 
 TARGETS = of(
-    "simd_generic.h",
+    "simd/generic.h",
     ("return {candidate.v > best.v ? candidate.v : best.v};", "return {candidate.v < best.v ? "
      "candidate.v : best.v};", "staged"),
     ("(candidate.v > best.v) | (candidate.v != candidate.v)", "candidate.v > best.v", "staged"),
@@ -195,9 +194,8 @@ TARGETS = of(
     ("lo.v, hi.v, 1, 3, 5, 7, 9, 11, 13, 15", "lo.v, hi.v, 1, 3, 5, 7, 9, 11, 13, 14", "staged"),
     ("before.v, here.v, kLanes - k + i...", "before.v, here.v, kLanes - k - 1 + i...", "staged"),
     ("0, 8, 1, 9, 2, 10, 3, 11", "8, 0, 1, 9, 2, 10, 3, 11", "staged"),
-    ("16 << first,   64 << first", "16 << first,   32 << first", ALL_FUSED),
 ) + of(
-    "simd_avx2.h",
+    "simd/avx2.h",
     ("_mm256_max_ps(candidate.v, best.v)", "_mm256_min_ps(candidate.v, best.v)", "avx2"),
     ("_mm256_cmp_ps(candidate.v, candidate.v, _CMP_UNORD_Q)", "_mm256_setzero_ps()", "avx2"),
     ("_mm256_blendv_ps(no.v, yes.v, m)", "_mm256_blendv_ps(yes.v, no.v, m)", "avx2"),
@@ -212,7 +210,7 @@ TARGETS = of(
      "avx2"),
     ("even = {_mm256_shuffle_ps(a, b, 0x88)}", "even = {_mm256_shuffle_ps(a, b, 0x98)}", "avx2"),
 ) + of(
-    "simd_avx2_f64.h",
+    "simd/avx2_f64.h",
     ("_mm256_max_pd(candidate.hi, best.hi)", "_mm256_max_pd(candidate.hi, best.lo)",
      "avx2 double"),
     ("_mm256_movemask_pd((__m256d)m.hi) << 4", "_mm256_movemask_pd((__m256d)m.lo) << 4",

@@ -1,22 +1,22 @@
-// The CPU kernels of one level and one element type, for kernels.py: compiled at once and quickly.
+// The CPU kernels of one target and one element type, for kernels.py: compiled at once and quickly.
 //
 // DRIVER_VECTOR: the vector type; DRIVER_ELEMENT: of memory; DRIVER_AVX2: whether to turn it on;
 // DRIVER_POOL: the pool that is known at compile time, which may be 0; without it, all that are.
-#include "cpu/kernels.h"
-#include "cpu/level.h"
+#include "cpu/simd/prelude.h"
+#include "cpu/stages/vertical_taps.cpp"
+#include "cpu/targets/target.h"
 #include "plan.cpp"
-#include "cpu/vertical_taps.cpp"
 
 #if defined(DRIVER_AVX2)
 #pragma GCC target("avx2,fma,f16c")
 #endif
 
-#define FASTBLUR_CPU_LEVEL driver
-#include "cpu/make_level.h"
-#include "cpu/simd_generic.h"
+#define FASTBLUR_CPU_TARGET driver
+#include "cpu/simd/generic.h"
+#include "cpu/targets/make_target.h"
 #if defined(DRIVER_AVX2)
-#include "cpu/simd_avx2.h"
-#include "cpu/simd_avx2_f64.h"
+#include "cpu/simd/avx2.h"
+#include "cpu/simd/avx2_f64.h"
 #endif
 
 namespace {
@@ -26,29 +26,28 @@ using namespace fastblur::cpu;
 using namespace fastblur::cpu::driver;
 using Element = DRIVER_ELEMENT;
 using Float = Generic<float, int32_t>;
-using Fused = Generic<float, int32_t, true>;
 
 #if defined(DRIVER_POOL)
-// Entry of make_level.h with one pool.
+// Entry of make_target.h with one pool.
 struct Kernel {
   using V = DRIVER_VECTOR;
   static void forward(const Params& p, const VerticalTaps& vertical, const Element* x, Element* y,
                       uint8_t* codes, int64_t begin, int64_t end) {
-    const Walk<V> walk(p, vertical);
-    if (p.linear()) blur_only(walk, x, y, begin, end);
-    else if (codes) forward_as<V, Element, DRIVER_POOL, true>(walk, x, y, codes, begin, end);
-    else forward_as<V, Element, DRIVER_POOL, false>(walk, x, y, codes, begin, end);
+    const Sweep<V> sweep(p, vertical);
+    if (p.linear()) blur_only(sweep, x, y, begin, end);
+    else if (codes) forward_as<V, Element, DRIVER_POOL, true>(sweep, x, y, codes, begin, end);
+    else forward_as<V, Element, DRIVER_POOL, false>(sweep, x, y, codes, begin, end);
   }
   static void backward(const Params& p, const VerticalTaps& vertical, const Element* dy,
                        const uint8_t* codes, Element* dx, int64_t begin, int64_t end) {
-    const Walk<V> walk(p, vertical);
-    backward_as<V, Element, DRIVER_POOL>(walk, dy, codes, dx, begin, end, false);
+    const Sweep<V> sweep(p, vertical);
+    backward_as<V, Element, DRIVER_POOL>(sweep, dy, codes, dx, begin, end, false);
   }
   static void apply(const Params& p, const VerticalTaps& vertical, const Element* x,
                     const uint8_t* codes, Element* y, int64_t begin, int64_t end) {
-    const Walk<V> walk(p, vertical);
-    if (p.linear()) blur_only(walk, x, y, begin, end);
-    else apply_as(walk, x, codes, y, begin, end);
+    const Sweep<V> sweep(p, vertical);
+    if (p.linear()) blur_only(sweep, x, y, begin, end);
+    else apply_as(sweep, x, codes, y, begin, end);
   }
 };
 #else
@@ -82,14 +81,14 @@ extern "C" void run(const int64_t* sizes, const double* taps, const char* mode, 
                     Element* applied, uint8_t* codes, Element* dx) {
   const Params p = params(sizes, taps, mode);
   const VerticalTaps vertical(p);
-  in_shares(p.units() * p.h.pooled(), shares, [&](int64_t begin, int64_t end) {
+  in_shares(p.planes() * p.h.pooled(), shares, [&](int64_t begin, int64_t end) {
     Kernel::forward(p, vertical, x, y, codes, begin, end);
     Kernel::forward(p, vertical, x, without, nullptr, begin, end);
   });
-  in_shares(p.units() * p.h.pooled(), shares, [&](int64_t begin, int64_t end) {
+  in_shares(p.planes() * p.h.pooled(), shares, [&](int64_t begin, int64_t end) {
     Kernel::apply(p, vertical, x, codes, applied, begin, end);
   });
-  in_shares(p.units() * p.h.size, shares, [&](int64_t begin, int64_t end) {
+  in_shares(p.planes() * p.h.size, shares, [&](int64_t begin, int64_t end) {
     Kernel::backward(p, vertical, dy, codes, dx, begin, end);
   });
 }

@@ -1,4 +1,4 @@
-"""The CPU kernels of a tree, one level and one type at a time, against the judge.
+"""The CPU kernels of a tree, one target and one type at a time, against the judge.
 
 driver.cpp has one translation unit for that, which compiles in seconds: without optimisation, and
 for one pool and one element type.
@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..cases import CASES, MODES, Case, fill, in_format, short, zhang
-from ..judge import Answer, answer
+from testing.cases import CASES, MODES, Case, fill, in_format, short, zhang
+from testing.judge import Answer, answer
+
 from ..oracle import check
 from .trials import in_child
 
@@ -27,7 +28,7 @@ AVX2 = "DRIVER_AVX2 DRIVER_VECTOR=Avx2"
 # By name: what is defined, the element type and the pool that is known; None for any other pool.
 VARIANTS: dict[str, tuple[str, torch.dtype, int | None]] = {
     "staged": ("DRIVER_VECTOR=Float", torch.float32, None),
-    **{f"fused {k}": ("DRIVER_VECTOR=Fused", torch.float32, k) for k in (1, 2, 3)},
+    **{f"fused {k}": (f"{AVX2}F32", torch.float32, k) for k in (1, 2, 3)},
     "half": ("DRIVER_VECTOR=Float", torch.float16, None),
     "bfloat16": ("DRIVER_VECTOR=Float", torch.bfloat16, None),
     "avx2": (f"{AVX2}F32", torch.float32, 2),

@@ -21,7 +21,17 @@ import torch.onnx
 
 from .mutant import ROOT
 
-COPIED = ("fastblur", "tests", "csrc", "docs", "benchmarks", "examples", ".ci", "requirements")
+COPIED = (
+    "fastblur",
+    "tests",
+    "testing",
+    "csrc",
+    "docs",
+    "benchmarks",
+    "examples",
+    ".ci",
+    "requirements",
+)
 TIME_LIMIT = 1800.0
 
 

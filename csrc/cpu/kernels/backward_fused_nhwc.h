@@ -174,136 +174,201 @@ class FusedPixelsBack {
     }
   };
 
-  // S_h' S_v' of one window: its gradient goes to where its code says.
-  __attribute__((always_inline)) static void route_window(V dm, const uint8_t* code,
-                                                          int64_t bitplane, bool relu, V (*to)[K]) {
-    Routing<V, K> routing;
-    routing.decode(dm, relu, [&](int b) __attribute__((always_inline)) {
-      return V::mask_at(code + b * bitplane);
-    });
-#pragma GCC unroll 3
-    for (int r = 0; r < K; ++r)
-#pragma GCC unroll 3
-      for (int c = 0; c < K; ++c) routing.accumulate(false, r, c, to[r][c]);
-  }
-
   // All vectors of channels, along pairs of columns [begin, end). kInteriorRows: see InteriorRows;
   // kInterior: see is_interior.
   template <bool kInteriorRows, bool kInterior, bool kMayRelu = true>
   __attribute__((noinline)) void sweep_columns(const Rows& rows, int64_t begin, int64_t end) {
-    const Axis& w = sweep_.p.w;
-    const int64_t channels = channels_, column_bytes = column_bytes_, bitplane = bitplane_bytes();
-    const int64_t y_row = sweep_.y_row, columns_of_y = w.out(), columns_of_m = w.pooled();
-    const int64_t columns = w.size, first = 2 * begin - w.before, first_x = first - w.pad;
-    const int64_t next_tile = 2 * kPairsOfTile * channels;
-    const bool stream = stream_, relu = kMayRelu && sweep_.p.relu;
-    V taps[F], even[kEven], odd[kOdd];
-#pragma GCC unroll 8
-    for (int b = 0; b < F; ++b) taps[b] = V::set1(sweep_.taps_w[b]);
-#pragma GCC unroll 8
-    for (int k = 0; kInteriorRows && k < kEven; ++k)
-      even[k] = V::set1(S(rows.outputs[0].begin()[k].weight));
-#pragma GCC unroll 8
-    for (int k = 0; kInteriorRows && k < kOdd; ++k)
-      odd[k] = V::set1(S(rows.outputs[1].begin()[k].weight));
-    const T* const first_dy = rows.dy + (kInteriorRows ? rows.outputs[0].begin()->row * y_row : 0);
-    const V zero = V::set1(0);
+    VectorSweep<kInteriorRows, kInterior, kMayRelu> vector(*this, rows);
+    for (int64_t k = 0; k < vectors_; ++k) {
+      vector.start(k, begin);
+      for (int64_t t = begin; t < end; ++t) vector.step(t);
+      vector.carry(k);
+    }
+  }
 
+  // One vector of channels on its way along two rows of m.
+  template <bool kInteriorRows, bool kInterior, bool kMayRelu>
+  class VectorSweep {
+#define FASTBLUR_INLINE __attribute__((always_inline))
+   public:
+    FASTBLUR_INLINE VectorSweep(FusedPixelsBack& kernel, const Rows& rows)
+        : kernel_(kernel),
+          rows_(rows),
+          before_(kernel.sweep_.p.w.before),
+          pad_(kernel.sweep_.p.w.pad),
+          x_columns_(kernel.sweep_.p.w.size),
+          m_columns_(kernel.sweep_.p.w.pooled()),
+          y_columns_(kernel.sweep_.p.w.out()),
+          channels_(kernel.channels_),
+          column_bytes_(kernel.column_bytes_),
+          bitplane_(kernel.bitplane_bytes()),
+          y_row_(kernel.sweep_.y_row),
+          next_tile_(2 * kPairsOfTile * channels_),
+          stream_(kernel.stream_),
+          relu_(kMayRelu && kernel.sweep_.p.relu),
+          first_dy_(rows.dy + (kInteriorRows ? rows.outputs[0].begin()->row * y_row_ : 0)) {
+#pragma GCC unroll 8
+      for (int b = 0; b < F; ++b) taps_[b] = V::set1(kernel.sweep_.taps_w[b]);
+#pragma GCC unroll 8
+      for (int k = 0; kInteriorRows && k < kEven; ++k)
+        even_[k] = V::set1(S(rows.outputs[0].begin()[k].weight));
+#pragma GCC unroll 8
+      for (int k = 0; kInteriorRows && k < kOdd; ++k)
+        odd_[k] = V::set1(S(rows.outputs[1].begin()[k].weight));
+    }
+
+    // Vector k, at pair `begin`.
+    FASTBLUR_INLINE void start(int64_t k, int64_t begin) {
+      const int64_t first = 2 * begin - before_, first_x = first - pad_;
+      const int64_t code = kernel_.code_of(k);
+      i_ = kernel_.channel_of(k);
+      partial_ = kernel_.partial_[k] + first_x * (K - 1) * L;
+      dy_ = first_dy_ + begin * channels_ + i_;
+      for (int e = 0; e < 2; ++e) {
+        to_[e] = rows_.dx[e] + first_x * channels_ + i_;
+        code_[e] = rows_.codes[e] + first * column_bytes_ + code;
+      }
+      if (kInterior || begin > 0) {
+        const S* const from = kernel_.carry_[k];
+        sums_.each([&](V& v, int at) FASTBLUR_INLINE { v = V::load(from + at * L); });
+        return;
+      }
+      sums_.each([&](V& v, int) { v = V::set1(0); });
+      for (int c = 0; c < K - 1; ++c)
+        for (int r = 0; r < K - 1; ++r)
+          if (first_x + c >= 0 && first_x + c < x_columns_)
+            sums_.of[r][c] = V::load(partial_ + (c * (K - 1) + r) * L);
+    }
+    FASTBLUR_INLINE void carry(int64_t k) {
+      S* const to = kernel_.carry_[k];
+      sums_.each([&](V& v, int at) FASTBLUR_INLINE { v.store(to + at * L); });
+    }
+
+    // Columns 2 t and 2 t + 1 of padded m.
+    FASTBLUR_INLINE void step(int64_t t) {
+      V dm[2][2];
+      blur(t, dm);
+      dy_ += channels_;
+#pragma GCC unroll 2
+      for (int c = 0; c < 2; ++c) {
+        const int64_t v = 2 * t - before_ + c, x = v - pad_;
+        load_partial(x + K - 1);
+        if (!kInterior) apply_edge(v, dm[0][c], dm[1][c]);
+        if (kInterior || (v >= 0 && v < m_columns_)) {
+          route(dm[0][c], code_[0], sums_.of);
+          route(dm[1][c], code_[1], sums_.of + 1);
+        }
+        if (kInterior || (x >= 0 && x < x_columns_)) flush();
+        advance();
+      }
+    }
+
+   private:
     // B_v': column t of both rows.
-    const auto get_dv = [&](int64_t t, const T* dy, V& low,
-                            V& high) __attribute__((always_inline)) {
-      low = high = zero;
-      if (!kInterior && (t < 0 || t >= columns_of_y)) return;
+    FASTBLUR_INLINE void vertical(int64_t t, const T* dy, V& low, V& high) const {
+      low = high = V::set1(0);
+      if (!kInterior && (t < 0 || t >= y_columns_)) return;
       if constexpr (kInteriorRows) {
         V y[kEven];
 #pragma GCC unroll 8
         for (int a = 0; a < kEven; ++a) {
-          y[a] = V::load(dy + a * y_row);
-          low = V::fma(even[a], y[a], low);
+          y[a] = V::load(dy + a * y_row_);
+          low = V::fma(even_[a], y[a], low);
         }
 #pragma GCC unroll 8
-        for (int a = 0; a < kOdd; ++a) high = V::fma(odd[a], y[kEven - kOdd + a], high);
-        if (kInterior) prefetch(dy + kEven * y_row);
+        for (int a = 0; a < kOdd; ++a) high = V::fma(odd_[a], y[kEven - kOdd + a], high);
+        if (kInterior) prefetch(dy + kEven * y_row_);
       } else {
-        for (const auto& output : rows.outputs[0])
-          low = V::fma(V::set1(S(output.weight)), V::load(dy + output.row * y_row), low);
-        for (const auto& output : rows.outputs[1])
-          high = V::fma(V::set1(S(output.weight)), V::load(dy + output.row * y_row), high);
+        for (const auto& output : rows_.outputs[0])
+          low = V::fma(V::set1(S(output.weight)), V::load(dy + output.row * y_row_), low);
+        for (const auto& output : rows_.outputs[1])
+          high = V::fma(V::set1(S(output.weight)), V::load(dy + output.row * y_row_), high);
       }
-    };
-
-    for (int64_t k = 0; k < vectors_; ++k) {
-      const int64_t i = channel_of(k);
-      S* partial = partial_[k] + first_x * (K - 1) * L;
-      Sums sums;
-      if (kInterior || begin > 0) {
-        sums.each([&](V& v, int at)
-                      __attribute__((always_inline)) { v = V::load(carry_[k] + at * L); });
-      } else {
-        sums.each([&](V& v, int) { v = zero; });
-        for (int c = 0; c < K - 1; ++c)
-          for (int r = 0; r < K - 1; ++r)
-            if (first_x + c >= 0 && first_x + c < columns)
-              sums.of[r][c] = V::load(partial + (c * (K - 1) + r) * L);
-      }
-      const T* dy = first_dy + begin * channels + i;
-      T *to0 = rows.dx[0] + first_x * channels + i, *to1 = rows.dx[1] + first_x * channels + i;
-      const uint8_t* code0 = rows.codes[0] + first * column_bytes + code_of(k);
-      const uint8_t* code1 = rows.codes[1] + first * column_bytes + code_of(k);
-      for (int64_t t = begin; t < end; ++t, dy += channels) {
-        V dv[2][kHistory + 1], dm[2][2];
-        get_dv(t, dy, dv[0][0], dv[1][0]);
-#pragma GCC unroll 2
-        for (int e = 0; e < 2; ++e) {  // B_h'
-#pragma GCC unroll 4
-          for (int h = 0; h < kHistory; ++h) dv[e][h + 1] = sums.dv[e][h];
-          dm[e][0] = dm[e][1] = zero;
-#pragma GCC unroll 8
-          for (int b = 0; b < F; ++b) dm[e][b % 2] = V::fma(taps[b], dv[e][b / 2], dm[e][b % 2]);
-#pragma GCC unroll 4
-          for (int h = 0; h < kHistory; ++h) sums.dv[e][h] = dv[e][h];
-        }
-#pragma GCC unroll 2
-        for (int c = 0; c < 2; ++c) {
-          const int64_t v = 2 * t - w.before + c, x = v - w.pad, last_x = x + K - 1;
-          const bool comes = K > 1 && (kInterior || (last_x >= 0 && last_x < columns));
-#pragma GCC unroll 4
-          for (int r = 0; r < kReached; ++r)
-            sums.of[r][K - 1] =
-                comes && r < K - 1 ? V::load(partial + ((K - 1) * (K - 1) + r) * L) : zero;
-          if (!kInterior) {
-            for (const auto& fold : folds_) {
-              if (fold.to != v) continue;
-              V low, high;
-              get_dv(fold.from, first_dy + fold.from * channels + i, low, high);
-              dm[0][c] = V::fma(V::set1(fold.weight), low, dm[0][c]);
-              dm[1][c] = V::fma(V::set1(fold.weight), high, dm[1][c]);
-            }
-          }
-          if (kInterior || (v >= 0 && v < columns_of_m)) {
-            route_window(dm[0][c], code0, bitplane, relu, sums.of);
-            route_window(dm[1][c], code1, bitplane, relu, sums.of + 1);
-          }
-          if (kInterior || (x >= 0 && x < columns)) {
-            // Lines that are written in part would have to be waited for.
-            if (kInterior && !stream) prefetch(to0 + next_tile), prefetch(to1 + next_tile);
-            if (stream) sums.of[0][0].stream(to0), sums.of[1][0].stream(to1);
-            else sums.of[0][0].store(to0), sums.of[1][0].store(to1);
-#pragma GCC unroll 2
-            for (int r = 2; r < kReached; ++r) sums.of[r][0].store(partial + (r - 2) * L);
-          }
-#pragma GCC unroll 4
-          for (int r = 0; r < kReached; ++r)
-#pragma GCC unroll 4
-            for (int next = 1; next < K; ++next) sums.of[r][next - 1] = sums.of[r][next];
-          to0 += channels, to1 += channels;
-          code0 += column_bytes, code1 += column_bytes;
-          partial += (K - 1) * L;
-        }
-      }
-      sums.each([&](V& v, int at) __attribute__((always_inline)) { v.store(carry_[k] + at * L); });
     }
-  }
+
+    // B_h' B_v': two columns of both rows of dm.
+    FASTBLUR_INLINE void blur(int64_t t, V (&dm)[2][2]) {
+      V dv[2][kHistory + 1];
+      vertical(t, dy_, dv[0][0], dv[1][0]);
+#pragma GCC unroll 2
+      for (int e = 0; e < 2; ++e) {
+#pragma GCC unroll 4
+        for (int h = 0; h < kHistory; ++h) dv[e][h + 1] = sums_.dv[e][h];
+        dm[e][0] = dm[e][1] = V::set1(0);
+#pragma GCC unroll 8
+        for (int b = 0; b < F; ++b) dm[e][b % 2] = V::fma(taps_[b], dv[e][b / 2], dm[e][b % 2]);
+#pragma GCC unroll 4
+        for (int h = 0; h < kHistory; ++h) sums_.dv[e][h] = dv[e][h];
+      }
+    }
+
+    // What the padding gives back to column v of m.
+    FASTBLUR_INLINE void apply_edge(int64_t v, V& dm, V& dm_below) const {
+      for (const auto& fold : kernel_.folds_) {
+        if (fold.to != v) continue;
+        V low, high;
+        vertical(fold.from, first_dy_ + fold.from * channels_ + i_, low, high);
+        dm = V::fma(V::set1(fold.weight), low, dm);
+        dm_below = V::fma(V::set1(fold.weight), high, dm_below);
+      }
+    }
+
+    // S_h' S_v' of one window: its gradient goes to where its code says.
+    FASTBLUR_INLINE void route(V dm, const uint8_t* code, V (*to)[K]) const {
+      Routing<V, K> routing;
+      routing.decode(dm, relu_,
+                     [&](int b) FASTBLUR_INLINE { return V::mask_at(code + b * bitplane_); });
+#pragma GCC unroll 3
+      for (int r = 0; r < K; ++r)
+#pragma GCC unroll 3
+        for (int c = 0; c < K; ++c) routing.accumulate(false, r, c, to[r][c]);
+    }
+
+    // The sums of column x of dx, the last that the window reaches, so far.
+    FASTBLUR_INLINE void load_partial(int64_t x) {
+      const bool exists = K > 1 && (kInterior || (x >= 0 && x < x_columns_));
+#pragma GCC unroll 4
+      for (int r = 0; r < kReached; ++r)
+        sums_.of[r][K - 1] =
+            exists && r < K - 1 ? V::load(partial_ + ((K - 1) * (K - 1) + r) * L) : V::set1(0);
+    }
+
+    // Two elements of dx are complete; those of the rows below are not yet.
+    FASTBLUR_INLINE void flush() {
+      // Lines that are written in part would have to be waited for.
+      if (kInterior && !stream_) prefetch(to_[0] + next_tile_), prefetch(to_[1] + next_tile_);
+      if (stream_) sums_.of[0][0].stream(to_[0]), sums_.of[1][0].stream(to_[1]);
+      else sums_.of[0][0].store(to_[0]), sums_.of[1][0].store(to_[1]);
+#pragma GCC unroll 2
+      for (int r = 2; r < kReached; ++r) sums_.of[r][0].store(partial_ + (r - 2) * L);
+    }
+
+    FASTBLUR_INLINE void advance() {
+#pragma GCC unroll 4
+      for (int r = 0; r < kReached; ++r)
+#pragma GCC unroll 4
+        for (int next = 1; next < K; ++next) sums_.of[r][next - 1] = sums_.of[r][next];
+      to_[0] += channels_, to_[1] += channels_;
+      code_[0] += column_bytes_, code_[1] += column_bytes_;
+      partial_ += (K - 1) * L;
+    }
+#undef FASTBLUR_INLINE
+
+    FusedPixelsBack& kernel_;
+    const Rows& rows_;
+    const int64_t before_, pad_, x_columns_, m_columns_, y_columns_, channels_, column_bytes_,
+        bitplane_, y_row_, next_tile_;
+    const bool stream_, relu_;
+    const T* const first_dy_;
+    V taps_[F], even_[kEven], odd_[kOdd];
+    // Where the vector is.
+    int64_t i_;  // its first channel
+    S* partial_;
+    const T* dy_;
+    T* to_[2];
+    const uint8_t* code_[2];
+    Sums sums_;
+  };
 
   const Sweep<V>& sweep_;
   const T* dy_;
