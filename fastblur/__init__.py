@@ -18,9 +18,11 @@ from .surgery import (
     AntialiasRow,
     FuseReport,
     FuseRow,
+    UnantialiasReport,
     UnfuseReport,
     antialias_,
     fuse_,
+    unantialias_,
     unfuse_,
 )
 
@@ -40,6 +42,7 @@ __all__ = [
     "FusedMaxBlurPool",
     "FusedMaxBlurPool1d",
     "MaxBlurPoolFunction",
+    "UnantialiasReport",
     "UnfuseReport",
     "__version__",
     "antialias_",
@@ -48,5 +51,6 @@ __all__ = [
     "functional",
     "fuse_",
     "metrics",
+    "unantialias_",
     "unfuse_",
 ]

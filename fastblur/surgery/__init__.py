@@ -1,9 +1,10 @@
 """Changes whole models: fuses anti-aliasing layers, anti-aliases ordinary CNNs."""
 
-from .antialias import AntialiasReport, AntialiasRow, antialias_
+from .antialias import AntialiasReport, AntialiasRow, antialias_, unantialias_
 from .filtered_pool import BlurredConv2d, FilteredPool
 from .fuse import fuse_, unfuse_
-from .report import FuseReport, FuseRow, UnfuseReport
+from .placing import WithBlur
+from .report import FuseReport, FuseRow, UnantialiasReport, UnfuseReport
 
 __all__ = [
     "AntialiasReport",
@@ -12,8 +13,11 @@ __all__ = [
     "FilteredPool",
     "FuseReport",
     "FuseRow",
+    "UnantialiasReport",
     "UnfuseReport",
+    "WithBlur",
     "antialias_",
     "fuse_",
+    "unantialias_",
     "unfuse_",
 ]

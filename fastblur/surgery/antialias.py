@@ -10,15 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from .._geometry import DTYPES, Geometry, PaddingMode
-from .dataflow import flows_of, is_plain_sequential, parent_of
+from .checking import Run, check_example
+from .confirming import same_calls
+from .dataflow import Flow, flows_of
 from .filtered_pool import FilteredPool
-from .models import check_model
-from .recipes import recipe_for
+from .fuse import unfuse_
+from .models import check_model, check_module
+from .placing import all_or_nothing, place, placed_in, take_out
+from .recipes import Recipe, recipe_for
 from .recognise import blurs
-from .report import Report
-from .sites import SITE_KINDS, Blur, Change, Options, Planner, SiteKind, strided_layers
+from .report import Report, UnantialiasReport
+from .sites import SITE_KINDS, Blur, Change, Left, Options, Planner, SiteKind, strided_layers
 
-__all__ = ["AntialiasReport", "AntialiasRow", "antialias_"]
+__all__ = ["AntialiasReport", "AntialiasRow", "antialias_", "unantialias_"]
+
+_DEPENDS = "what the model calls depends on the class or an attribute of a module that would change"
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ def antialias_(
     min_channels: int = 1,
     keep_pool: bool = False,
     stem: bool | None = None,
+    example: Tensor | tuple[Any, ...] | None = None,
 ) -> AntialiasReport:
     """Anti-aliases an ordinary CNN (Zhang 2019, section 3.2), in place.
 
@@ -107,9 +114,9 @@ def antialias_(
     All parameters stay the same objects, so existing optimisers stay valid, and hooks stay on their
     modules. A model that already contains a blur, of fastblur or another package, does not change.
 
-    Sizes: convolutions and max pooling keep their output sizes, except that a ResNet's stem pooling
-    becomes 2x2 (an odd map of size n then gives (n - 1) / 2, not (n + 1) / 2). An average pool over
-    windows of s, which gave floor(n / s), becomes a blur, which gives ceil(n / s).
+    Sizes stay what they were, but where a ResNet's stem pooling becomes 2x2 (an odd map of size n
+    then gives (n - 1) / 2, not (n + 1) / 2), and in DenseNet's averages (ceil(n / 2), not
+    floor(n / 2)), as in the published models.
 
     Args:
         model: the model, changed in place.
@@ -123,16 +130,22 @@ def antialias_(
             signal before the convolution; what its nonlinearity creates still aliases. A 1x1
             convolution gets a blur of stride s in front, which is equal and cheaper.
         min_channels: convolutions with fewer input channels are left alone.
-        keep_pool: keep a ResNet's 3x3 stem pooling, which the published models make 2x2.
-        stem: whether to change the model's first convolution. None follows the published models
-            (``pool_only``): yes in AlexNet, no elsewhere.
+        keep_pool: keeps a ResNet's 3x3 stem pooling, which the published models make 2x2.
+        stem: whether the model's first convolution is changed too. None does as the published
+            models do (``pool_only``): in AlexNet yes, elsewhere no.
+        example: an input of the model, or a tuple of its arguments, on which it runs before and
+            after: unless the shapes stay and the results are finite, all is put back. The modes,
+            random numbers and buffers are those of before.
 
     Returns:
         What changed, what did not, and why.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: a value is not allowed. The model is unchanged then.
+        TypeError: an argument is of the wrong kind.
+        ValueError: it is of the right kind and not allowed.
+        RuntimeError: the changed model fails on ``example``, or gives another shape.
+
+    Whatever is raised, the model is as it was. :func:`unantialias_` is the way back.
 
     Example:
         >>> from torch import nn
@@ -142,10 +155,10 @@ def antialias_(
         ... )
         >>> print(antialias_(net, filter_size=3))
         2 of 2 strided layers anti-aliased (general recipe)
-        max   2  MaxPool2d(2, stride 2) -> MaxPool2d(2, stride 1); blur: 3
-        conv  3  stride 2 -> 1; blur: 6
-        2 keys of the state dict have new names: see .renamed
+        max   2  MaxPool2d(2, stride 2) -> MaxPool2d(2, stride 1); blur: 2.1
+        conv  3  stride 2 -> 1; blur: 4.1
     """
+    check_example(example)
     options = _checked(
         model, filter_size, padding_mode, sites, blur_first, min_channels, keep_pool, stem
     )
@@ -159,32 +172,106 @@ def antialias_(
     recipe = recipe_for(model)
     flows = flows_of(model)
     planner = Planner(model, flows, recipe, options)
+    plans = _confirmed_plans(model, flows, planner, layers)
+    changes = [plan for plan in plans if isinstance(plan, Change)]
+    before = None if example is None or not changes else Run.of(model, example)
+    with all_or_nothing(model):
+        report = _carry_out(model, planner, plans, changes)
+        if before is not None:
+            _check_run(before, model, example)
+    return report
+
+
+def _confirmed_plans(
+    model: nn.Module,
+    flows: list[Flow],
+    planner: Planner,
+    layers: list[tuple[str, SiteKind, nn.Module]],
+) -> list[Change | Left]:
+    """What becomes of each layer, without what would make the model's own code do other calls."""
+
+    def same(*changes: Change) -> bool:
+        return same_calls(
+            model,
+            flows,
+            changes,
+            lambda net: _make_blurs(net, changes, planner.options),
+            planner.inserts,
+        )
+
     plans = [planner.plan(*layer) for layer in layers]
     changes = [plan for plan in plans if isinstance(plan, Change)]
-    pools = {change.site: _make_blur(model, change.blur, options) for change in changes}
-    texts = {change.site: _describe(model, change) for change in changes}
-    before = _keys(model)
-    whole = set.union(*(flow.whole for flow in flows))
+    if same(*changes):
+        return plans
+    # Each by itself, and if that does not tell, all.
+    wrong = [change for change in changes if not same(change)]
+    for refused in (wrong, changes):
+        planner.refused |= dict.fromkeys([change.site for change in refused], _DEPENDS)
+        plans = [planner.plan(*layer) for layer in layers]
+        if same(*(plan for plan in plans if isinstance(plan, Change))):
+            break
+    return plans
 
-    _apply(model, changes, pools, whole)
+
+def _carry_out(
+    model: nn.Module, planner: Planner, plans: list[Change | Left], changes: list[Change]
+) -> AntialiasReport:
+    recipe = planner.recipe
+    pools = _make_blurs(model, changes, planner.options)
+    texts = {change.site: _describe(model, change) for change in changes}
+    calls = planner.function_calls()
+    before = _keys(model)
+    place(model, changes, pools, planner.inserts)
     if changes:
         recipe.take_published_keys(model)
-
     where = {module: path for path, module in model.named_modules()}
-    after = _keys(model)
     rows = [
         AntialiasRow(plan.site, plan.kind, texts[plan.site], where[pools[plan.site]])
         if isinstance(plan, Change)
         else AntialiasRow(plan.site, plan.kind, reason=plan.reason)
-        for plan in [*plans, *planner.function_calls()]
+        for plan in [*plans, *calls]
     ]
-    renamed = {
-        old: new
-        for tensor, names in before.items()
-        for old, new in zip(names, after[tensor], strict=True)
-        if old != new
-    }
+    renamed = renamed_keys(before, _keys(model))
     return AntialiasReport(tuple(rows), "+".join(recipe.names) or "general", renamed)
+
+
+def _check_run(before: Run, model: nn.Module, example: Any) -> None:
+    try:
+        unlike = before.difference_of_kind(Run.of(model, example))
+    except Exception as error:
+        raise RuntimeError(
+            f"the model fails on the example once it is anti-aliased, so it was left as it was: "
+            f"{error}"
+        ) from error
+    if unlike is not None:
+        raise RuntimeError(
+            f"once the model is anti-aliased, {unlike}, on the example; it was left as it was"
+        )
+
+
+def unantialias_(model: nn.Module) -> UnantialiasReport:
+    """Takes out what :func:`antialias_` put in: modules, keys and outputs are those of before.
+
+    Fused layers are taken out first, as by :func:`fastblur.unfuse_`. Weights stay what they are.
+
+    Args:
+        model: that was anti-aliased, or a copy or a part of it.
+
+    Returns:
+        What was taken out; ``print`` it.
+
+    Raises:
+        TypeError: ``model`` is no module.
+        ValueError: it is a part that ``antialias_`` made, or hooks were set on one. Nothing was
+            changed then.
+    """
+    check_module(model)
+    with all_or_nothing(model):
+        unfuse_(model)
+        before, made = _keys(model), placed_in(model)
+        take_out(model)
+        Recipe.forget_published_keys(model)
+        return UnantialiasReport(tuple(made), renamed_keys(before, _keys(model)))
 
 
 def _checked(
@@ -221,12 +308,22 @@ def _checked(
     return Options(filter_size, padding_mode, chosen, blur_first, min_channels, keep_pool, stem)
 
 
+def _make_blurs(
+    model: nn.Module, changes: Iterable[Change], options: Options
+) -> dict[str, FilteredPool]:
+    return {change.site: _make_blur(model, change.blur, options) for change in changes}
+
+
 def _make_blur(model: nn.Module, blur: Blur, options: Options) -> FilteredPool:
     like = model if blur.like is None else model.get_submodule(blur.like)
     weight = _first_weight(like)
     with torch.device("cpu" if weight is None else weight.device):
         pool = FilteredPool.zhang(
-            blur.channels, blur.filter_size, blur.stride, options.padding_mode
+            blur.channels,
+            blur.filter_size,
+            blur.stride,
+            options.padding_mode,
+            blur_padding=blur.padding,
         )
     return pool if weight is None else pool.to(weight.dtype)
 
@@ -240,15 +337,17 @@ def _first_weight(module: nn.Module) -> Tensor | None:
 
 def _describe(model: nn.Module, change: Change) -> str:
     module: Any = model.get_submodule(change.site)
-    if change.pool is not None:
-        kernel, padding, _ = change.pool
-        old = f"MaxPool2d({module.kernel_size}, stride {module.stride}{_padded(module.padding)})"
-        return f"{old} -> MaxPool2d({kernel}, stride 1{_padded(padding)})"
+    new = change.attributes
+    if change.kind == "max":
+        kernel, padding = (new.get(n, getattr(module, n)) for n in ("kernel_size", "padding"))
+        ceil = ", ceil_mode" if module.ceil_mode else ""
+        old = f"{module.kernel_size}, stride {module.stride}{_padded(module.padding)}{ceil}"
+        return f"MaxPool2d({old}) -> MaxPool2d({kernel}, stride 1{_padded(padding)})"
     if change.kind == "avg":
         return f"AvgPool2d({module.kernel_size}, stride {module.stride}) -> blur"
-    if change.stride is None:
+    if not new:
         return f"stride {_short(module.stride)} kept, input blurred"
-    return f"stride {_short(module.stride)} -> {_short(change.stride)}"
+    return f"stride {_short(module.stride)} -> {_short(new['stride'])}"
 
 
 def _padded(padding: Any) -> str:
@@ -259,6 +358,16 @@ def _short(pair: tuple[int, ...]) -> str:
     return str(pair[0]) if len(set(pair)) == 1 else str(pair)
 
 
+def renamed_keys(before: dict[int, list[str]], after: dict[int, list[str]]) -> dict[str, str]:
+    """For each key of before that has another name now, the new one."""
+    return {
+        old: new
+        for tensor, names in before.items()
+        for old, new in zip(names, after.get(tensor, names), strict=False)
+        if old != new
+    }
+
+
 def _keys(model: nn.Module) -> dict[int, list[str]]:
     """Keys of the state dict, by the identity of the tensor."""
     keys: dict[int, list[str]] = {}
@@ -266,90 +375,3 @@ def _keys(model: nn.Module) -> dict[int, list[str]]:
         if isinstance(tensor, Tensor):
             keys.setdefault(id(tensor), []).append(key)
     return keys
-
-
-@dataclass
-class _Slot:
-    """What takes the place of one module: in front of it, itself or another, and after it."""
-
-    before: list[nn.Module] = field(default_factory=list)
-    core: list[nn.Module] | None = None
-    after: list[nn.Module] = field(default_factory=list)
-
-
-def _apply(
-    model: nn.Module, changes: list[Change], blurs: dict[str, FilteredPool], whole: set[str]
-) -> None:
-    slots: dict[str, _Slot] = {}
-    for change in changes:
-        slot, blur = slots.setdefault(change.slot, _Slot()), blurs[change.site]
-        if change.where == "instead":
-            pool = change.pool
-            first = [nn.MaxPool2d(pool[0], 1, pool[1], pool[2])] if pool is not None else []
-            slot.core = [*first, blur]
-        elif change.where == "after":
-            slot.after.append(blur)
-        elif change.slot == change.site:
-            slot.before.append(blur)
-        else:
-            # It belongs to what comes before, and so comes before the slot's own.
-            slot.before.insert(0, blur)
-        if change.stride is not None:
-            conv: Any = model.get_submodule(change.site)
-            conv.stride = change.stride
-    parents: dict[str, dict[str, _Slot]] = {}
-    for path, slot in slots.items():
-        parents.setdefault(parent_of(path), {})[path.rpartition(".")[2]] = slot
-    # Innermost first: the paths of the outer ones stay valid.
-    for path in sorted(parents, key=lambda path: -path.count(".") - bool(path)):
-        parent = model.get_submodule(path)
-        if path in whole and is_plain_sequential(parent):
-            _insert(parent, parents[path])
-        else:
-            for name, slot in parents[path].items():
-                modules = _modules(parent, name, slot)
-                new = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
-                setattr(parent, name, new.train(parent.training))
-
-
-def _modules(parent: nn.Module, name: str, slot: _Slot) -> list[nn.Module]:
-    old: Any = parent._modules[name]
-    new = [*slot.before, *(slot.core or ()), *slot.after]
-    for module in new:
-        module.train(parent.training)
-    return new if slot.core is not None else [*slot.before, old, *slot.after]
-
-
-def _insert(parent: nn.Module, slots: dict[str, _Slot]) -> None:
-    """Puts the slots' modules among the children of a Sequential, numbered or named anew."""
-    children: list[tuple[str, nn.Module]] = []
-    taken = set(parent._modules)
-    numbered = list(parent._modules) == [str(i) for i in range(len(parent._modules))]
-    for name, child in parent._modules.items():
-        if name not in slots:
-            children.append((name, child))  # type: ignore[arg-type]
-            continue
-        slot = slots[name]
-        modules = _modules(parent, name, slot)
-        keeper = modules[-1 - len(slot.after)] if slot.core is not None else child
-        for module in modules:
-            new = name if module is keeper else _free(_name_beside(name, module), taken)
-            taken.add(new)
-            children.append((new, module))
-    parent._modules.clear()
-    for position, (name, child) in enumerate(children):
-        parent.add_module(str(position) if numbered else name, child)
-
-
-def _name_beside(name: str, module: nn.Module) -> str:
-    """As the published models name what they add: max0 in front of pool0, ds0 after relu0."""
-    stem = name.rstrip("0123456789")
-    if isinstance(module, nn.MaxPool2d):
-        return name.replace("pool", "max") if "pool" in name else f"{name}_max"
-    return f"ds{name[len(stem) :]}" if stem != name else f"{name}_blur"
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name

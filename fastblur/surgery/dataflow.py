@@ -53,6 +53,7 @@ class Flow:
         calls: for the path of a module that was not looked into, the nodes that call it.
         whole: paths of modules that were called by their own ``forward``.
         stems: paths of first convolutions.
+        parts: what it was read off.
         text: all its calls, in words.
         entire: whether the model could be traced as a whole.
     """
@@ -66,6 +67,7 @@ class Flow:
         self._inside: dict[fx.Node, tuple[str, ...]] = {}
         self._results: dict[str, fx.Node] = {}
         self._paths: dict[fx.Node, str] = {}
+        self.parts = parts
         self.text = self.text_of(parts)
         for part in parts:
             self._results |= {join(part.path, path): node for path, node in part.results.items()}
@@ -92,9 +94,9 @@ class Flow:
                     # A part of a model may well start with a convolution of features.
                     if not prefix or module.in_channels <= 4:
                         self.stems.add(path)
-            inside = [prefix, *inside]
-            self.whole.update(inside)
-            self._inside[node] = tuple(inside)
+            # That a part was traced by itself is no sign that somebody calls it.
+            self.whole.update(inside if prefix else ["", *inside])
+            self._inside[node] = (prefix, *inside)
 
     def path(self, node: fx.Node) -> str | None:
         """Of the module that the node calls, if it calls one."""
@@ -117,6 +119,10 @@ class Flow:
             if self._results.get(outer) is not node:
                 return
             yield outer
+
+    def is_inside(self, node: fx.Node, path: str) -> bool:
+        """Whether the call is one that the module at the path makes."""
+        return path in self._inside[node]
 
     def role(self, node: fx.Node) -> str:
         """``"activation"``, ``"norm"``, ``"pass"`` or ``""``."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._backends import BackendName
-from .._geometry import MAX_TAPS, Geometry, IntOrPair, PaddingMode, check_scalar
+from .._geometry import MAX_TAPS, BlurPadding, Geometry, IntOrPair, PaddingMode, check_scalar
 from ..functional import as_map
 from ..modules import Pool
 
@@ -109,10 +109,11 @@ class FilteredPool(Pool):
         stride: IntOrPair = 2,
         padding_mode: PaddingMode = "reflect",
         backend: BackendName = "auto",
+        blur_padding: BlurPadding = "same",
     ) -> FilteredPool:
         """Zhang's BlurPool for [N, channels, H, W]: binomial taps, persistent buffer ``filt``."""
         check_scalar("channels", channels, 1)
-        geometry = Geometry.resolve(1, stride, 0, filter_size, None, "same", padding_mode)
+        geometry = Geometry.resolve(1, stride, 0, filter_size, None, blur_padding, padding_mode)
         plane = torch.outer(torch.tensor(geometry.taps_h), torch.tensor(geometry.taps_w))
         return cls(geometry, plane.repeat(channels, 1, 1, 1), backend=backend)
 

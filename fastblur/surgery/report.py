@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from .._geometry import Geometry
@@ -120,6 +120,24 @@ class UnfuseReport:
             return back
         paths = ", ".join(path or "the model" for path in self.apart)
         return f"{back}; separate calls again in: {paths}"
+
+
+@dataclass(frozen=True)
+class UnantialiasReport:
+    """What :func:`fastblur.unantialias_` took out; ``str()`` is for people.
+
+    Attributes:
+        removed: the paths of the blurs, and of modules with their blurs, in the model of before.
+        renamed: for each key of the state dict before that has another name now, the new one.
+    """
+
+    removed: tuple[str, ...]
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if not self.removed:
+            return "nothing to take out: the model holds no blur that antialias_ made"
+        return f"taken out: {', '.join(self.removed)}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

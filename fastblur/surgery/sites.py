@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import inspect
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
-from .._geometry import PaddingMode, Pair
+from .._geometry import BlurPadding, PaddingMode, Pair
 from .calls import has_call_hooks
 from .dataflow import Flow, calls_as_conv2d, is_plain_sequential, parent_of
 from .recipes import Recipe
@@ -54,12 +55,14 @@ class Blur:
         filter_size: (height, width); 1 along an axis that is not subsampled.
         stride: (height, width).
         like: path of the module whose weight tells device and dtype, or None.
+        padding: of the map, as of :class:`fastblur.FusedBlurPool`.
     """
 
     channels: int
     filter_size: Pair
     stride: Pair
     like: str | None
+    padding: BlurPadding = "same"
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,7 @@ class Change:
         slot: path of the module next to which, or instead of which, the blur goes.
         where: on which side.
         blur: the blur.
-        pool: (kernel_size, padding, dilation) of the max that takes the slot together with it.
-        stride: that the convolution at ``site`` gets, or None where it keeps its own.
+        attributes: that the layer at ``site`` gets.
     """
 
     site: str
@@ -81,8 +83,7 @@ class Change:
     slot: str
     where: Where
     blur: Blur
-    pool: tuple[Any, Any, Any] | None = None
-    stride: Pair | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,12 @@ def strided_layers(model: nn.Module) -> list[tuple[str, SiteKind, nn.Module]]:
 
 
 class Planner:
-    """Decides for each strided layer by itself; what no trace tells is left alone."""
+    """Decides for each strided layer by itself; what no trace tells is left alone.
+
+    Attributes:
+        refused: reasons, by the path of the strided layer, to leave what else would be changed.
+        inserts: paths of the Sequentials among whose children blurs are inserted.
+    """
 
     def __init__(
         self, model: nn.Module, flows: list[Flow], recipe: Recipe, options: Options
@@ -119,6 +125,8 @@ class Planner:
         self.options = options
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.stems = {path for flow in flows for path in flow.stems}
+        self.refused: dict[str, str] = {}
+        self.inserts = {path for path in recipe.inserts if self._is_called_whole(path)}
         self._names: dict[nn.Module, list[str]] = {}
         for path, module in self.modules.items():
             self._names.setdefault(module, []).append(path)
@@ -128,6 +136,8 @@ class Planner:
         try:
             if kind not in self.options.sites:
                 raise _Leave(f"{kind!r} is not among the sites asked for")
+            if path in self.refused:
+                raise _Leave(self.refused[path])
             if not isinstance(module, (nn.MaxPool2d, nn.Conv2d, nn.AvgPool2d)):
                 raise _Leave("only layers of two dimensions are changed")
             if not path:
@@ -150,7 +160,7 @@ class Planner:
             for inside, name, node in flow.function_calls():
                 window = node.kwargs.get("kernel_size", (*node.args[1:], 1)[0])
                 stride = node.kwargs.get("stride", (*node.args[2:], None)[0]) or window
-                if _most(stride) > 1:
+                if _may_be_more_than_one(stride):
                     site = f"{inside}: {name}()" if inside else f"{name}()"
                     reason = "a call of a function, where no module can be put"
                     found[site] = Left(site, "max" if name == "max_pool2d" else "avg", reason)
@@ -163,14 +173,28 @@ class Planner:
             raise _Leave(f"{type(pool).__name__} has a forward of its own")
         if pool.return_indices:
             raise _Leave("return_indices=True: a blurred maximum has no index")
+        attributes: dict[str, Any] = {"stride": 1}
+        padding: BlurPadding = "same"
         if pool.ceil_mode:
-            raise _Leave("ceil_mode=True: with stride 1 it does nothing, and the map would shrink")
-        kernel, padding = pool.kernel_size, pool.padding
-        if not self.options.keep_pool:
-            kernel, padding = self.recipe.pools.get(path, (kernel, padding))
+            attributes["ceil_mode"] = False
+            padding = self._padding_of_ceil(pool)
+        elif path in self.recipe.pools and not self.options.keep_pool:
+            attributes["kernel_size"], attributes["padding"] = self.recipe.pools[path]
         channels, like = self._channels_at(path)
-        blur = self._blur(channels, _stride(pool), like)
-        return Change(path, "max", path, "instead", blur, pool=(kernel, padding, pool.dilation))
+        blur = self._blur(channels, _stride(pool), like, padding)
+        return Change(path, "max", path, "after", blur, attributes)
+
+    def _padding_of_ceil(self, pool: nn.MaxPool2d) -> BlurPadding:
+        """With which a blur has as many results as the max, its last window cut off included."""
+        kernel, padding, dilation = map(_pair, (pool.kernel_size, pool.padding, pool.dilation))
+        sides: list[int] = []
+        for k, s, p, d in zip(kernel, _stride(pool), padding, dilation, strict=True):
+            if s > d * (k - 1) + 1 - p:
+                # PyTorch drops a window that begins in the padding, at some sizes of the map.
+                raise _Leave("ceil_mode=True: its stride is more than its window without padding")
+            size = _size(self.options.filter_size, s)
+            sides += _sides(size + s - 2 if s > 1 else 0, (size - 1) // 2)
+        return sides
 
     def _avg(self, path: str, pool: nn.AvgPool2d) -> Change:
         if type(pool).forward is not nn.AvgPool2d.forward:
@@ -178,16 +202,11 @@ class Planner:
         if pool.divisor_override is not None:
             raise _Leave(f"divisor_override={pool.divisor_override}: it is no mean")
         kernel, stride, padding = _pair(pool.kernel_size), _stride(pool), _pair(pool.padding)
-        for k, s, p in zip(kernel, stride, padding, strict=True):
-            if not (k == s and p == 0) and not (k == 2 * p + 1 and not pool.ceil_mode):
-                raise _Leave(
-                    f"a window of {kernel} with stride {stride} and padding {padding} leaves "
-                    f"another size than a blur"
-                )
         if max(stride) > max(self.options.filter_size, 2):
             raise _Leave(
                 f"its stride of {max(stride)} is more than the {self.options.filter_size} taps"
             )
+        sides = self._padding_of_average(path, kernel, stride, padding, pool.ceil_mode)
         if not any(flow.calls.get(path) for flow in self.flows):
             raise _Leave(_UNSEEN)
         for flow in self.flows:
@@ -195,7 +214,27 @@ class Planner:
                 if flow.is_flattened(node):
                     raise _Leave("its result is flattened, as that of a global pooling is")
         channels, like = self._channels_at(path)
-        return Change(path, "avg", path, "instead", self._blur(channels, stride, like))
+        return Change(path, "avg", path, "instead", self._blur(channels, stride, like, sides))
+
+    def _padding_of_average(
+        self, path: str, kernel: Pair, stride: Pair, padding: Pair, ceil_mode: bool
+    ) -> BlurPadding:
+        """With which a blur has as many results as the average."""
+        if path in self.recipe.averages:
+            return "same"
+        axes = list(zip(kernel, stride, padding, strict=True))
+        if ceil_mode and any(k != s or p for k, s, p in axes):
+            raise _Leave("ceil_mode=True: its last window is cut off")
+        sides: list[int] = []
+        for k, s, p in axes:
+            size = _size(self.options.filter_size, s)
+            both = size - 1 if ceil_mode else size - k + 2 * p
+            if both < 0:
+                raise _Leave(f"a window of {k} with padding {p} is wider than {size} taps")
+            # The middle of the taps is that of the window, or half a pixel off as Zhang's.
+            twice = 2 * p + size - k
+            sides += _sides(both, max(twice // 2, min((size - 1) // 2, (twice + 1) // 2)))
+        return sides
 
     def _channels_at(self, path: str) -> tuple[int | None, str | None]:
         """Of the input of a module; None if calls differ, or it is not known."""
@@ -221,7 +260,8 @@ class Planner:
             )
         pointwise = _is_pointwise(conv)
         if options.blur_first and not pointwise:
-            blur = self._blur(conv.in_channels, _stride(conv), path)
+            channels = conv.in_channels if calls_as_conv2d(conv) else None
+            blur = self._blur(channels, _stride(conv), path)
             return Change(path, "conv", path, "before", replace(blur, stride=(1, 1)))
         if not calls_as_conv2d(conv):
             raise _Leave(f"{type(conv).__name__} has a forward of its own")
@@ -260,47 +300,55 @@ class Planner:
         left = (height // stride[0], width // stride[1])
         blur = self._blur(conv.out_channels, left, path)
         slot, where = self._place(flow, result)
-        return Change(path, "conv", slot, where, blur, stride=stride)
+        return Change(path, "conv", slot, where, blur, {"stride": stride})
 
     def _blurred_before(self, path: str, conv: nn.Conv2d) -> Change:
         # A convolution of single pixels commutes with subsampling and with the blur.
         blur = self._blur(conv.in_channels, _stride(conv), path)
-        return Change(path, "conv", path, "before", blur, stride=(1, 1))
+        return Change(path, "conv", path, "before", blur, {"stride": (1, 1)})
 
     def _place(self, flow: Flow, result: fx.Node) -> tuple[str, Where]:
         """Next to which module a blur sees this result, and all who use it see the blur's.
 
-        In turn: in the outermost Sequential that the activation ends a part of; in the pooling
-        that is changed itself; around the activation; in front of the one module that uses it.
+        In turn: where timm keeps a place for it; where the published models have it in a
+        Sequential; in front of the pooling that is changed itself; behind the innermost module
+        whose one result this is; in front of the one module that uses it.
         """
         users = flow.users(result)
         user = users[0] if len(users) == 1 else None
         following = None if user is None else self._only_call(flow, user)
         if following and self._is_placeholder(following):
             return following, "instead"
-        own = self._only_call(flow, result)
-        best = None
-        for level in flow.result_of(result):
-            parent = parent_of(level)
-            if best is not None and level != parent_of(best):
-                break
-            if not (parent in flow.whole and is_plain_sequential(self.modules[parent])):
-                break
-            if len(flow.calls.get(level, ())) > 1 or not self._is_alone(level):
-                break
-            best = level
-        if best is not None:
-            return best, "after"
+        levels = self._levels(flow, result)
+        published = [level for level in levels if parent_of(level) in self.inserts]
+        if published:
+            return published[-1], "after"
         if following and isinstance(self.modules[following], nn.MaxPool2d):
             pool = self.modules[following]
             if max(_stride(pool)) > 1 and isinstance(self.plan(following, "max", pool), Change):
                 return following, "before"
-        if own and self._is_alone(own):
-            return own, "after"
-        if user and following and self._is_alone(following) and len(user.all_input_nodes) == 1:
+        if levels:
+            return levels[0], "after"
+        if user and following and self._is_alone(following) and _gets_one_argument(user):
             return following, "before"
         where = f"{flow.describe(result)} and {', '.join(map(flow.describe, users))}"
         raise _Leave(f"there is no place for a blur between {where}")
+
+    def _levels(self, flow: Flow, result: fx.Node) -> list[str]:
+        """Paths, from the inside out, of modules that return this result and use it no further."""
+        found = []
+        for level in flow.result_of(result):
+            if not level or any(flow.is_inside(user, level) for user in flow.users(result)):
+                break
+            once = len(flow.calls.get(level, ())) <= 1 and self._is_alone(level)
+            if once and len(inspect.signature(self.modules[level].forward).parameters) == 1:
+                found.append(level)
+        return found
+
+    def _is_called_whole(self, path: str) -> bool:
+        """Whether wherever a trace shows the children of a Sequential called, it is called."""
+        whole = all(path in flow.whole for flow in self.flows)
+        return whole and is_plain_sequential(self.modules[path])
 
     def _is_placeholder(self, path: str) -> bool:
         """Whether timm left this place free for such a layer."""
@@ -314,9 +362,11 @@ class Planner:
 
     # -- modules in general -----------------------------------------------------------------
 
-    def _blur(self, channels: int | None, stride: Pair, like: str | None) -> Blur:
-        size = self.options.filter_size
-        return Blur(channels or 1, (_size(size, stride[0]), _size(size, stride[1])), stride, like)
+    def _blur(
+        self, channels: int | None, stride: Pair, like: str | None, padding: BlurPadding = "same"
+    ) -> Blur:
+        height, width = (_size(self.options.filter_size, s) for s in stride)
+        return Blur(channels or 1, (height, width), stride, like, padding)
 
     def _check_alone(self, path: str) -> None:
         module = self.modules[path]
@@ -354,6 +404,10 @@ def _activation_after(flow: Flow, node: fx.Node) -> fx.Node:
         node = user
 
 
+def _gets_one_argument(call: fx.Node) -> bool:
+    return len(call.args) == len(call.all_input_nodes) == 1 and not call.kwargs
+
+
 def _is_pointwise(conv: nn.Conv2d) -> bool:
     return _pair(conv.kernel_size) == (1, 1) and conv.padding in (0, (0, 0))
 
@@ -366,12 +420,20 @@ def _size(filter_size: int, stride: int) -> int:
     return filter_size if stride > 1 else 1
 
 
+def _sides(both: int, before: int) -> tuple[int, int]:
+    """Padding in front and behind, of so many in all."""
+    before = min(before, both)
+    return before, both - before
+
+
 def _pair(value: Any) -> Pair:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
-def _most(value: Any) -> int:
-    return max(value) if isinstance(value, (tuple, list)) else value if type(value) is int else 1
+def _may_be_more_than_one(value: Any) -> bool:
+    """Whether a stride may subsample: it may be read off the map, too."""
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return any(type(one) is not int or one > 1 for one in values)
 
 
 def _stride(module: nn.Module) -> Pair:

@@ -1,0 +1,135 @@
+"""Runs of a model on an example, before and after a change, that leave the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+# Fused layers add in another order; what is wrong differs by its own size.
+_ALLOWED = {torch.float64: 1e-6, torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.1}
+
+
+def check_example(example: Any) -> None:
+    """Raises TypeError unless it is None, a tensor, or a tuple of arguments."""
+    if not (example is None or isinstance(example, (Tensor, tuple))):
+        raise TypeError(
+            f"example must be a tensor or a tuple of the model's arguments, got "
+            f"{type(example).__name__}"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of a model.
+
+    Attributes:
+        outputs: all leaves of its result.
+        structure: of the result.
+        gradients: of the tensors in the example; None where there is none.
+    """
+
+    outputs: list[Any]
+    structure: Any
+    gradients: list[Tensor | None]
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Any) -> Run:
+        """In the modes that the modules are in, with random numbers that are always the same."""
+        arguments = example if isinstance(example, tuple) else (example,)
+        leaves, form = pytree.tree_flatten(arguments)
+        leaves = [_own(leaf) for leaf in leaves]
+        wanted = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+        with torch.inference_mode(False), torch.enable_grad(), _left_as_it_was(model, leaves):
+            outputs, structure = pytree.tree_flatten(model(*pytree.tree_unflatten(leaves, form)))
+            parts = [_weighed(y) for y in outputs if isinstance(y, Tensor) and y.requires_grad]
+            gradients: list[Tensor | None] = [None] * len(wanted)
+            if parts and wanted:
+                gradients = list(torch.autograd.grad(parts, wanted, allow_unused=True))
+        return cls([_detached(y) for y in outputs], structure, gradients)
+
+    def difference(self, other: Run) -> str | None:
+        """In which respect the other run has another result or other gradients; or None."""
+        if (unlike := self.difference_of_kind(other)) is not None:
+            return unlike
+        for name, ours, theirs in (
+            ("output", self.outputs, other.outputs),
+            ("gradient of the input", self.gradients, other.gradients),
+        ):
+            for a, b in zip(ours, theirs, strict=True):
+                if (unlike := _difference(a, b)) is not None:
+                    return f"the {name} {unlike}"
+        return None
+
+    def difference_of_kind(self, other: Run) -> str | None:
+        """Whether the other run's result has other shapes, or numbers that are no longer finite."""
+        if self.structure != other.structure:
+            return f"the result is {other.structure}, not {self.structure}"
+        for a, b in zip(self.outputs, other.outputs, strict=True):
+            if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+                continue
+            if a.shape != b.shape:
+                return f"the shape of an output is {tuple(b.shape)}, not {tuple(a.shape)}"
+            if torch.isfinite(a).all() and not torch.isfinite(b).all():
+                return "an output is not finite"
+        return None
+
+
+def _difference(a: Any, b: Any) -> str | None:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        same = a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+        return None if same else f"is {b!r}, not {a!r}"
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return f"is {b.dtype}{list(b.shape)}, not {a.dtype}{list(a.shape)}"
+    if not a.is_floating_point():
+        return None if torch.equal(a, b) else "is another"
+    x, y = (torch.nan_to_num(t.double()) for t in (a, b))
+    apart, size = (x - y).norm().item(), x.norm().item()
+    same = torch.equal(a.isnan(), b.isnan()) and apart <= _ALLOWED.get(a.dtype, 0.1) * size
+    return None if same else f"is another by {apart:.3g}, of {size:.3g}"
+
+
+def _own(leaf: Any) -> Any:
+    """A leaf of the example that is nobody else's."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    leaf = leaf.detach().clone()
+    return leaf.requires_grad_() if leaf.is_floating_point() else leaf
+
+
+def _detached(y: Any) -> Any:
+    return y.detach() if isinstance(y, Tensor) else y
+
+
+def _weighed(y: Tensor) -> Tensor:
+    """One number that hangs on each entry differently."""
+    weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64, device=y.device)
+    return (y.double() * weight.view(y.shape)).sum() if not y.is_complex() else y.abs().sum()
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module, leaves: list[Any]) -> Iterator[None]:
+    """Buffers, random numbers and modes are afterwards what they were."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    modes = [(module, module.training) for module in model.modules()]
+    tables = [(module, dict(module._buffers)) for module in model.modules()]
+    tensors = [*(leaf for leaf in leaves if isinstance(leaf, Tensor)), *model.parameters()]
+    devices = {t.device for t in tensors if t.is_cuda}
+    with torch.random.fork_rng(devices=[device.index for device in devices]):
+        torch.manual_seed(0)
+        try:
+            yield
+        finally:
+            for module, table in tables:
+                module._buffers.update(table)
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    with torch.no_grad():
+                        buffer.copy_(before)
+            for module, training in modes:
+                module.training = training
