@@ -73,6 +73,22 @@ class Routed(nn.Module):
         return x if x.sum() < 1e9 else kept[0]
 
 
+class VGG(nn.Module):
+    """The published model by its name and children, which another network walks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pool, convs = nn.MaxPool2d(2), (nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1))
+        self.features = nn.Sequential(convs[0], nn.ReLU(), pool, convs[1], nn.ReLU())
+        self.avgpool, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found = []
+        for layer in self.features if x.sum() < 1e9 else ():
+            found.append(x := layer(x))
+        return found
+
+
 class SamePadded(nn.Module):
     """Pads by the stride that its convolution has, as models from TensorFlow do."""
 
@@ -183,6 +199,7 @@ MODELS: list[Callable[[], nn.Module]] = [
     small,
     *(lambda b=b, n=n: Extractor(b, n) for b in (False, True) for n in (False, True)),
     Routed,
+    VGG,
     SamePadded,
     ByClass,
     KeptElsewhere,

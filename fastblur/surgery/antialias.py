@@ -15,8 +15,8 @@ from .confirming import same_calls
 from .dataflow import Flow, flows_of
 from .filtered_pool import FilteredPool
 from .fuse import unfuse_
-from .models import check_model, check_module
-from .placing import all_or_nothing, place, placed_in, take_out
+from .models import all_or_nothing, check_model, check_module
+from .placing import place, placed_in, take_out
 from .recipes import Recipe, recipe_for
 from .recognise import blurs
 from .report import Report, UnantialiasReport
@@ -178,7 +178,7 @@ def antialias_(
     with all_or_nothing(model):
         report = _carry_out(model, planner, plans, changes)
         if before is not None:
-            _check_run(before, model, example)
+            before.check(model, example, "anti-aliased", same_numbers=False)
     return report
 
 
@@ -233,20 +233,6 @@ def _carry_out(
     ]
     renamed = renamed_keys(before, _keys(model))
     return AntialiasReport(tuple(rows), "+".join(recipe.names) or "general", renamed)
-
-
-def _check_run(before: Run, model: nn.Module, example: Any) -> None:
-    try:
-        unlike = before.difference_of_kind(Run.of(model, example))
-    except Exception as error:
-        raise RuntimeError(
-            f"the model fails on the example once it is anti-aliased, so it was left as it was: "
-            f"{error}"
-        ) from error
-    if unlike is not None:
-        raise RuntimeError(
-            f"once the model is anti-aliased, {unlike}, on the example; it was left as it was"
-        )
 
 
 def unantialias_(model: nn.Module) -> UnantialiasReport:

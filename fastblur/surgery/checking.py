@@ -53,6 +53,27 @@ class Run:
                 gradients = list(torch.autograd.grad(parts, wanted, allow_unused=True))
         return cls([_detached(y) for y in outputs], structure, gradients)
 
+    def check(
+        self, model: nn.Module, example: Any, what: str, *, same_numbers: bool = True
+    ) -> None:
+        """Runs the model again, once it is what is said.
+
+        Raises:
+            RuntimeError: it fails, or gives another result.
+        """
+        try:
+            now = Run.of(model, example)
+        except Exception as error:
+            raise RuntimeError(
+                f"the model fails on the example once it is {what}, so it was left as it was: "
+                f"{error}"
+            ) from error
+        unlike = self.difference(now) if same_numbers else self.difference_of_kind(now)
+        if unlike is not None:
+            raise RuntimeError(
+                f"once the model is {what}, {unlike}, on the example; it was left as it was"
+            )
+
     def difference(self, other: Run) -> str | None:
         """In which respect the other run has another result or other gradients; or None."""
         if (unlike := self.difference_of_kind(other)) is not None:

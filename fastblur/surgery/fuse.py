@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from .. import _backends
@@ -13,9 +14,10 @@ from .._backends import BackendName
 from ..modules import Pool
 from .call_sites import Change, find_changes, original_class, set_class
 from .calls import has_call_hooks
+from .checking import Run, check_example
 from .dataflow import Flow, flows_of, parent_of
 from .joining import Step, together
-from .models import check_model, check_module
+from .models import all_or_nothing, check_model, check_module
 from .reasons import why_not_joined
 from .recognise import CannotFuse, Layer, check_contents, check_numbers, recognise
 from .report import FuseReport, FuseRow, UnfuseReport, describe
@@ -29,8 +31,14 @@ _STATE_HOOKS = (
 )
 
 
-def fuse_(model: nn.Module, *, relu: bool = True, backend: BackendName = "auto") -> FuseReport:
-    """Replaces the anti-aliasing layers of a model with fused ones, in place.
+def fuse_(
+    model: nn.Module,
+    *,
+    relu: bool = True,
+    backend: BackendName = "auto",
+    example: Tensor | tuple[Any, ...] | None = None,
+) -> FuseReport:
+    """Replaces the anti-aliasing layers of a model by fused ones, in place.
 
     Recognises the layers of antialiased_cnns, timm, kornia, Composer, TResNet and ffcv-imagenet,
     and average pools behind a ReLU (timm's ``resnetaa``). A max of stride 1 and a ReLU join the
@@ -49,42 +57,55 @@ def fuse_(model: nn.Module, *, relu: bool = True, backend: BackendName = "auto")
     Args:
         model: the model whose modules are replaced. It cannot itself be one of the layers.
         relu: whether ReLUs join.
-        backend: backend of the fused layers, as for :class:`fastblur.FusedMaxBlurPool`.
+        backend: of the fused layers, as for :class:`fastblur.FusedMaxBlurPool`.
+        example: an input of the model, or a tuple of its arguments, on which it runs before and
+            after: unless outputs and gradients of the input stay the same, all is put back. The
+            modes, random numbers and buffers are those of before.
 
     Returns:
         A report with one row per recognised layer; ``print`` it.
 
     Raises:
-        TypeError: ``model`` is not a module, or is scripted, compiled or inside a DataParallel;
-            or ``relu`` is not a bool.
+        TypeError: ``model`` is no module, or one that is scripted, compiled or in a DataParallel
+            already; or another argument is of the wrong kind.
         ValueError: no backend has that name.
+        RuntimeError: the fused model gives something else on ``example``.
+
+    Whatever is raised, the model is as it was.
     """
     check_model(model)
     if not isinstance(relu, bool):
         raise TypeError(f"relu must be True or False, got {relu!r}")
     _backends.check_name(backend)
+    check_example(example)
     plan, already = _Planner(model, relu, backend).plan()
-    plan.carry_out(model)
+    before = None if example is None else Run.of(model, example)
+    with all_or_nothing(model):
+        plan.carry_out(model)
+        if before is not None:
+            before.check(model, example, "fused")
     return FuseReport(tuple(site.row for site in plan.sites), already)
 
 
-def unfuse_(model: nn.Module) -> UnfuseReport:
-    """Restores the original modules that :func:`fuse_` replaced.
-
-    The restored objects keep the current filters, convolutions and train/eval mode.
+def unfuse_(model: nn.Module, *, example: Tensor | tuple[Any, ...] | None = None) -> UnfuseReport:
+    """Puts back what :func:`fuse_` replaced, with the filters, convolutions and modes of now.
 
     Args:
-        model: the fused model, or a copy or a part of it.
+        model: that was fused, or a copy or a part of it.
+        example: as for :func:`fuse_`.
 
     Returns:
         A report with the paths of the restored modules; ``print`` it.
 
     Raises:
-        TypeError: ``model`` is not a module.
-        ValueError: ``model`` is itself a fused layer, or a fused layer has hooks. The model is
-            unchanged then.
+        TypeError: ``model`` is no module.
+        ValueError: it is a fused layer itself, or hooks were set on what ``fuse_`` made.
+        RuntimeError: the unfused model gives something else on ``example``.
+
+    Whatever is raised, the model is as it was.
     """
     check_module(model)
+    check_example(example)
     if _before(model) is not None:
         raise ValueError("model must hold the fused layers, got a fused layer")
     found = [
@@ -95,14 +116,18 @@ def unfuse_(model: nn.Module) -> UnfuseReport:
     for path, module, _ in found:
         if has_call_hooks(module):
             raise ValueError(f"{path} has hooks, which would be lost; remove them first")
-    for path, module, before in found:
-        _hand_over(module, before)
-        _put(model, path, before)
+    run = None if example is None else Run.of(model, example)
     apart = []
-    for path, module in model.named_modules():
-        if (kind := original_class(type(module))) is not type(module):
-            set_class(module, kind)
-            apart.append(path)
+    with all_or_nothing(model):
+        for path, module, before in found:
+            _hand_over(module, before)
+            _put(model, path, before)
+        for path, module in model.named_modules():
+            if (kind := original_class(type(module))) is not type(module):
+                set_class(module, kind)
+                apart.append(path)
+        if run is not None:
+            run.check(model, example, "unfused")
     return UnfuseReport(tuple(path for path, _, _ in found), tuple(apart))
 
 

@@ -1,7 +1,9 @@
-"""Checks that a model can be changed in place."""
+"""Which models can be changed in place, and that a change is all or nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,4 +29,29 @@ def check_model(model: Any) -> None:
         name = type(model).__name__
         raise TypeError(f"model must be the module inside {name}: pass model.module")
     if hasattr(model, "_orig_mod"):
-        raise TypeError("model must not be compiled: call this first, then torch.compile")
+        raise TypeError("model must not be compiled yet: change it, then torch.compile it")
+
+
+@contextmanager
+def all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Whatever is raised inside leaves every module of the model as it was."""
+    saved = [
+        (
+            module,
+            type(module),
+            dict(vars(module)),
+            {name: value.copy() for name, value in vars(module).items() if isinstance(value, dict)},
+        )
+        for module in model.modules()
+    ]
+    try:
+        yield
+    except BaseException:
+        for module, kind, own, tables in saved:
+            object.__setattr__(module, "__class__", kind)
+            vars(module).clear()
+            vars(module).update(own)
+            for name, table in tables.items():
+                own[name].clear()
+                own[name].update(table)
+        raise

@@ -8,8 +8,7 @@ inserted only where the published models have them there (:mod:`.recipes`).
 from __future__ import annotations
 
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -274,31 +273,3 @@ def _take_from(parent: nn.Module, names: Mapping[str, str]) -> None:
     parent._modules.clear()
     for position, (name, child) in enumerate(kept):
         parent._modules[str(position) if numbered else name] = child
-
-
-# ---- all or nothing ------------------------------------------------------------------------------
-
-
-@contextmanager
-def all_or_nothing(model: nn.Module) -> Iterator[None]:
-    """Whatever is raised inside leaves every module of the model as it was."""
-    saved = [
-        (
-            module,
-            type(module),
-            dict(vars(module)),
-            {name: value.copy() for name, value in vars(module).items() if isinstance(value, dict)},
-        )
-        for module in model.modules()
-    ]
-    try:
-        yield
-    except BaseException:
-        for module, kind, own, tables in saved:
-            object.__setattr__(module, "__class__", kind)
-            vars(module).clear()
-            vars(module).update(own)
-            for name, table in tables.items():
-                own[name].clear()
-                own[name].update(table)
-        raise
