@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.jit._trace import TracerWarning
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import _backends
 from ._autograd import is_tracing
@@ -186,12 +187,31 @@ def blur_pool1d(
 
 
 def run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
-    """Checks the input, chooses the backend and runs it. Functions and modules share this."""
+    """Checks the input, chooses the backend and runs it: what functions and modules share."""
+    if is_overridden(input):
+        g = geometry
+        plain: dict[str, Any] = dict(
+            kernel_size=g.kernel_size,
+            stride=g.stride,
+            padding=g.padding,
+            taps=(g.taps_h, g.taps_w),
+            blur_padding=g.blur_padding,
+            padding_mode=g.padding_mode,
+            relu=g.relu,
+            backend=backend,
+        )
+        y: Tensor = handle_torch_function(max_blur_pool2d, (input,), input, **plain)
+        return y
     if is_tracing():
         # The checks read sizes and taps, which makes the tracer warn needlessly.
         with warnings.catch_warnings(action="ignore", category=TracerWarning):
             return _run(input, geometry, backend)
     return _run(input, geometry, backend)
+
+
+def is_overridden(input: Any) -> bool:
+    """Whether a ``__torch_function__`` is asked: that of a subclass, a proxy of fx, or a mode."""
+    return has_torch_function_unary(input) and not torch.compiler.is_compiling()
 
 
 def _run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
@@ -211,6 +231,8 @@ def run_1d(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
 def as_map(input: Tensor, geometry: Geometry) -> Tensor:
     """[N, C, L] or [C, L] as a map of height 1."""
     if not isinstance(input, Tensor):
+        if is_overridden(input):  # and has no sizes to be checked
+            return input.unsqueeze(-2)
         geometry.check_input(input)  # raises
     if input.dim() not in (2, 3):
         raise ValueError(f"input must be [N, C, L] or [C, L], got shape {tuple(input.shape)}")

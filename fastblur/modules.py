@@ -107,8 +107,8 @@ class Pool(nn.Module):
         if direct and (y := direct(input)) is not None:
             return y
         y = run(input, geometry, self.backend)
-        if device != input.device:
-            self._find_path(geometry, input.device)
+        if isinstance(input, Tensor) and device != input.device:
+            self._look_for_a_road(geometry, input.device)
         return y
 
     def _find_path(self, geometry: Geometry, device: torch.device) -> None:

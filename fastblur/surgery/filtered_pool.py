@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._backends import BackendName
 from .._geometry import MAX_TAPS, BlurPadding, Geometry, IntOrPair, PaddingMode, check_scalar
-from ..functional import as_map
+from ..functional import as_map, is_overridden
 from ..modules import Pool
 
 _LEAST = torch.finfo(torch.float32).eps
@@ -157,9 +157,15 @@ class FilteredPool(Pool):
         filter = self.filter
         one_dimensional = filter.dim() == 3
         axis, channels = -2 if one_dimensional else -3, channels_of(filter)
-        if not isinstance(input, Tensor):
+        known = isinstance(input, Tensor)
+        if not known and not is_overridden(input):
             self.geometry.check_input(input)  # raises
-        if channels is not None and input.dim() >= -axis and input.shape[axis] != channels:
+        if (
+            known
+            and channels is not None
+            and input.dim() >= -axis
+            and input.shape[axis] != channels
+        ):
             raise ValueError(
                 f"input must have {channels} channels, as the filter {self.filter_name!r} has, "
                 f"got shape {tuple(input.shape)}"
