@@ -348,7 +348,10 @@ LEFT: dict[str, tuple[Make, str]] = {
     "child hooked": (lambda: layer(pad=hooked(nn.ReflectionPad2d(1))), "hooks"),
     "state dict hook": (lambda: state_hooked(layer()), "hooks of its state dict"),
     "parametrized": (lambda: parametrized(), "subclass|parametrized"),
-    "same name": (lambda: type("BlurPool", (aa.BlurPool,), {})(4, filt_size=3), "subclass"),
+    "same name": (
+        lambda: type("BlurPool", (aa.BlurPool,), {"more": 1})(4, filt_size=3),
+        "subclass",
+    ),
     "gradient cut": (
         lambda: BlurPool(lambda m, x, y: y.detach() + 0 * y),
         "computes something else",

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastblur import fuse_, unfuse_
 from fastblur.surgery import FilteredPool, recognise
 
 from . import lookalikes
+from .judge import binomial
 
 
 class Sensitive(nn.Module):
@@ -135,3 +137,52 @@ def test_all_channels_where_two_do_not_go() -> None:
 
     kind.__init__, kind.forward = init, forward  # type: ignore[misc, assignment, method-assign]
     assert fuse_(nn.Sequential(kind())).fused
+
+
+def adobe(name: str, **arguments: Any) -> nn.Module:
+    """BlurPool as antialiased_cnns has it, under another name."""
+    f, stride, channels = arguments["filt_size"], arguments["stride"], arguments["channels"]
+    before = (f - 1) // 2
+    taps = torch.tensor(binomial(f))
+
+    def init(self: Any) -> None:
+        nn.Module.__init__(self)
+        self.filt_size, self.pad_off, self.stride, self.channels = f, 0, stride, channels
+        self.pad = arguments["pad"]([before, f - 1 - before] * 2)
+        self.register_buffer("filt", torch.outer(taps, taps).repeat(channels, 1, 1, 1))
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return F.conv2d(self.pad(x), self.filt, stride=self.stride, groups=x.shape[1])
+
+    made: nn.Module = type(name, (nn.Module,), {"__init__": init, "forward": forward})()
+    return made
+
+
+@pytest.mark.parametrize("filt_size", [2, 3, 4, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("pad", [nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ZeroPad2d])
+def test_first_name_of_blur_pool(filt_size: int, stride: int, pad: type[nn.Module]) -> None:
+    layer = adobe("Downsample", filt_size=filt_size, stride=stride, channels=5, pad=pad)
+    model, x = nn.Sequential(layer), torch.randn(2, 5, 17, 14)
+    want = model(x)
+    assert fuse_(model).fused
+    torch.testing.assert_close(model(x), want)
+
+
+def test_subclasses_with_other_arguments() -> None:
+    class Ours(lookalikes.BlurPool2d):
+        def __init__(self, channels: int) -> None:
+            super().__init__(channels, stride=3)
+
+    class Twice(Ours):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    model, x = nn.Sequential(Ours(4), Twice(4)), torch.randn(1, 4, 27, 27)
+    want = model(x)
+    report = fuse_(model)
+    assert [row.path for row in report.fused] == ["0"]
+    assert "it is a subclass" in report.left[0].note
+    torch.testing.assert_close(model(x), want)
+    unfuse_(model)
+    assert type(model[0]) is Ours

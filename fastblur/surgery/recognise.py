@@ -21,6 +21,8 @@ from .._geometry import Geometry
 from ..modules import FusedBlurPool, FusedMaxBlurPool, Pool
 from .filtered_pool import BlurredConv2d, FilteredPool, channels_of, separable_taps
 
+_OF_EVERY_CLASS = {"__init__", "__annotations__", *vars(type("Empty", (), {}))}
+
 
 class CannotFuse(Exception):
     """A layer looks like one that blurs, and is left alone for this reason."""
@@ -114,7 +116,7 @@ def recognise(module: nn.Module) -> Layer | None:
     bases = [base.__name__ for base in kind.__mro__]
     for known in _KNOWN:
         if known.name in bases and known.looks_like(module):
-            if kind.__name__ != known.name or kind.__mro__[1] is not nn.Module:
+            if not _is_it_but_for_init(kind, known.name):
                 raise CannotFuse(f"it is a subclass, of {known.name}")
             try:
                 layer = known.read(module)
@@ -124,6 +126,19 @@ def recognise(module: nn.Module) -> Layer | None:
                 ) from error
             return _with_taps_of_filter(module, layer)
     return None
+
+
+def _is_it_but_for_init(kind: type[nn.Module], name: str) -> bool:
+    """Whether a class is one of this name, or derives from it with other arguments alone."""
+    own, *rest = kind.__mro__
+    if own.__name__ == name and rest[0] is nn.Module:
+        return True
+    return (
+        set(vars(own)) <= _OF_EVERY_CLASS
+        and len(own.__bases__) == 1
+        and issubclass(own.__bases__[0], nn.Module)
+        and _is_it_but_for_init(own.__bases__[0], name)
+    )
 
 
 def check_contents(module: nn.Module, layer: Layer) -> None:
@@ -401,6 +416,7 @@ _KNOWN = (
     _Known("BlurMaxPool2d", "filt2d", ("kernel_size", "stride", "dilation"), _composer_max),
     _Known("BlurConv2d", "blur_filter", ("conv", "blur_first", "blur_stride"), _composer_conv),
     _Known("BlurPoolConv2d", "blur_filter", ("conv",), _ffcv_conv),
+    _Known("Downsample", "filt", _ADOBE, _adobe),  # the first name of BlurPool
     _Known("Downsample", "filt", ("filt_size", "stride", "channels"), _tresnet),
     _Known("AntiAliasDownsampleLayer", None, ("op",), _tresnet_scripted),
 )
