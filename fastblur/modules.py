@@ -108,7 +108,7 @@ class Pool(nn.Module):
             return y
         y = run(input, geometry, self.backend)
         if isinstance(input, Tensor) and device != input.device:
-            self._look_for_a_road(geometry, input.device)
+            self._find_path(geometry, input.device)
         return y
 
     def _find_path(self, geometry: Geometry, device: torch.device) -> None:

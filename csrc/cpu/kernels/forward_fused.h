@@ -187,6 +187,7 @@ class FusedRows {
   // Columns [begin, end) of a tile, a vector after the other.
   template <bool kRelu, int kPairs, bool kInterior>
   static void sweep_rows(const Band& band, int64_t begin, int64_t end, V& sum) {
+    if (begin >= end) return;
     const Band b = band;  // a copy, which stores to bytes cannot change
     V all = V::set1(0);
     for (int64_t column = begin; column < end; column += V::kLanes)
