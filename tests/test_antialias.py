@@ -562,5 +562,5 @@ def test_wrong_arguments_change_nothing(
 def test_wrong_models() -> None:
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
         antialias_("resnet18")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"give model\.module"):
+    with pytest.raises(TypeError, match=r"pass model\.module"):
         antialias_(nn.DataParallel(small()))

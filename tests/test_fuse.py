@@ -445,7 +445,7 @@ def test_models_that_are_wrapped_already() -> None:
     before = list(net)
     for wrapped, why in (
         (nn.DataParallel(net), r"pass model\.module"),
-        (torch.compile(net), "must not be compiled: call this first, then torch.compile"),
+        (torch.compile(net), "must not be compiled yet: change it, then torch.compile it"),
         (torch.jit.trace(net, torch.zeros(1, 4, 12, 12)), "must not be scripted"),
     ):
         with pytest.raises(TypeError, match=why):

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from fastblur import fuse_, unfuse_
 from fastblur.surgery import FilteredPool, recognise
+from testing import lookalikes
 from testing.judge import binomial
-
-from . import lookalikes
 
 
 class Sensitive(nn.Module):

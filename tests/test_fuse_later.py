@@ -204,7 +204,7 @@ def test_own_layers() -> None:
     want = net(x)
     assert fuse_(net).rows[0].joined == ("1",)
     torch.testing.assert_close(net(x), want)
-    assert str(fuse_(net)) == "nothing to fuse; layers that are fused already: 1"
+    assert str(fuse_(net)) == "nothing to fuse; layers already fused: 1"
     assert unfuse_(net).apart == ("",)
     assert type(net) is nn.Sequential
 

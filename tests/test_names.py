@@ -112,7 +112,7 @@ def exists(text: str, beside: Path) -> bool:
         folders = [ROOT, *beside.parents[: len(beside.relative_to(ROOT).parts)]]
         if any(any(folder.glob(one.rstrip("/"))) for folder in folders):
             continue
-        if "/" in one or not any(path.match(one) for path in FILES):
+        if one.endswith("/") or not any(path.match(one) for path in FILES):
             return False
     return True
 

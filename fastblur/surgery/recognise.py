@@ -180,7 +180,12 @@ def _with_two_channels(module: nn.Module, layer: Layer) -> Any:
     if layer.conv is not None:
         conv = getattr(module, layer.conv)
         names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
-        small = nn.Conv2d(2, 2, **{name: getattr(conv, name) for name in names})
+        # Without random numbers: those are the user's.
+        arguments = {name: getattr(conv, name) for name in names}
+        small = nn.utils.skip_init(nn.Conv2d, 2, 2, **arguments)  # type: ignore[no-untyped-call]
+        for parameter in small.parameters():
+            values = torch.linspace(-1, 1, parameter.numel()).view_as(parameter)
+            parameter.data.copy_(values)
         memo[id(conv)] = small.train(conv.training)
     theirs: Any = copy.deepcopy(module, memo).to("cpu", torch.float64)
     if layer.filter_name is not None and channels_of(_filter_of(module, layer.filter_name)):
