@@ -19,8 +19,8 @@ from torch import Tensor
 
 from testing.cases import CASES, MODES, Case, fill, in_format, short, zhang
 from testing.judge import Answer, answer
+from testing.oracle import check
 
-from ..oracle import check
 from .trials import in_child
 
 KERNELS = "kernels "  # what the names of these tests begin with
@@ -83,7 +83,7 @@ def try_kernels(tree: Path, tests: Sequence[str]) -> str | None:
         command += [str(Path(__file__).with_name("driver.cpp")), "-o", str(library)]
         compiled = subprocess.run(command, capture_output=True, text=True)
         if compiled.returncode != 0:
-            raise ValueError(f"it does not compile: {compiled.stderr[:300]}")
+            raise ValueError(f"it does not compile: {compiled.stderr[:6000]}")
         for case in cases_of(pool):  # here, so that no child works it out again
             for kind in KINDS:
                 expected(case, kind, dtype)

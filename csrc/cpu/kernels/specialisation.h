@@ -11,10 +11,14 @@ struct KnownSizes {
 };
 
 using SquarePools = KnownSizes<1, 2, 3>;
-// A number of taps stands in both: TapCounts for the columns, RowCounts for the rows.
-using TapCounts = KnownSizes<2, 3, 4, 5>;
-using RowCounts =
-    KnownSizes<1, 2, 3, 4, 5>;  // rows that one row of a blur, or of its transpose, sums
+using TapCounts = KnownSizes<2, 3, 4, 5>;     // taps along a row
+using RowCounts = KnownSizes<1, 2, 3, 4, 5>;  // rows that one row of B_v, or of its transpose, sums
+
+template <int... kTaps>
+constexpr bool are_row_counts(KnownSizes<kTaps...>) {
+  return (RowCounts::known(kTaps) && ...);
+}
+static_assert(are_row_counts(TapCounts{}), "every number of TapCounts must be in RowCounts");
 
 constexpr int specialised_pool(int pool_h, int pool_w) {
   return pool_h == pool_w ? SquarePools::known(pool_h) : 0;
