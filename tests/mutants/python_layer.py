@@ -53,7 +53,7 @@ OPERATORS = of(
     ("        if size[axis] == 0 or stride[axis] < extent:\n            return False\n", "",
      "layers.py"),
     ("if x.dtype == torch.float64 else x.to(torch.get", "if False else x.to(torch.get",
-     "layers.py roads.py"),
+     "layers.py paths.py"),
     ("return x.flatten(0, 1)", "return x.transpose(0, 1).flatten(0, 1)", "autograd.py"),
     ("    if stride[1] == 0:\n        return False\n", "", "layers.py"),
 )  # fmt: skip
@@ -76,19 +76,19 @@ AUTOGRAD = of(
 
 DIRECT = of(
     "_direct.py",
-    ("or x.shape != call.input_size", "", "roads.py layers.py"),
-    ("or x.dtype is not call.dtype", "", "roads.py layers.py"),
-    ("or function_modes()", "", "roads.py"),
-    ("or included().raw_repr() not in self._around", "", "roads.py"),
-    ("or forward_ad._current_level >= 0", "", "roads.py autograd.py"),
-    ("if _any_autocast() and _autocast_on(self._device_type):", "if False:", "roads.py layers.py"),
-    ("and _with_grad() and not _is_excluded(_AUTOGRAD)", "and _with_grad()", "roads.py"),
-    ("and dy.shape == call.output_size", "", "roads.py"),
-    ("and codes.shape == call.codes_shape", "", "roads.py"),
-    ("and codes.is_contiguous()", "", "roads.py"),
+    ("or x.shape != call.input_size", "", "paths.py layers.py"),
+    ("or x.dtype is not call.dtype", "", "paths.py layers.py"),
+    ("or function_modes()", "", "paths.py"),
+    ("or included().raw_repr() not in self._around", "", "paths.py"),
+    ("or forward_ad._current_level >= 0", "", "paths.py autograd.py"),
+    ("if _any_autocast() and _autocast_on(self._device_type):", "if False:", "paths.py layers.py"),
+    ("and _with_grad() and not _is_excluded(_AUTOGRAD)", "and _with_grad()", "paths.py"),
+    ("and dy.shape == call.output_size", "", "paths.py"),
+    ("and codes.shape == call.codes_shape", "", "paths.py"),
+    ("and codes.is_contiguous()", "", "paths.py"),
     ("call.backward(dy.contiguous(memory_format=call.memory_format), codes)",
-     "call.backward(dy, codes)", "roads.py layers.py"),
-    ("if _with_grad() or not _fits", "if not _fits", "roads.py autograd.py"),
+     "call.backward(dy, codes)", "paths.py layers.py"),
+    ("if _with_grad() or not _fits", "if not _fits", "paths.py autograd.py"),
 )  # fmt: skip
 
 BACKENDS = of(
@@ -105,9 +105,9 @@ BACKENDS = of(
 
 LAYERS = of(
     "modules.py",
-    ("if known is not geometry or backend", "if backend", "roads.py"),
-    ("or backend != self.backend:", "or False:", "roads.py"),
-    ("if name not in _NOT_KEPT}", "}", "roads.py layers.py"),
+    ("if known is not geometry or backend", "if backend", "paths.py"),
+    ("or backend != self.backend:", "or False:", "paths.py"),
+    ("if name not in _NOT_KEPT}", "}", "paths.py layers.py"),
     ("if value != defaults[name]}", "}", "layers.py"),
     ("            1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu",
      "            1, stride, 0, filter_size, taps, blur_padding, padding_mode, False", "layers.py"),
@@ -118,14 +118,14 @@ LAYERS = of(
      "return chosen.run(x.unsqueeze(0), geometry)", "layers.py"),
     ("(0, 0, *blur_padding)", "(*blur_padding, 0, 0)", "layers.py errors.py"),
     ("    geometry.check_input(input)\n    chosen", "    chosen", "errors.py"),
-    ("x = autocast(input)", "x = input", "layers.py roads.py"),
+    ("x = autocast(input)", "x = input", "layers.py paths.py"),
     ("return argument is None or type", "return True or type", "layers.py errors.py"),
     ("return all(type(entry) is int for entry in argument)", "return True", "errors.py"),
 )  # fmt: skip
 
 SURGERY = of(
     "surgery/recognise.py",
-    ("if kind.__name__ != known.name or kind.__mro__[1] is not nn.Module:", "if False:", "fuse.py"),
+    ("if not _is_it_but_for_init(kind, known.name):", "if False:", "fuse.py"),
     ("rtol=1e-5, atol=1e-7", "rtol=1.0, atol=1.0", "fuse.py"),
     ("if contents[0] != contents[1]:", "if False:", "fuse.py"),
     ("left, right, top, bottom = padding", "top, bottom, left, right = padding", "fuse.py"),
@@ -148,11 +148,16 @@ SURGERY = of(
     ("        original._buffers[name] = fused._buffers[name]", "        pass", "fuse.py"),
 ) + of(
     "surgery/antialias.py",
-    ("conv.stride = change.stride", "pass", "antialias.py"),
-    ("new.train(parent.training)", "new", "antialias.py"),
-    ("slot.before.insert(0, blur)", "slot.before.append(blur)", "antialias.py"),
     ("if min_channels < 1:", "if min_channels < 0:", "antialias.py"),
     ("return pool if weight is None else pool.to(weight.dtype)", "return pool", "antialias.py"),
+) + of(
+    "surgery/placing.py",
+    ("module.training = old.training", "pass", "antialias.py antialias_places.py"),
+    ("            slot.before.insert(0, blur)", "            slot.before.append(blur)",
+     "antialias.py antialias_places.py"),
+    ("_set_attributes(model.get_submodule(change.site), change.attributes)", "pass",
+     "antialias.py"),
+    ("made.training = made.core.training", "pass", "antialias.py antialias_places.py"),
 )  # fmt: skip
 
 METRICS = of(
