@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +18,15 @@ from torch import nn
 from fastblur import FusedMaxBlurPool
 from fastblur._backends import compiled
 
+from .conftest import needs_extension
+
 ROOT = Path(__file__).parent.parent
 if not (ROOT / "benchmarks").exists():
     pytest.skip("runs from a source tree only", allow_module_level=True)
 for name in ("matplotlib", "pytest_benchmark", "rich"):
     pytest.importorskip(name, reason="the benchmarks need it")
 
-from benchmarks import baselines, report, results, tables, test_models, timing, workloads  # noqa: E402
+from benchmarks import baselines, report, results, roofline, tables, test_models, timing, workloads  # noqa: E402
 from benchmarks.comparison import Comparison  # noqa: E402
 from benchmarks.conftest import command  # noqa: E402
 
@@ -214,11 +218,39 @@ def test_report_refuses_other_files(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_page_says_what_was_measured(name: str) -> None:
     """No figure of the generated parts was typed by hand or is left over from another run."""
     page = ROOT / "docs" / name
-    file = page.parent / report.beside(page) / "results.json"
-    text = page.read_text()
-    assert report.fill(text, "") != text  # the marks are there
-    part = report.markdown(results.load(file), report.beside(page))
-    assert report.fill(text, part) == text
+    loaded = results.load(page.parent / report.beside(page) / "results.json")
+    assert report.filled(loaded, page) == page.read_text()
+    assert report.tables_page(loaded, page) == report.tables_of(page).read_text()
+
+
+@pytest.mark.parametrize("name", ["performance.md", "performance_gpu.md"])
+def test_page_has_few_tables(name: str) -> None:
+    """The long ones are on the page of tables."""
+    lines = (ROOT / "docs" / name).read_text().splitlines()
+    heads = [i for i, line in enumerate(lines) if re.fullmatch(r"\|( ?-+:? ?\|)+", line)]
+    assert len(heads) <= 4
+    for i in heads:
+        following = itertools.takewhile(lambda line: line.startswith("|"), lines[i + 1 :])
+        assert len(list(following)) <= 13
+
+
+@needs_extension
+def test_roofline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it writes is what the page of performance shows."""
+    monkeypatch.setattr(roofline, "CALLS", 1)
+    monkeypatch.setattr(roofline, "WORKLOADS", [workloads.Workload((1, 2, 12, 12), 2, 0, 4)])
+    monkeypatch.setattr(roofline, "LARGER", (2, 3))
+    file = tmp_path / "roofline.json"
+    monkeypatch.setattr(sys, "argv", ["roofline", "--out", str(file)])
+    threads = torch.get_num_threads()
+    assert roofline.main() == 0
+    torch.set_num_threads(threads)
+    found = json.loads(file.read_text())
+    assert found["simd"] == compiled.C.cpu.target()  # type: ignore[union-attr]
+    assert [row["layout"] for row in found["rows"]] == ["NCHW", "NHWC"]
+    for row in found["rows"]:
+        assert all(ns > 0 for ns in (*row["training forward"], *row["backward"]))
+        assert f"{row['backward'][1]:.1f} |" in tables.in_cache([row])
 
 
 # Options.
