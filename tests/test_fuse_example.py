@@ -56,11 +56,11 @@ def assert_same(a: tuple[Any, ...], b: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("number", "the output is another by"),
+        ("number", "the output is off by"),
         ("shape", "the shape of an output is"),
-        ("gradient", "the gradient of the input is another by"),
+        ("gradient", "the gradient of the input is off by"),
         ("not finite", "an output is not finite"),
-        ("fails", "fails on the example once it is .*does not know"),
+        ("fails", "model fails on example, so the change was undone: .*does not know"),
     ],
 )
 def test_all_is_put_back(

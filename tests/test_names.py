@@ -29,8 +29,8 @@ PATH = re.compile(rf"\.{{0,2}}[\w*{{}},-][\w*{{}},./-]*/|[\w*{{}},./-]*\.(?:{SUF
 # A path from the root, quoted or not, with its folder of the first level.
 TOP = "csrc|fastblur|tests|docs|benchmarks|examples|requirements"
 FROM_ROOT = re.compile(rf"(?<![\w.`/-])(?:(?:{TOP})/|\.ci/|\.github/)[\w*{{}},./-]*\w")
-# Of a build, of PyTorch, and of the folders of examples/train.py.
-ELSEWHERE = re.compile(r"build/|torch/|(?:train|val|timm)/$")
+# Of a build, of PyTorch, and the folders of examples/train.py.
+ELSEWHERE = re.compile(r"build/|fastblur/_C|torch/|(?:train|val|timm)/$")
 
 
 def files() -> list[Path]:
@@ -127,7 +127,8 @@ def test_paths_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name)
 def test_paths_in_scripts_exist(path: Path) -> None:
-    assert [text for text in FROM_ROOT.findall(path.read_text()) if not exists(text, path)] == []
+    paths = [text for text in FROM_ROOT.findall(path.read_text()) if not ELSEWHERE.match(text)]
+    assert [text for text in paths if not exists(text, path)] == []
 
 
 def test_enough_is_read() -> None:

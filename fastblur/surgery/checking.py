@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-# Fused layers add in another order; what is wrong differs by its own size.
+# Relative norms. Fused layers round differently; a wrong layer differs by its own size.
 _ALLOWED = {torch.float64: 1e-6, torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.1}
 
 
@@ -40,7 +40,7 @@ class Run:
 
     @classmethod
     def of(cls, model: nn.Module, example: Any) -> Run:
-        """In the modes that the modules are in, with random numbers that are always the same."""
+        """Calls the model in its present modes, with a fixed random seed."""
         arguments = example if isinstance(example, tuple) else (example,)
         leaves, form = pytree.tree_flatten(arguments)
         leaves = [_own(leaf) for leaf in leaves]
@@ -56,26 +56,25 @@ class Run:
     def check(
         self, model: nn.Module, example: Any, what: str, *, same_numbers: bool = True
     ) -> None:
-        """Runs the model again, once it is what is said.
+        """Runs the changed model and compares. ``what`` names the change in errors: "fused".
 
         Raises:
-            RuntimeError: it fails, or gives another result.
+            RuntimeError: the run fails, or its result differs.
         """
         try:
             now = Run.of(model, example)
         except Exception as error:
             raise RuntimeError(
-                f"the model fails on the example once it is {what}, so it was left as it was: "
-                f"{error}"
+                f"the {what} model fails on example, so the change was undone: {error}"
             ) from error
         unlike = self.difference(now) if same_numbers else self.difference_of_kind(now)
         if unlike is not None:
             raise RuntimeError(
-                f"once the model is {what}, {unlike}, on the example; it was left as it was"
+                f"the {what} model differs on example, so the change was undone: {unlike}"
             )
 
     def difference(self, other: Run) -> str | None:
-        """In which respect the other run has another result or other gradients; or None."""
+        """How outputs or input gradients of the other run differ, or None."""
         if (unlike := self.difference_of_kind(other)) is not None:
             return unlike
         for name, ours, theirs in (
@@ -88,7 +87,7 @@ class Run:
         return None
 
     def difference_of_kind(self, other: Run) -> str | None:
-        """Whether the other run's result has other shapes, or numbers that are no longer finite."""
+        """How structure, shapes or finiteness of the other run differ, or None."""
         if self.structure != other.structure:
             return f"the result is {other.structure}, not {self.structure}"
         for a, b in zip(self.outputs, other.outputs, strict=True):
@@ -108,15 +107,17 @@ def _difference(a: Any, b: Any) -> str | None:
     if a.shape != b.shape or a.dtype != b.dtype:
         return f"is {b.dtype}{list(b.shape)}, not {a.dtype}{list(a.shape)}"
     if not a.is_floating_point():
-        return None if torch.equal(a, b) else "is another"
+        return None if torch.equal(a, b) else "has other values"
     x, y = (torch.nan_to_num(t.double()) for t in (a, b))
     apart, size = (x - y).norm().item(), x.norm().item()
     same = torch.equal(a.isnan(), b.isnan()) and apart <= _ALLOWED.get(a.dtype, 0.1) * size
-    return None if same else f"is another by {apart:.3g}, of {size:.3g}"
+    return (
+        None if same else f"is off by {apart:.3g} (norm of the difference; its own is {size:.3g})"
+    )
 
 
 def _own(leaf: Any) -> Any:
-    """A leaf of the example that is nobody else's."""
+    """A copy of a leaf of the example, which requires grad if it can."""
     if not isinstance(leaf, Tensor):
         return leaf
     leaf = leaf.detach().clone()
@@ -128,14 +129,14 @@ def _detached(y: Any) -> Any:
 
 
 def _weighed(y: Tensor) -> Tensor:
-    """One number that hangs on each entry differently."""
+    """A weighted sum, with another weight for each entry."""
     weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64, device=y.device)
     return (y.double() * weight.view(y.shape)).sum() if not y.is_complex() else y.abs().sum()
 
 
 @contextmanager
 def _left_as_it_was(model: nn.Module, leaves: list[Any]) -> Iterator[None]:
-    """Buffers, random numbers and modes are afterwards what they were."""
+    """Restores buffers, random state and train/eval modes afterwards."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     modes = [(module, module.training) for module in model.modules()]
     tables = [(module, dict(module._buffers)) for module in model.modules()]

@@ -1,4 +1,4 @@
-"""Whether a model with blurs in it calls what it called before, and the blurs besides."""
+"""Confirms on a copy that the changed model makes the same calls as before, plus the blurs."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def same_calls(
     make_blurs: Callable[[nn.Module], Blurs],
     inserts: Collection[str],
 ) -> bool:
-    """Whether traces of a changed copy without data show all calls of before, and the blurs'.
+    """Whether traces of a changed copy without data show all earlier calls and the blurs'.
 
     Args:
-        model: that is to be changed.
-        flows: of it, in eval mode and in train mode.
-        changes: of it.
-        make_blurs: gives the blurs for such a model.
+        model: the model to change.
+        flows: its data flow in eval mode and in train mode.
+        changes: the planned changes.
+        make_blurs: creates the blurs for a copy of the model.
         inserts: as for :func:`place`.
     """
     try:
         shadow = without_data(model)
     except Exception:
-        return True  # no trace tells, so none tells otherwise
+        return True  # without a trace nothing contradicts the plan
     names: dict[nn.Module, str] = {}
     for path, module in shadow.named_modules(remove_duplicate=False):
         names.setdefault(module, path)
-    # An average, or what held the place of a blur, is where the blur is afterwards.
+    # A blur takes the place of these: an average pool, or a timm slot.
     replaced = {shadow.get_submodule(c.slot) for c in changes if c.where == "instead"}
     before_paths = dict(shadow.named_modules(remove_duplicate=False))
     blurs = make_blurs(shadow)
@@ -71,7 +71,7 @@ def _calls(
     names: Mapping[nn.Module, str],
     passed_over: Collection[nn.Module],
 ) -> list[str]:
-    """The calls of a part in words, without those of some modules of one argument."""
+    """The calls of a part as text. Skips modules in ``passed_over``, which take one argument."""
     numbers: dict[fx.Node, str] = {}
     calls: list[str] = []
     for node in part.graph.nodes:

@@ -1,8 +1,8 @@
-"""Blurs put next to modules of a model, each at the module's own key, and taken out again.
+"""Puts blurs next to modules of a model, at the modules' own keys, and takes them out again.
 
 A module that gets a blur beside it stays one child with the same name: a :class:`WithBlur` that
-holds both, and answers for the module's attributes. Among the children of a Sequential blurs are
-inserted only where the published models have them there (:mod:`.recipes`).
+holds both and passes on the module's attributes. A blur becomes a child of a Sequential only where
+the published models have it there (:mod:`.recipes`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .dataflow import parent_of
 from .filtered_pool import FilteredPool
 from .sites import Change
 
-_WAS = "_before_antialias"  # of a module: its attributes that have changed
-_NAMES = "_names_before_antialias"  # of a Sequential: for the names of its children the old ones
+_WAS = "_before_antialias"  # on a module: the old values of changed attributes
+_NAMES = "_names_before_antialias"  # on a Sequential: new child name -> old one
 _TABLES = ("_parameters", "_buffers", "_modules")
-_STOOD_HERE = "_stood_here"  # of a blur: the module whose place it has, in a tuple
+_STOOD_HERE = "_stood_here"  # on a blur: the module that it replaces, in a tuple
 
 
 class WithBlur(nn.Sequential):
@@ -39,7 +39,7 @@ class WithBlur(nn.Sequential):
     def __init__(self, modules: Sequence[nn.Module], core: int) -> None:
         super().__init__(*modules)
         self._core = str(core)
-        # What has the name of something that all modules have would not be looked for in the core.
+        # __getattr__ is not called for names that every module has, so those are copied.
         _take_attributes(self, modules[core])
 
     @property
@@ -56,7 +56,7 @@ class WithBlur(nn.Sequential):
                 raise
             value = getattr(core, name)
             if isinstance(value, types.MethodType):
-                # Loops over all modules, as ``if hasattr(m, "fuse"): m.fuse()``, call it twice.
+                # ``for m in model.modules(): if hasattr(m, "fuse"): m.fuse()`` would call it twice.
                 raise
             return value
 
@@ -75,19 +75,19 @@ class WithBlur(nn.Sequential):
 
 @dataclass
 class _Slot:
-    """What takes the place of one module: in front of it, itself or another, and after it."""
+    """The modules for one place: blurs in front, the module or its replacement, blurs behind."""
 
     before: list[nn.Module] = field(default_factory=list)
     instead: FilteredPool | None = None
     after: list[nn.Module] = field(default_factory=list)
 
     def modules(self, old: nn.Module) -> tuple[list[nn.Module], int]:
-        """All of it, and the index of what has the place of the old module."""
+        """All modules in order, and the index of the one that stands for the old module."""
         core = old
         if self.instead is not None:
             core = self.instead
             _take_attributes(core, old)
-            vars(core)[_STOOD_HERE] = (old,)  # in a tuple: it is no child
+            vars(core)[_STOOD_HERE] = (old,)  # in a tuple, so that it does not become a child
         for module in (*self.before, core, *self.after):
             module.training = old.training
         return [*self.before, core, *self.after], len(self.before)
@@ -113,19 +113,19 @@ def place(
         if change.where == "instead":
             slot.instead = blur
         elif change.where == "after":
-            # A pool's own comes first, then that of what the slot's module ends.
+            # The pool's own blur comes first, then the blur of a module that ends here.
             slot.after.insert(0 if change.slot == change.site else len(slot.after), blur)
         elif change.slot == change.site:
             slot.before.append(blur)
         else:
-            # It belongs to what comes before, and so comes before the slot's own.
+            # This blur belongs to an earlier layer, so it comes before the slot's own.
             slot.before.insert(0, blur)
         if change.attributes:
             _set_attributes(model.get_submodule(change.site), change.attributes)
     parents: dict[str, dict[str, _Slot]] = {}
     for path, slot in slots.items():
         parents.setdefault(parent_of(path), {})[path.rpartition(".")[2]] = slot
-    # Innermost first: the paths of the outer ones stay valid.
+    # Innermost first, so that the outer paths stay valid.
     for path in sorted(parents, key=lambda path: -path.count(".") - bool(path)):
         parent = model.get_submodule(path)
         if path in inserts:
@@ -152,7 +152,7 @@ def _set_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> None:
 
 
 def _take_attributes(new: nn.Module, old: nn.Module) -> None:
-    """What a caller has written on a module is read from what takes its place."""
+    """Copies attributes that callers set on the old module to its replacement."""
     for name, value in vars(old).items():
         own = name in vars(new) or (hasattr(new, name) and not hasattr(nn.Module, name))
         if not name.startswith("_") and name != "forward" and not own:
@@ -160,7 +160,7 @@ def _take_attributes(new: nn.Module, old: nn.Module) -> None:
 
 
 def _insert(parent: nn.Module, slots: dict[str, _Slot]) -> None:
-    """Puts the slots' modules among the children of a Sequential, numbered or named anew."""
+    """Inserts the slots' modules into a Sequential and renumbers or renames its children."""
     children: list[tuple[str, nn.Module, str | None]] = []
     taken = set(parent._modules)
     numbered = _is_numbered(parent)
@@ -168,7 +168,7 @@ def _insert(parent: nn.Module, slots: dict[str, _Slot]) -> None:
         assert child is not None
         modules, core = slots.get(name, _Slot()).modules(child)
         pooled = isinstance(child, nn.MaxPool2d) and len(modules) > core + 1
-        # The published models name the blur as the pooling was, and the max in front anew.
+        # The published models give the pooling's name to the blur, and the max a new one.
         keeper = core + 1 if pooled else core
         for index, module in enumerate(modules):
             new = name if index == keeper else _free(_name_beside(name, module), taken)
@@ -189,7 +189,7 @@ def _is_numbered(parent: nn.Module) -> bool:
 
 
 def _name_beside(name: str, module: nn.Module) -> str:
-    """As the published models name what they add: max0 in front of pool0, ds0 after relu0."""
+    """The published models' names for added modules: max0 before pool0, ds0 after relu0."""
     stem = name.rstrip("0123456789")
     if isinstance(module, nn.MaxPool2d):
         return name.replace("pool", "max") if "pool" in name else f"{name}_max"
@@ -206,7 +206,7 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def placed_in(model: nn.Module) -> list[str]:
-    """Paths of what :func:`place` made.
+    """The paths of the modules that :func:`place` made.
 
     Raises:
         ValueError: the model is such a module itself, or hooks were set on one.
@@ -224,7 +224,9 @@ def placed_in(model: nn.Module) -> list[str]:
         if _before(module) is not module or module in inserted
     ]
     if "" in made:
-        raise ValueError("model must hold what antialias_ made, got a part that it made")
+        raise ValueError(
+            "model must contain what antialias_ made, got one of the modules that it made"
+        )
     for path in made:
         if has_call_hooks(model.get_submodule(path)):
             raise ValueError(f"{path} has hooks, which would be lost; remove them first")
@@ -233,7 +235,7 @@ def placed_in(model: nn.Module) -> list[str]:
 
 def take_out(model: nn.Module) -> None:
     """Undoes :func:`place`."""
-    # A list, since the tree changes; what stood in a place is in it once it is back.
+    # A list, because the tree changes during the loop.
     for module in list(model.modules()):
         for name, child in list(module._modules.items()):
             if child is not None and (before := _before(child)) is not child:
@@ -248,7 +250,7 @@ def take_out(model: nn.Module) -> None:
 
 
 def _before(module: nn.Module) -> nn.Module:
-    """What stood in the place of a module."""
+    """The original module in this place."""
     while True:
         if isinstance(module, WithBlur):
             module = module.core

@@ -122,7 +122,7 @@ DEFECTS = [
         "const bool stores = lane_.owns;",
     ),
     Defect(
-        "contiguous: a chunk of backward starts without what is owed",
+        "contiguous: a chunk of backward starts without its pending sums",
         "cuda/kernels/backward_nchw.cuh",
         "first = begin - S::kBackwardWarmUp;",
         "first = begin;",

@@ -1,7 +1,7 @@
 // S_h' S_v' B_h' B_v' for contiguous maps: rows of dy in, rows of dx out.
 //
-// Two rows of m are gone along together, a block of columns at a time: its even columns are one
-// vector, its odd columns another. Two columns of m come from the same few columns of dv = B_v' dy,
+// Two rows of m are swept together, a block of columns at a time: its even columns are one vector,
+// its odd columns another. Two columns of m come from the same few columns of dv = B_v' dy,
 // and in the codes too every second bit is in reach; so nothing is interleaved but what is
 // finished. Gradients of windows never leave the registers. What a block gives to the one behind it
 // is moved by a lane; the sums of rows of dx that the rows of m below add to are kept.
@@ -87,7 +87,7 @@ class FusedRowsBack {
     bool odd;  // of its two vectors
   };
 
-  // What is to be heeded in a block at the end of a row.
+  // What a block at the end of a row has to apply: see apply_edge.
   struct Edge {
     typename V::LaneBits exists[2];  // windows of even and odd columns
     std::vector<LaneFold> folds;

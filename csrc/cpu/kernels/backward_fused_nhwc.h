@@ -1,12 +1,11 @@
 // S_h' S_v' B_h' B_v' for channels_last maps, in one go: rows of dy in, rows of dx out.
 //
-// One vector of channels at a time goes along two rows of m. It gives the gradient of each of their
-// windows, which is not stored, to those of the K x K elements of x that won it. The sums for these
-// elements stay in registers as long as there are windows to come that reach them. What the rows of
-// m below have to add to, the sums of rows of dx that are still partial, are kept.
+// One vector of channels sweeps along two rows of m. It adds the gradient of each window, which is
+// not stored, to the element of x that won. The sums of an element stay in registers until no later
+// window reaches it. Partial rows of dx, to which the rows of m below still add, are kept.
 //
-// A vector of channels goes along a tile of a few columns; what it has in registers at the end of
-// one, it finds again at the beginning of the next. So dx is written nearly in the order of memory.
+// The sweep covers a tile of a few columns, then the next vector of channels follows. The registers
+// at the end of a tile are kept for the next one. So dx is written nearly in memory order.
 #pragma once
 
 #include "cpu/kernels/sweep.h"
@@ -189,7 +188,6 @@ class FusedPixelsBack {
   // One vector of channels on its way along two rows of m.
   template <bool kInteriorRows, bool kInterior, bool kMayRelu>
   class VectorSweep {
-#define FASTBLUR_INLINE __attribute__((always_inline))
    public:
     FASTBLUR_INLINE VectorSweep(FusedPixelsBack& kernel, const Rows& rows)
         : kernel_(kernel),
@@ -352,7 +350,6 @@ class FusedPixelsBack {
       code_[0] += column_bytes_, code_[1] += column_bytes_;
       partial_ += (K - 1) * L;
     }
-#undef FASTBLUR_INLINE
 
     FusedPixelsBack& kernel_;
     const Rows& rows_;

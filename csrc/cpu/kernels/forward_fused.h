@@ -71,9 +71,8 @@ class FusedRows {
   }
 
   // Rows [i0, i1) of B_v m, those columns that are in the tile, to `out`, and the codes of rows
-  // [own_first, own_last). Or false if a value is not finite: then those of all tiles are of no
-  // use, for each looks at its windows' first candidates, and the others are in some tile the
-  // first.
+  // [own_first, own_last). Returns false if any input is NaN or infinite. Each tile tests only the
+  // first candidates of its windows, so one failure invalidates the whole band.
   bool make(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
             Scratch<S>& out) {
     const Axis& h = sweep_.p.h;
@@ -148,7 +147,7 @@ class FusedRows {
     uint8_t* carry_second;
     int64_t carry_row, out_row;
     bool resumes;
-    int64_t i0, first_i, end_i;  // rows of y: the first that is stored, and those that are begun
+    int64_t i0, first_i, end_i;  // rows of y: the first to store, and the range to start
     const S* weights;
   };
 
@@ -188,7 +187,7 @@ class FusedRows {
   template <bool kRelu, int kPairs, bool kInterior>
   static void sweep_rows(const Band& band, int64_t begin, int64_t end, V& sum) {
     if (begin >= end) return;
-    const Band b = band;  // a copy, which stores to bytes cannot change
+    const Band b = band;  // a copy: stores through uint8_t* could alias the original
     V all = V::set1(0);
     for (int64_t column = begin; column < end; column += V::kLanes)
       VectorSweep<kRelu, kPairs, kInterior>(b, column, all).run();
@@ -198,7 +197,6 @@ class FusedRows {
   // One vector of columns on its way down the rows of a band.
   template <bool kRelu, int kPairs, bool kInterior>
   class VectorSweep {
-#define FASTBLUR_INLINE __attribute__((always_inline))
    public:
     FASTBLUR_INLINE VectorSweep(const Band& band, int64_t column, V& sum)
         : b_(band),
@@ -339,7 +337,6 @@ class FusedRows {
       }
       before_ = high;
     }
-#undef FASTBLUR_INLINE
 
     const Band& b_;
     V& sum_;  // of what was read: not finite if any of it is not

@@ -25,6 +25,9 @@
 #include "cpu/simd/float16.h"
 #include "cpu/stages/vertical_taps.h"
 
+// Of the steps of a kernel, which share registers.
+#define FASTBLUR_INLINE __attribute__((always_inline))
+
 namespace fastblur::cpu {
 // Bytes that go past the caches by themselves. The rest of their line should follow soon.
 constexpr int64_t kPiece = 32;

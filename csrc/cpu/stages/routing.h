@@ -6,9 +6,8 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 
-// Two rows of dv = B_v' dy, an even one of padded m and the next, as F taps and a stride of 2
-// accumulate them away from the borders: the rows of dy that each sums lie one after the other, and
-// the last is the same.
+// Two rows of dv = B_v' dy, an even one of padded m and the next, with F taps and a
+// stride of 2, away from the borders: each sums consecutive rows of dy, and both end with the same.
 template <int F>
 struct InteriorRows {
   static constexpr int kEven = (F + 1) / 2, kOdd = F / 2;

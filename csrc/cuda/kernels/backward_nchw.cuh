@@ -37,7 +37,7 @@ class BackwardNchw {
 #pragma unroll
     for (int z = 0; z < kHeld; ++z)
 #pragma unroll
-      for (int j = 0; j < L; ++j) owed_[z][j] = 0;
+      for (int j = 0; j < L; ++j) pending_[z][j] = 0;
   }
 
   // The step that ends row 0 of x, and the number of steps to the last.
@@ -139,14 +139,14 @@ class BackwardNchw {
       if constexpr (K == 1) {
         whole[j] = d;
       } else {
-        whole[j] = owed_[0][j];
+        whole[j] = pending_[0][j];
         if (won<K>(bits, at, 0)) whole[j] += d;
 #pragma unroll
         for (int z = 1; z + 1 < K; ++z) {
-          owed_[z - 1][j] = owed_[z < kHeld ? z : 0][j];
-          if (won<K>(bits, at, z)) owed_[z - 1][j] += d;
+          pending_[z - 1][j] = pending_[z < kHeld ? z : 0][j];
+          if (won<K>(bits, at, z)) pending_[z - 1][j] += d;
         }
-        owed_[kHeld - 1][j] = won<K>(bits, at, K - 1) ? d : 0;
+        pending_[kHeld - 1][j] = won<K>(bits, at, K - 1) ? d : 0;
       }
     }
   }
@@ -287,8 +287,8 @@ class BackwardNchw {
   const T* const dy_;
   T* const dx_;
   const Code* codes_ = nullptr;
-  LaneCodes before_;      // of the step before
-  float owed_[kHeld][L];  // what the rows of x that are not whole have received so far
+  LaneCodes before_;         // of the step before
+  float pending_[kHeld][L];  // what the rows of x that are not whole have received so far
 };
 
 template <class T, class S>

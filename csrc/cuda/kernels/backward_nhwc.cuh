@@ -77,7 +77,7 @@ class BackwardNhwc {
 #pragma unroll
       for (int i = 0; i < kChannels; ++i)
 #pragma unroll
-        for (int g = 0; g < kWindow; ++g) owed_[z][i][g] = 0;
+        for (int g = 0; g < kWindow; ++g) pending_[z][i][g] = 0;
   }
 
   static constexpr int kFirstStep = (P - kFirst) >> 1;
@@ -252,14 +252,14 @@ class BackwardNhwc {
       } else {
         const uint32_t bits = bits_of(codes, g, i);
         const int at = Bits::kRowWinners + place_of(g, e, i);
-        whole[g] = owed_[0][i][g];
+        whole[g] = pending_[0][i][g];
         if (won<K>(bits, at, 0)) whole[g] += d;
 #pragma unroll
         for (int z = 1; z + 1 < K; ++z) {
-          owed_[z - 1][i][g] = owed_[z < kHeld ? z : 0][i][g];
-          if (won<K>(bits, at, z)) owed_[z - 1][i][g] += d;
+          pending_[z - 1][i][g] = pending_[z < kHeld ? z : 0][i][g];
+          if (won<K>(bits, at, z)) pending_[z - 1][i][g] += d;
         }
-        owed_[kHeld - 1][i][g] = won<K>(bits, at, K - 1) ? d : 0;
+        pending_[kHeld - 1][i][g] = won<K>(bits, at, K - 1) ? d : 0;
       }
     }
     // Row r - P of x has its winners of columns K - 1 rows of tiles ago.
@@ -409,7 +409,7 @@ class BackwardNhwc {
   const Code* codes_ = nullptr;
   Codes before_;  // of the step before
   // What the rows of x that are not whole have received so far.
-  float owed_[kHeld][kChannels][kWindow];
+  float pending_[kHeld][kChannels][kWindow];
 };
 
 template <class T, class S, int kChannels = BackwardNhwc<T, S>::kChannels>
