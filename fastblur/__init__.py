@@ -9,7 +9,7 @@ torch.Size([8, 64, 56, 56])
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import export, functional, metrics
+from . import export, flops, functional, metrics
 from ._backends.compiled import MaxBlurPoolFunction
 from ._explain import Explanation, explain
 from .modules import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
@@ -48,6 +48,7 @@ __all__ = [
     "antialias_",
     "explain",
     "export",
+    "flops",
     "functional",
     "fuse_",
     "metrics",

@@ -38,7 +38,7 @@ def max_blur_pool(x: Tensor, geometry: Geometry, operators: Operators) -> Tensor
     if not torch.compiler.is_compiling() and _transforms_at_work():
         # A vmapped tensor does not report its memory format.
         channels_last = not _is_mapped(x) and is_channels_last(x)
-        y: Tensor = Forward.apply(operators, x, *geometry.arguments(), channels_last)[0]
+        y: Tensor = MaxBlurPool.apply(operators, x, *geometry.arguments(), channels_last)[0]
         return y
     # A trace keeps need_codes for good, and torch checks traces without grad: always True there.
     need_codes = (x.requires_grad and torch.is_grad_enabled()) or is_tracing()
@@ -64,7 +64,7 @@ def _is_mapped(x: Tensor) -> bool:
     return False
 
 
-class Forward(Function):
+class MaxBlurPool(Function):
     """``(operators, x, *arguments) -> (y, codes)``, differentiable any number of times."""
 
     @staticmethod
@@ -85,19 +85,19 @@ class Forward(Function):
     @staticmethod
     def jvp(ctx: _Context, _: Any, x_tangent: Tensor, *__: Any) -> tuple[Tensor, None]:
         (codes,) = ctx.saved_tensors
-        return Apply.apply(ctx.operators, x_tangent, codes, *ctx.arguments), None
+        return MaxBlurPoolApply.apply(ctx.operators, x_tangent, codes, *ctx.arguments), None
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[Any, ...], operators: Operators, x: Tensor, *arguments: Any
     ) -> Any:
         folded = fold(x, in_dims[1], info.batch_size)
-        y, codes = Forward.apply(operators, folded, *arguments)
+        y, codes = MaxBlurPool.apply(operators, folded, *arguments)
         b, n = info.batch_size, batch_of(x, in_dims[1])
         return (unfold(y, b, n), unfold(codes, b, n)), (0, 0)
 
 
-class Backward(Function):
+class MaxBlurPoolBackward(Function):
     """``(operators, dy, codes, input_size, *arguments) -> dx``, linear in dy."""
 
     @staticmethod
@@ -114,13 +114,17 @@ class Backward(Function):
     @staticmethod
     def backward(ctx: _Context, ddx: Tensor | None) -> tuple[Any, ...]:
         (codes,) = ctx.saved_tensors
-        ddy = None if ddx is None else Apply.apply(ctx.operators, ddx, codes, *ctx.arguments)
+        ddy = (
+            None
+            if ddx is None
+            else MaxBlurPoolApply.apply(ctx.operators, ddx, codes, *ctx.arguments)
+        )
         return None, ddy, None, None, *(None for _ in ctx.arguments)
 
     @staticmethod
     def jvp(ctx: _Context, _: Any, dy_tangent: Tensor, *__: Any) -> Tensor:
         (codes,) = ctx.saved_tensors
-        return Backward.apply(  # type: ignore[no-any-return]
+        return MaxBlurPoolBackward.apply(  # type: ignore[no-any-return]
             ctx.operators, dy_tangent, codes, ctx.input_size, *ctx.arguments
         )
 
@@ -137,11 +141,11 @@ class Backward(Function):
         b = info.batch_size
         folded = fold(dy, in_dims[1], b), fold(codes, in_dims[2], b)
         size = (b * input_size[0], *input_size[1:])
-        dx = Backward.apply(operators, *folded, size, *arguments)
+        dx = MaxBlurPoolBackward.apply(operators, *folded, size, *arguments)
         return unfold(dx, b, input_size[0]), 0
 
 
-class Apply(Function):
+class MaxBlurPoolApply(Function):
     """``(operators, x, codes, *arguments) -> y``, linear in x."""
 
     @staticmethod
@@ -160,7 +164,7 @@ class Apply(Function):
     @staticmethod
     def jvp(ctx: _Context, _: Any, x_tangent: Tensor, *__: Any) -> Tensor:
         (codes,) = ctx.saved_tensors
-        return Apply.apply(ctx.operators, x_tangent, codes, *ctx.arguments)  # type: ignore[no-any-return]
+        return MaxBlurPoolApply.apply(ctx.operators, x_tangent, codes, *ctx.arguments)  # type: ignore[no-any-return]
 
     @staticmethod
     def vmap(
@@ -173,7 +177,7 @@ class Apply(Function):
     ) -> Any:
         b = info.batch_size
         folded = fold(x, in_dims[1], b), fold(codes, in_dims[2], b)
-        y = Apply.apply(operators, *folded, *arguments)
+        y = MaxBlurPoolApply.apply(operators, *folded, *arguments)
         return unfold(y, b, batch_of(x, in_dims[1])), 0
 
 
@@ -195,7 +199,7 @@ def _to_input(ctx: _Context, dy: Tensor | None) -> Tensor | None:
     if dy is None:
         return None
     (codes,) = ctx.saved_tensors
-    return Backward.apply(  # type: ignore[no-any-return]
+    return MaxBlurPoolBackward.apply(  # type: ignore[no-any-return]
         ctx.operators, dy, codes, ctx.input_size, *ctx.arguments
     )
 
@@ -205,7 +209,11 @@ def _to_input(ctx: _Context, dy: Tensor | None) -> Tensor | None:
 
 def register(operators: Operators) -> None:
     """Registers the derivatives of a family: reverse mode by Functions, tangents by operators."""
-    for name, function in {"forward": Forward, "backward": Backward, "apply": Apply}.items():
+    for name, function in {
+        "forward": MaxBlurPool,
+        "backward": MaxBlurPoolBackward,
+        "apply": MaxBlurPoolApply,
+    }.items():
         rule = functools.partial(_at_key, operators, name, _compat.plain_apply(function))
         operators.library.impl(f"{operators.family}_{name}", rule, "Autograd")
 

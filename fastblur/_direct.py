@@ -1,8 +1,8 @@
 """The direct path: a layer's call on a plain tensor goes to the kernels without the dispatcher.
 
-A call is plain if only reverse-mode autograd and autocast are active (no transform, mode, trace or
-tangent) and the tensor is memory in one of the two layouts. All other calls get None here and go
-through the operators, which also raise the errors.
+A call is plain if only reverse-mode autograd and autocast are active (no transform, mode, trace,
+profiler or tangent) and the tensor is memory in one of the two layouts. All other calls get None
+here and go through the operators, which also raise the errors.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.autograd import forward_ad, profiler
 from torch.autograd.function import Function
 from torch.nn import Parameter
 
 from . import _autograd, _compat
-from ._operators import Arguments, Call, Operators, Size, autocast
-from ._plain import function_modes, included, is_plain, keys_of, states
+from ._operators import Arguments, Call, Operators, Size
+from ._plain import function_modes, included, keys_of, states
 
 # Bound once, because every call reads all of them.
 _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
 _any_autocast = torch._C._is_any_autocast_enabled
 _autocast_on = torch.is_autocast_enabled
 _with_grad = torch.is_grad_enabled
+_CAST = {torch.float32, torch.float16, torch.bfloat16}  # what autocast casts, of what kernels take
 _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 
 
@@ -35,11 +36,11 @@ class DirectCall(Call, Protocol):
     input_size: Size
     dtype: torch.dtype
     memory_format: torch.memory_format
-    device_type: str
     alignment: int
+    plain: tuple[frozenset[int], frozenset[int]]  # of _plain.states
 
-    def output(self, x: Tensor, codes: int) -> Tensor:
-        """Returns y; writes the codes to this address, unless it is 0."""
+    def output(self, x: Tensor) -> Tensor:
+        """Returns y; keeps no codes."""
         ...
 
 
@@ -69,19 +70,21 @@ class Direct:
             or included().raw_repr() not in self._around
             or function_modes()
             or forward_ad._current_level >= 0
+            or profiler._is_profiler_enabled  # shows operators by name, and a kernel not at all
             or (self._device is not None and x.device != self._device)
         ):
             return None
-        if _any_autocast() and _autocast_on(self._device_type):
-            x = autocast(x)
+        dtype = x.dtype
+        if _any_autocast() and dtype in _CAST and _autocast_on(self._device_type):
+            dtype = torch.get_autocast_dtype(self._device_type)
         call = self._last
         if (
             call is None
             or x.shape != call.input_size
-            or x.dtype is not call.dtype
+            or dtype is not call.dtype
             or not x.is_contiguous(memory_format=call.memory_format)
         ):
-            call = self._call_of(x)
+            call = self._call_of(x, dtype)
             if call is None:
                 return None
         if self._alignment > 1 and x.data_ptr() % self._alignment:
@@ -89,28 +92,30 @@ class Direct:
         if x.requires_grad and _with_grad() and not _is_excluded(_AUTOGRAD):
             y: Tensor = _apply(x, call)
             return y
-        return call.output(x, 0)
+        return call.output(x if x.dtype is dtype else x.to(dtype))
 
-    def _call_of(self, x: Tensor) -> DirectCall | None:
-        """The call for a size, dtype and layout; None if there is none."""
+    def _call_of(self, x: Tensor, dtype: torch.dtype) -> DirectCall | None:
+        """The call for x's size and layout in a dtype; None if there is none."""
         if x.dim() != 4:
             return None
         channels_last = not x.is_contiguous()
         if channels_last and not x.is_contiguous(memory_format=torch.channels_last):
             return None
         try:
-            call: DirectCall = self._calls(self._plan, x.shape, channels_last, x.dtype)
+            call: DirectCall = self._calls(self._plan, x.shape, channels_last, dtype, x.device)
         except (KeyError, ValueError):  # the dtype, or the sizes
             return None
         self._last = call
         return call
 
 
-class _Direct(Function):
+class DirectMaxBlurPool(Function):
     """``(x, call) -> y``, differentiable any number of times."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, call: DirectCall) -> Tensor:
+        if x.dtype is not call.dtype:  # under autocast; autograd casts the gradient back by itself
+            x = x.to(call.dtype)
         y, codes = call.forward(x, True)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(codes)
@@ -124,29 +129,39 @@ class _Direct(Function):
         call: DirectCall = ctx.call
         (codes,) = ctx.saved_tensors
         if _with_grad() or not _fits(call, dy, codes):
-            dx = _autograd.Backward.apply(
+            dx = _autograd.MaxBlurPoolBackward.apply(
                 call.operators, dy, codes, call.input_size, *call.arguments
             )
         else:
-            dx = call.backward(dy.contiguous(memory_format=call.memory_format), codes)
+            if not dy.is_contiguous(memory_format=call.memory_format):  # saves half of contiguous()
+                dy = dy.contiguous(memory_format=call.memory_format)
+            dx = call.backward(dy, codes)
         return dx, None
 
 
-_apply = _compat.plain_apply(_Direct)
+_apply = _compat.plain_apply(DirectMaxBlurPool)
 
 
 def _fits(call: DirectCall, dy: Tensor, codes: Tensor) -> bool:
     """Whether a kernel accepts them; a hook may have replaced either with anything."""
+    keys, around = call.plain
     return (
-        is_plain(dy, codes)
+        type(dy) is type(codes) is Tensor
+        and keys_of(dy).raw_repr() in keys
+        and keys_of(codes).raw_repr() in keys
+        and included().raw_repr() in around
+        and not function_modes()
+        and forward_ad._current_level < 0
         and dy.shape == call.output_size
         and dy.dtype is call.dtype
         and codes.shape == call.codes_shape
         and codes.dtype is call.codes_dtype
         and codes.is_contiguous()
-        and dy.device == codes.device
         and (
-            call.alignment == 1
-            or (dy.data_ptr() % call.alignment == codes.data_ptr() % call.alignment == 0)
+            call.alignment == 1  # on the CPU, which is one device
+            or (
+                dy.device == codes.device
+                and dy.data_ptr() % call.alignment == codes.data_ptr() % call.alignment == 0
+            )
         )
     )

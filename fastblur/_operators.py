@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from . import _compat
+from . import _compat, flops
 from ._geometry import DTYPES, Geometry
 
 Size = tuple[int, int, int, int]  # the shape of x, [N, C, H, W]
@@ -140,6 +140,7 @@ class Operators:
             qualified = f"fastblur::{operator}"
             torch.library.register_fake(qualified, getattr(fake, name), lib=library)
             torch.library.register_vmap(qualified, self._vmap(name), lib=library)
+        flops.register(self)
 
     def _fake_call(
         self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor

@@ -34,6 +34,7 @@ class _Path(NamedTuple):
     direct: Callable[[Tensor], Tensor | None] | None = None
 
 
+_is_compiling = torch.compiler.is_compiling  # bound once, because every call asks
 _NOT_KEPT = {"_path", "_together"}  # left out of copies and files
 
 
@@ -99,7 +100,7 @@ class Pool(nn.Module):
 
     def compute(self, input: Tensor, geometry: Geometry) -> Tensor:
         """Applies the layer with a geometry that includes the modules that joined it."""
-        if torch.compiler.is_compiling():
+        if _is_compiling():
             return run(input, geometry, self.backend)
         known, backend, device, direct = self._path
         if known is not geometry or backend != self.backend:

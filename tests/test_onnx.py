@@ -71,6 +71,27 @@ def net(mode: Any = "reflect") -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
+@pytest.mark.filterwarnings("ignore")  # the exporter is deprecated, and traces
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "zeros", "circular"])
+def test_the_deprecated_exporter(mode: str, tmp_path: Path) -> None:
+    model, x, file = net(mode), torch.randn(2, 3, 24, 20), tmp_path / "net.onnx"
+    torch.onnx.export(
+        model,
+        (x,),
+        file,
+        dynamo=False,
+        opset_version=18,
+        input_names=["x"],
+        dynamic_axes={"x": {0: "n", 2: "h"}},
+    )
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for shape in ((2, 3, 24, 20), (5, 3, 31, 20)):
+        x = torch.randn(shape)
+        (y,) = session.run(None, {"x": x.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(y), model(x), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "zeros", "circular"])
 def test_as_everybody_exports(mode: str) -> None:
     model = net(mode)

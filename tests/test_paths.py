@@ -291,6 +291,42 @@ def test_a_dispatch_mode_sees_the_operator_and_its_derivative() -> None:
     ]
 
 
+def test_a_profiler_sees_the_operator_and_its_derivative() -> None:
+    layer, x = known(FusedMaxBlurPool()), torch.randn(1, 2, 8, 8, requires_grad=True)
+    y = layer(x)
+    with torch.profiler.profile() as profile:
+        layer(x)
+        y.sum().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert {"fastblur::max_blur_pool_forward", "DirectMaxBlurPoolBackward"} <= names
+    assert is_direct(layer, x)
+
+
+def test_autocast_casts_in_the_function() -> None:
+    """A node less; and the gradient arrives in the dtype of the input, twice differentiable."""
+    layer, x = known(FusedMaxBlurPool()), torch.randn(1, 2, 8, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        assert is_direct(layer, x)
+    assert y.dtype == torch.bfloat16
+    assert y.grad_fn is not None
+    ((leaf, _), *_) = y.grad_fn.next_functions
+    assert "AccumulateGrad" in str(leaf)
+    dy = torch.ones_like(y, requires_grad=True)
+    (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+    cast = x.detach().bfloat16().requires_grad_()
+    (want,) = torch.autograd.grad(layer(cast), cast, dy.detach())
+    assert dx.dtype == torch.float32
+    assert torch.equal(dx, want.float())
+    assert torch.autograd.grad(dx.sum(), dy)[0].dtype == torch.bfloat16
+
+
+def test_autocast_does_not_cast_integers() -> None:
+    layer, x = known(FusedMaxBlurPool()), torch.ones(1, 2, 8, 8, dtype=torch.int32)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match="input must be"):
+        layer(x)
+
+
 @pytest.mark.parametrize("make", INPUTS.values(), ids=INPUTS)
 def test_is_not_taken_for_what_is_not_plain(make: Callable[[], Any]) -> None:
     layer, x = known(FusedMaxBlurPool()), make()

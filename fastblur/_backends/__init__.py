@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from .._autograd import is_tracing
 from .backend import Backend
 from .compiled import CPU, CUDA
 from .reference import REFERENCE
@@ -54,5 +55,6 @@ def choose(name: str, device: torch.device) -> Backend:
 
 def _goes_into_onnx() -> bool:
     """Whether ``torch.onnx.export`` captures the call; ONNX has only standard operators."""
-    # The second check imports the exporter, so it runs only for captured calls.
-    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    # The last check imports the exporter, so it runs only for captured calls.
+    captured = torch.compiler.is_exporting() or is_tracing()  # the latter with dynamo=False
+    return captured and torch.onnx.is_in_onnx_export()

@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _autograd
+from .. import _autograd, _compat
 from .._geometry import FIELDS, Geometry
 from .._operators import Arguments, Kernels, Operators, Size, memory_format
+from .._plain import states
 from .backend import Backend, Codes, in_words
 from .specialised import is_specialised
+
+Allocate = Callable[[], Tensor]
 
 _REINSTALL = "pip install --no-cache-dir --force-reinstall --no-deps, from the sources"
 
@@ -48,46 +51,53 @@ class CompiledCall:
         ValueError: the sizes do not fit.
     """
 
-    def __init__(self, plan: Plan, size: Size, channels_last: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self, plan: Plan, size: Size, channels_last: bool, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.native = plan.backend.library.Call(plan.native, _NUMBERS[dtype], channels_last, *size)
-        self._forward, self._place = self.native.forward, plan.backend.place
+        self._forward, self._backward = self.native.forward, self.native.backward
+        self._place = plan.backend.place
         h, w, codes, *scratch = self.native.sizes
         n, c = size[:2]
         self.operators = OPERATORS
-        self.device_type, self.alignment = plan.backend.device_type, plan.backend.alignment
+        self.alignment, self.plain = plan.backend.alignment, states(plan.backend.device_type)
         self.arguments = (*plan.geometry, channels_last)
         self.dtype, self.memory_format = dtype, memory_format(channels_last)
-        self.input_size, self.output_size = size, (n, c, h, w)
+        self.input_size, self.output_size = tuple(size), (n, c, h, w)
         self.codes_shape, self.codes_dtype = (n, codes), plan.backend.codes_dtype
-        # Memory for codes that are not kept, if the kernels need it nevertheless.
-        self._scratch = (n, *scratch) if any(scratch) else None
-        self._x_strides = _strides(self.input_size, channels_last)
-        self._y_strides = _strides(self.output_size, channels_last)
 
-    def output(self, x: Tensor, codes: int) -> Tensor:
-        """Returns y; writes the codes to this address, unless it is 0."""
-        y = x.new_empty_strided(self.output_size, self._y_strides)
-        if self._scratch and not codes:
-            scratch = x.new_empty(self._scratch, dtype=self.codes_dtype)
-            codes = scratch.data_ptr()
+        def new(size: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Allocate:
+            return functools.partial(_compat.empty_strided(device), size, strides, dtype)
+
+        self._new_x = new(self.input_size, _strides(size, channels_last), dtype)
+        self._new_y = new(self.output_size, _strides(self.output_size, channels_last), dtype)
+        self._new_codes = new(self.codes_shape, (codes or 1, 1), self.codes_dtype)
+        self._no_codes = new((n, 0), (1, 1), self.codes_dtype)
+        # For codes that are not kept, if the kernels need memory for them nevertheless.
+        (length,) = scratch or (0,)
+        self._new_scratch = new((n, length), (length, 1), self.codes_dtype) if length else None
+
+    def output(self, x: Tensor) -> Tensor:
+        """Returns y; keeps no codes."""
+        y, scratch = self._new_y(), self._new_scratch and self._new_scratch()
+        codes = 0 if scratch is None else scratch.data_ptr()
         self._forward(x.data_ptr(), y.data_ptr(), codes, *self._place(x))
         return y
 
     def forward(self, x: Tensor, need_codes: bool) -> tuple[Tensor, Tensor]:
-        n, length = self.codes_shape
         if not need_codes:
-            length = 0
-        # The fastest way to allocate.
-        codes = x.new_empty_strided((n, length), (length or 1, 1), dtype=self.codes_dtype)
-        return self.output(x, codes.data_ptr()), codes
+            return self.output(x), self._no_codes()
+        y, codes = self._new_y(), self._new_codes()
+        self._forward(x.data_ptr(), y.data_ptr(), codes.data_ptr(), *self._place(x))
+        return y, codes
 
     def backward(self, dy: Tensor, codes: Tensor) -> Tensor:
-        dx = dy.new_empty_strided(self.input_size, self._x_strides)
-        self.native.backward(dy.data_ptr(), codes.data_ptr(), dx.data_ptr(), *self._place(dy))
+        dx = self._new_x()
+        self._backward(dy.data_ptr(), codes.data_ptr(), dx.data_ptr(), *self._place(dy))
         return dx
 
     def apply(self, x: Tensor, codes: Tensor) -> Tensor:
-        y = x.new_empty_strided(self.output_size, self._y_strides)
+        y = self._new_y()
         self.native.apply(x.data_ptr(), codes.data_ptr(), y.data_ptr(), *self._place(x))
         return y
 
@@ -126,7 +136,8 @@ class Compiled(Backend):
         self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor
     ) -> CompiledCall:
         """Checks a call; see ``_operators.py``."""
-        return self.calls(self.plans(geometry), size, channels_last, beside.dtype)
+        plan = self.plans(geometry)
+        return self.calls(plan, size, channels_last, beside.dtype, beside.device)
 
     def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
         call = self.call(geometry.arguments(), size, channels_last, beside)
@@ -334,7 +345,7 @@ BUILD: dict[str, Any] = {} if C is None else C.build_info()
 CUDA_ARCHS: tuple[str, ...] = tuple(BUILD["cuda_archs"]) if BUILD.get("cuda") else ()
 
 
-class MaxBlurPoolFunction(_autograd.Forward):
+class MaxBlurPoolFunction(_autograd.MaxBlurPool):
     """``(x, *arguments) -> (y, codes)`` by the compiled operators, differentiable in both modes.
 
     ``arguments`` are those of ``torch.ops.fastblur.max_blur_pool_forward`` between ``x`` and
@@ -359,5 +370,5 @@ class MaxBlurPoolFunction(_autograd.Forward):
                 f"MaxBlurPoolFunction.apply takes x and {', '.join(names)}, all by position, "
                 f"got x and {len(arguments)} more"
             )
-        result: tuple[Tensor, Tensor] = _autograd.Forward.apply(OPERATORS, x, *arguments)
+        result: tuple[Tensor, Tensor] = _autograd.MaxBlurPool.apply(OPERATORS, x, *arguments)
         return result

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._autograd import is_tracing
 from .._geometry import Geometry
 from .._operators import Size
 from .backend import Backend
@@ -66,5 +67,6 @@ def chain(
     mode = "constant" if geometry.padding_mode == "zeros" else geometry.padding_mode
     x = pad(x, (left, right, top, bottom), mode)
     weight = filter.to(device=x.device, dtype=x.dtype)
-    channels = x.shape[1]
+    # torch.jit.trace takes sizes for variables, and a convolution in ONNX has a known weight.
+    channels = int(x.shape[1]) if is_tracing() else x.shape[1]
     return F.conv2d(x, weight.expand(channels, 1, -1, -1), stride=geometry.stride, groups=channels)

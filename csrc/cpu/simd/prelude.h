@@ -20,6 +20,7 @@
 #include <immintrin.h>
 #endif
 
+#include "cpu/arena.h"
 #include "cpu/codes/layout.h"
 #include "cpu/kernels/specialisation.h"
 #include "cpu/simd/float16.h"

@@ -23,13 +23,12 @@ class Scratch {
   Scratch(int64_t rows, int64_t length, int64_t margin)
       : lead_(round(margin)), stride_(lead_ + round(length + margin)) {
     const size_t bytes = (size_t(rows * stride_ + kSlack) * sizeof(E) + 63) / 64 * 64;
-    data_ = static_cast<E*>(std::aligned_alloc(64, bytes));
-    if (!data_) throw std::bad_alloc();
+    data_ = static_cast<E*>(take_scratch(bytes));
     std::memset((void*)data_, 0, bytes);
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { std::free(data_); }
+  ~Scratch() { give_back_scratch(data_); }
   int64_t stride() const { return stride_; }
   E* operator[](int64_t row) { return data_ + row * stride_ + lead_; }
   const E* operator[](int64_t row) const { return data_ + row * stride_ + lead_; }
