@@ -225,6 +225,11 @@ def _at_key(
     check_dense("grad_output" if name == "backward" else "input", x)
     if name != "forward":
         check_dense("codes", rest[0])
+    kernels = operators.on.get(x.device.type)
+    tensors = (x,) if name == "forward" else (x, rest[0])
+    # Skips the dispatcher, which takes longer than the kernels in compiled code.
+    if not (x.requires_grad and torch.is_grad_enabled()) and kernels and is_plain(*tensors):
+        return getattr(kernels, name)(x, *rest)
     x, tangent = _split(x)
     recorded = _is_recorded(x)
     need_codes: tuple[bool, ...] = ()
@@ -232,12 +237,8 @@ def _at_key(
         if recorded and not rest[-1]:
             raise ValueError("need_codes must be True for an input that requires grad, got False")
         rest, need_codes = rest[:-1], (rest[-1] or tangent is not None,)
-    kernels = operators.on.get(x.device.type)
     if recorded:
         result = record(operators, x, *rest)
-    elif kernels is not None and is_plain(x, *(t for t in rest[:1] if isinstance(t, Tensor))):
-        # Skips the dispatcher, which takes longer than the kernels in compiled code.
-        result = getattr(kernels, name)(x, *rest, *need_codes)
     else:
         with torch._C._AutoDispatchBelowAutograd():
             result = operators.named(name)(x, *rest, *need_codes)
