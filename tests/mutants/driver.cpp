@@ -2,6 +2,7 @@
 //
 // DRIVER_VECTOR: the vector type; DRIVER_ELEMENT: of memory; DRIVER_AVX2: whether to turn it on;
 // DRIVER_POOL: the pool that is known at compile time, which may be 0; without it, all that are.
+#include "cpu/arena.cpp"
 #include "cpu/simd/prelude.h"
 #include "cpu/stages/vertical_taps.cpp"
 #include "cpu/targets/target.h"
