@@ -1,13 +1,17 @@
 """Counts the operations of the layers as those of the convolution that they replace.
 
-``torch.utils.flop_counter`` knows the operators as soon as fastblur is imported. fvcore has no
-table that a package can add to, so :func:`fvcore_handles` returns what its analysis takes.
+``torch.utils.flop_counter`` knows the operators, in whatever order it and fastblur are imported.
+fvcore has no table that a package can add to, so :func:`fvcore_handles` returns what its analysis
+takes.
 """
 
 from __future__ import annotations
 
-import contextlib
+import sys
 from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fvcore_handles"]
 
+_COUNTER = "torch.utils.flop_counter"
 # Where an operator of each kind has its taps among its arguments; see the schemas in _operators.py.
 _TAPS = {"forward": 4, "backward": 6, "apply": 5}
 
@@ -50,12 +55,42 @@ def register(operators: Operators) -> None:
     A multiply-add is two operations there. Max, padding and ReLU count as nothing, so a fused model
     counts as the unfused one does.
     """
-    # The counter imports Triton. Where that fails, nobody can count anyway.
-    with contextlib.suppress(Exception):
-        from torch.utils.flop_counter import register_flop_formula
 
+    def tell(counter: Any) -> None:
         for name, first in _TAPS.items():
-            register_flop_formula(operators.named(name))(_formula(name, first))
+            counter.register_flop_formula(operators.named(name))(_formula(name, first))
+
+    _when_imported(_COUNTER, tell)
+
+
+def _when_imported(name: str, tell: Callable[[Any], None]) -> None:
+    """Passes a module on once somebody has imported it; that of torch imports Triton."""
+    if name in sys.modules:
+        tell(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _Importer(name, tell))
+
+
+class _Importer(MetaPathFinder):
+    """Lets the others find one module, and passes it on after its own code has run."""
+
+    def __init__(self, name: str, tell: Callable[[Any], None]) -> None:
+        self._name, self._tell = name, tell
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if name != self._name:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_tell(module: Any) -> None:
+                run(module)
+                self._tell(module)
+
+            spec.loader.exec_module = run_and_tell  # type: ignore[method-assign]
+        return spec
 
 
 def _formula(name: str, first: int) -> Callable[..., int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from typing import Any
 
@@ -64,9 +65,17 @@ def test_fvcore() -> None:
     assert count == (2 * 4 * 4 * 4) * 4 * 4
 
 
-def test_a_counter_that_does_not_load_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastblur import flops
-    from fastblur._backends.compiled import OPERATORS
-
-    monkeypatch.setitem(sys.modules, "torch.utils.flop_counter", None)
-    flops.register(OPERATORS)
+@needs_extension
+@pytest.mark.parametrize("first", ["fastblur", "torch.utils.flop_counter"])
+def test_either_may_be_imported_first(first: str) -> None:
+    code = f"""if True:
+        import {first}, sys, torch, fastblur
+        finders = len(sys.meta_path)
+        from torch.utils.flop_counter import FlopCounterMode
+        with FlopCounterMode(display=False) as counter:
+            fastblur.FusedMaxBlurPool()(torch.ones(1, 1, 4, 4))
+        assert counter.get_total_flops() == 2 * 4 * 16
+        assert len(sys.meta_path) == finders - ({first!r} == "fastblur")
+        """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -239,8 +239,8 @@ class FusedRowsBack {
       }
       for (int64_t j = 0; j < blocks; ++j) {
         if (j >= interior_begin && j < interior_end)
-          make_block<kRelu, kDelayed>(rows, j, taps, carried, held, nullptr);
-        else make_block<kRelu, kDelayed>(rows, j, taps, carried, held, edges + j);
+          Block<kRelu, kDelayed, true>(rows, j, carried, held).make(taps, nullptr);
+        else Block<kRelu, kDelayed, false>(rows, j, carried, held).make(taps, edges + j);
       }
       if constexpr (kDelayed) {
         for (int r = 0; r < 2; ++r)
@@ -249,58 +249,53 @@ class FusedRowsBack {
     }
   }
 
-  // held, if kDelayed: the last block of rows of dx, which waits for this one.
-  template <bool kRelu, bool kDelayed, class E>
-  __attribute__((always_inline)) static void make_block(const Rows& rows, int64_t j, const V* taps,
-                                                        Sums& carried, Sums& held, const E edge) {
-    constexpr bool kInterior = std::is_same_v<E, std::nullptr_t>;
-    const V zero = V::set1(0);
-    V dm[2][2];  // rows of windows, even and odd columns
-#pragma GCC unroll 2
-    for (int e = 0; e < 2; ++e) {  // B_h'
-      const S* const dv = rows.dv[e] + j * L;
-      V sum[2] = {zero, zero};
-#pragma GCC unroll 8
-      for (int b = 0; b < F; ++b)
-        sum[b % 2] = V::fma(taps[b], V::load(dv + (b % 2 ? rows.odd_from : rows.even_from) - b / 2),
-                            sum[b % 2]);
-      if (rows.swaps) dm[e][0] = sum[1], dm[e][1] = sum[0];
-      else dm[e][0] = sum[0], dm[e][1] = sum[1];
-    }
-    if constexpr (!kInterior) apply_edge(*edge, rows, dm);
+  // Of one block: the gradients of its windows, and the rows of dx that these reach. The columns of
+  // the next block that they reach, too, wait in `next`.
+  template <bool kRelu, bool kDelayed, bool kInterior>
+  class Block {
+   public:
+    // held, if kDelayed: the last block of rows of dx, which waits for this one.
+    FASTBLUR_INLINE Block(const Rows& rows, int64_t j, Sums& carried, Sums& held)
+        : rows_(rows),
+          j_(j),
+          carried_(carried),
+          held_(held),
+          partial_(rows.partial + j * kPartial) {}
 
-    V even[K + 1], odd[K + 1], next_even[K + 1], next_odd[K + 1];
-    S* const partial = rows.partial + j * kPartial;
-    const auto finish = [&](int r) __attribute__((always_inline)) {
-      if constexpr (K > 1) {
-        even[r] = V::add(even[r], V::template join<1>(carried.even[r], next_even[r]));
-        carried.even[r] = next_even[r];
-      }
-      if constexpr (K > 2) {
-        odd[r] = V::add(odd[r], V::template join<1>(carried.odd[r], next_odd[r]));
-        carried.odd[r] = next_odd[r];
-      }
-      if (r >= 2) {
-        even[r].store(partial + (r - 2) * kBlock);
-        odd[r].store(partial + (r - 2) * kBlock + L);
-      } else if (kDelayed) {
-        const V second = V::template join<L - 1>(held.even[r], even[r]);
-        if (kInterior || j > 0) put<kInterior>(held.odd[r], second, rows, r, j - 1);
-        held.even[r] = even[r], held.odd[r] = odd[r];
-      } else {
-        put<kInterior>(even[r], odd[r], rows, r, j);
-      }
-    };
+    FASTBLUR_INLINE void make(const V* taps, const Edge* edge) {
+      V dm[2][2];  // rows of windows, even and odd columns
+      blur_transposed(taps, dm);
+      if constexpr (!kInterior) apply_edge(*edge, rows_, dm);
 #pragma GCC unroll 2
-    for (int e = 0; e < 2; ++e) {
+      for (int e = 0; e < 2; ++e) route(e, dm[e]);
+    }
+
+   private:
+    FASTBLUR_INLINE void blur_transposed(const V* taps, V (*dm)[2]) const {  // B_h'
+#pragma GCC unroll 2
+      for (int e = 0; e < 2; ++e) {
+        const S* const dv = rows_.dv[e] + j_ * L;
+        V sum[2] = {V::set1(0), V::set1(0)};
+#pragma GCC unroll 8
+        for (int b = 0; b < F; ++b)
+          sum[b % 2] =
+              V::fma(taps[b], V::load(dv + (b % 2 ? rows_.odd_from : rows_.even_from) - b / 2),
+                     sum[b % 2]);
+        if (rows_.swaps) dm[e][0] = sum[1], dm[e][1] = sum[0];
+        else dm[e][0] = sum[0], dm[e][1] = sum[1];
+      }
+    }
+
+    // S_h' S_v' of a row of windows.
+    FASTBLUR_INLINE void route(int e, const V* dm) {
       Routing<V, K> of_even, of_odd;
       const auto code = [&](int b) __attribute__((always_inline)) {
-        return rows.code[e] + j * (kBlock / 8) + b * rows.bitplane[e];
+        return rows_.code[e] + j_ * (kBlock / 8) + b * rows_.bitplane[e];
       };
-      of_even.decode(dm[e][0], kRelu, [&](int b) __attribute__((always_inline)) {
+      of_even.decode(dm[0], kRelu, [&](int b) __attribute__((always_inline)) {
         return V::template mask_of_pairs<0>(code(b));
       });
-      of_odd.decode(dm[e][1], kRelu, [&](int b) __attribute__((always_inline)) {
+      of_odd.decode(dm[1], kRelu, [&](int b) __attribute__((always_inline)) {
         return V::template mask_of_pairs<1>(code(b));
       });
 #pragma GCC unroll 3
@@ -308,23 +303,51 @@ class FusedRowsBack {
         const int r = w + e;
         const bool fresh = e == 0 || w == K - 1, begins = fresh && r >= K - 1;
         if (fresh && !begins) {
-          even[r] = V::load(partial + r * kBlock);
-          odd[r] = V::load(partial + r * kBlock + L);
+          here_.even[r] = V::load(partial_ + r * kBlock);
+          here_.odd[r] = V::load(partial_ + r * kBlock + L);
         }
-        of_even.accumulate(begins, w, 0, even[r]);
-        of_odd.accumulate(begins, w, 0, odd[r]);
+        of_even.accumulate(begins, w, 0, here_.even[r]);
+        of_odd.accumulate(begins, w, 0, here_.odd[r]);
         if constexpr (K > 1) {
-          of_even.accumulate(false, w, 1, odd[r]);
-          of_odd.accumulate(fresh, w, 1, next_even[r]);
+          of_even.accumulate(false, w, 1, here_.odd[r]);
+          of_odd.accumulate(fresh, w, 1, next_.even[r]);
         }
         if constexpr (K > 2) {
-          of_even.accumulate(false, w, 2, next_even[r]);
-          of_odd.accumulate(fresh, w, 2, next_odd[r]);
+          of_even.accumulate(false, w, 2, next_.even[r]);
+          of_odd.accumulate(fresh, w, 2, next_.odd[r]);
         }
         if (e == 1 || w == 0) finish(r);
       }
     }
-  }
+
+    // Row r has all it gets from these windows.
+    FASTBLUR_INLINE void finish(int r) {
+      V &even = here_.even[r], &odd = here_.odd[r];
+      if constexpr (K > 1) {
+        even = V::add(even, V::template join<1>(carried_.even[r], next_.even[r]));
+        carried_.even[r] = next_.even[r];
+      }
+      if constexpr (K > 2) {
+        odd = V::add(odd, V::template join<1>(carried_.odd[r], next_.odd[r]));
+        carried_.odd[r] = next_.odd[r];
+      }
+      if (r >= 2) {
+        even.store(partial_ + (r - 2) * kBlock);
+        odd.store(partial_ + (r - 2) * kBlock + L);
+      } else if (kDelayed) {
+        const V second = V::template join<L - 1>(held_.even[r], even);
+        if (kInterior || j_ > 0) put<kInterior>(held_.odd[r], second, rows_, r, j_ - 1);
+        held_.even[r] = even, held_.odd[r] = odd;
+      } else {
+        put<kInterior>(even, odd, rows_, r, j_);
+      }
+    }
+
+    const Rows& rows_;
+    const int64_t j_;
+    Sums &carried_, &held_, here_, next_;
+    S* const partial_;
+  };
 
   __attribute__((always_inline)) static void apply_edge(const Edge& edge, const Rows& rows,
                                                         V (*dm)[2]) {
