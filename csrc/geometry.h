@@ -57,6 +57,27 @@ FASTBLUR_HD inline int64_t border_source(int64_t q, int64_t size, Border border)
   }
 }
 
+// The inverse: calls f with each position of the padding that is a copy of element u.
+template <class F>
+FASTBLUR_HD inline void for_each_copy(int64_t u, int64_t size, int64_t before, int64_t after,
+                                      Border border, F f) {
+  switch (border) {
+    case Border::reflect:
+      if (u > 0 && u <= before) f(-u);
+      if (u < size - 1 && size - 1 - u <= after) f(2 * (size - 1) - u);
+      break;
+    case Border::replicate:
+      for (int64_t q = u == 0 ? -before : 0; q < 0; ++q) f(q);
+      for (int64_t q = size; u == size - 1 && q < size + after; ++q) f(q);
+      break;
+    case Border::circular:
+      if (size - u <= before) f(u - size);
+      if (u < after) f(u + size);
+      break;
+    default: break;
+  }
+}
+
 // Bits that tell `states` states apart.
 FASTBLUR_HD constexpr int bits_for(int states) {
   int bits = 0;

@@ -5,6 +5,19 @@
 #include <stdexcept>
 
 namespace fastblur::cpu {
+
+namespace generic {
+extern const Target target;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Target target;
+}
+namespace avx512 {
+extern const Target target;
+}
+#endif
+
 namespace {
 
 constexpr const Target* kTargets[] = {

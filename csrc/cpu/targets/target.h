@@ -40,16 +40,4 @@ struct Target {
   const Kernels<BFloat16>& kernels(const BFloat16*) const { return bf16; }
 };
 
-namespace generic {
-extern const Target target;
-}
-#if defined(__x86_64__)
-namespace avx2 {
-extern const Target target;
-}
-namespace avx512 {
-extern const Target target;
-}
-#endif
-
 }  // namespace fastblur::cpu

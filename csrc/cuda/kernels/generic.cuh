@@ -169,11 +169,11 @@ __global__ void gather(const __grid_constant__ Params p, const T* x, const uint3
 }
 
 // The outputs along one axis that read element u of m, where it stands and as padding: calls
-// f(output, weight). Replicated padding is summed first, since one output may read much of it.
+// f(output, weight).
 template <class T, class F>
 FASTBLUR_DEVICE void for_each_use(const Axis& axis, Border border, const double* taps, int64_t u,
                                   F f) {
-  const int64_t m = axis.pooled(), out = axis.out(), stride = axis.stride;
+  const int64_t out = axis.out(), stride = axis.stride;
   const auto at = [&](int64_t q) {
     const int64_t from_start = q + axis.before;  // = output * stride + tap
     int64_t i = from_start / stride;
@@ -181,32 +181,8 @@ FASTBLUR_DEVICE void for_each_use(const Axis& axis, Border border, const double*
     for (; i >= 0 && from_start - i * stride < axis.n_taps; --i)
       f(i, Sum<T>(taps[from_start - i * stride]));
   };
-  const auto sum = [&](int64_t begin, int64_t end) {
-    Sum<T> weight = 0;
-    for (int64_t b = begin; b < end; ++b) weight += Sum<T>(taps[b]);
-    return weight;
-  };
   at(u);
-  if (border == Border::reflect) {
-    if (u > 0 && u <= axis.before) at(-u);
-    if (u < m - 1 && m - 1 - u <= axis.after) at(2 * (m - 1) - u);
-  } else if (border == Border::circular) {
-    if (m - u <= axis.before) at(u - m);
-    if (u < axis.after) at(u + m);
-  } else if (border == Border::replicate) {
-    if (u == 0) {
-      for (int64_t i = 0; i < out && i * stride < axis.before; ++i) {
-        const int64_t end = axis.before - i * stride;
-        f(i, sum(0, end < axis.n_taps ? end : axis.n_taps));
-      }
-    }
-    if (u == m - 1) {
-      for (int64_t i = out - 1; i >= 0 && i * stride + axis.n_taps > m + axis.before; --i) {
-        const int64_t begin = m + axis.before - i * stride;
-        f(i, sum(begin > 0 ? begin : 0, axis.n_taps));
-      }
-    }
-  }
+  for_each_copy(u, axis.pooled(), axis.before, axis.after, border, at);
 }
 
 // dx = S' B' dy: one thread for each element of dx, which looks at the windows that hold it.
