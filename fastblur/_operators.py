@@ -292,8 +292,10 @@ def _differ(ours: Sequence[int], wanted: Sequence[int]) -> bool:
     """Whether sizes surely differ. Symbolic sizes are not compared, which would add guards."""
     if len(ours) != len(wanted):
         return True
-    known = all(isinstance(n, int) for sizes in (ours, wanted) for n in sizes)
-    return known and tuple(ours) != tuple(wanted)
+    for n in (*ours, *wanted):  # a loop, because compiled code calls this
+        if type(n) is not int:
+            return False
+    return tuple(ours) != tuple(wanted)
 
 
 def geometry_from(arguments: Sequence[Any]) -> Geometry:
@@ -303,7 +305,8 @@ def geometry_from(arguments: Sequence[Any]) -> Geometry:
 
 def _hashable(arguments: Sequence[Any]) -> Arguments:
     """Turns lists, which a schema makes of tuples, back into tuples."""
-    return tuple(tuple(a) if isinstance(a, list) else a for a in arguments)
+    # From a list, because compiled code calls this, and a generator takes longer.
+    return tuple([tuple(a) if type(a) is list else a for a in arguments])
 
 
 # ---- layouts -----------------------------------------------------------------------------------
