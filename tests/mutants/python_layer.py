@@ -45,7 +45,7 @@ OPERATORS = of(
     ("if codes.dtype != call.codes_dtype:", "if False:", "raw.py hostile.py"),
     ("if t.dtype not in DTYPES:", "if t.is_complex():", "raw.py hostile.py"),
     ("if t.layout is not torch.strided:", "if False:", "hostile.py errors.py"),
-    ("known and tuple(ours) != tuple(wanted)", "False", "raw.py hostile.py"),
+    ("return tuple(ours) != tuple(wanted)", "return False", "raw.py hostile.py"),
     ("shape = self.codes_shape if need_codes else", "shape = self.codes_shape if True else",
      "raw.py autograd.py"),
     ("t = t.contiguous(memory_format=", "t = t.contiguous() if True else t.contiguous("

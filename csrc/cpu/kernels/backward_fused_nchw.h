@@ -63,7 +63,7 @@ class FusedRowsBack {
     const int64_t end = x1 + p.h.pad;
     // Two rows are an even one of padded m and the next, wherever x0 is: so is the order of sums.
     for (int64_t u = 2 * (reach >> 1) - p.h.before, next; u < end; u = next) {
-      next = min(u + band_, u + (end - u + 1) / 2 * 2);
+      next = min(u + band_, end);
       make_rows_of_dv(plane, u, next);
       with_truth(p.relu, [&](auto relu) {
         // A window of one element has no padding.
