@@ -13,8 +13,8 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from . import plots, tables
-from .results import load, of_kind, save
+from .pages import plots, tables
+from .pages.results import load, of_kind, save
 
 GENERATED = "<!-- Written by python -m benchmarks.report. -->"
 CPU_ONLY = "**Measured on a CPU. Nothing in this part is a GPU measurement.**"

@@ -20,8 +20,8 @@ import torch
 from fastblur._backends import compiled
 
 from .instruction_counts import calls
-from .results import Row
-from .tables import in_cache
+from .pages.results import Row
+from .pages.tables import in_cache
 from .workloads import Workload, both_layouts
 
 WORKLOADS = [

@@ -12,7 +12,7 @@ if not (ROOT / "benchmarks").exists():
     pytest.skip("runs from a source tree only", allow_module_level=True)
 pytest.importorskip("rich", reason="the tables are written with it")
 
-from benchmarks.claims import claims  # noqa: E402
+from benchmarks.pages.claims import claims  # noqa: E402
 
 PAGES = [
     "README.md",

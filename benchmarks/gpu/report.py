@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..tables import markdown_table
+from ..pages.tables import markdown_table
 
 METHOD = """\
 Device time between CUDA events: median of the rounds, and their quartiles. Rivals run in turn,

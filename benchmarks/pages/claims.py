@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .baselines import ONE_OPERATOR, OURS, TRITON
-from .instruction_counts import TOLERANCE
+from ..baselines import ONE_OPERATOR, OURS, TRITON
+from ..instruction_counts import TOLERANCE
+from ..timing import LARGEST_BUFFER
+from ..workloads import GPU, HEADLINE, Workload
 from .results import Row, by_rival, grouped, load, of_kind
 from .tables import fastest_peer
-from .timing import LARGEST_BUFFER
-from .workloads import GPU, HEADLINE, Workload
 
-FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
+FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
 LARGE_ON_GPU = [workload.layer for workload in GPU[:3]]
 LARGE_ON_CPU = [workload.layer for workload in (*HEADLINE[:2], HEADLINE[-1])]
 

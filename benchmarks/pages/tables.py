@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .baselines import OURS, TRITON
+from ..baselines import OURS, TRITON
 from .results import Row, by_rival, grouped
 
 

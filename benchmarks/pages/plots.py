@@ -13,7 +13,7 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from .baselines import OURS
+from ..baselines import OURS
 from .results import Row, by_rival, grouped, of_kind
 
 MARKERS = "os^vDPX*"
