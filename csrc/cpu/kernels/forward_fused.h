@@ -102,7 +102,7 @@ class FusedRows {
     for_each_carry(n_rows,
                    [](uint8_t* here, uint8_t* carry, size_t n) { std::memcpy(carry, here, n); });
     plane_ = tile.plane;
-    reached_ = !finite ? -1 : tile.at + tile.n == sweep_.pitch ? i1 : reached_;
+    reached_ = finite ? i1 : -1;
     if (finite && kCodes && own_first < own_last) put_own_codes(tile, first, own_first, own_last);
     return finite;
   }
