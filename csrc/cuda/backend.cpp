@@ -1,3 +1,5 @@
+// The entry of the CUDA backend (see backend.h): makes the device current, launches on the given
+// stream, and turns CUDA's errors into exceptions.
 #include "cuda/backend.h"
 
 #include <array>
@@ -18,7 +20,7 @@ void check(cudaError_t error, const char* what, int device) {
                            std::to_string(device) + ": " + describe(error));
 }
 
-// Makes a device current, and puts back the one that was.
+// Makes a device current, and restores the previous one at the end of the scope.
 class CurrentDevice {
  public:
   explicit CurrentDevice(int device) {
@@ -44,7 +46,8 @@ int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
-// Asked of each device once: a small call has no time for more.
+// The number of multiprocessors, read once per device: a query in every call would take too long
+// for small calls.
 int multiprocessors(int device) {
   static std::array<std::atomic<int>, 64> known{};
   if (size_t(device) >= known.size()) return attribute(cudaDevAttrMultiProcessorCount, device);
@@ -80,7 +83,7 @@ std::ostream& operator<<(std::ostream& out, const std::vector<std::string>& valu
   throw std::runtime_error(text.str());
 }
 
-// Calls f(queue) with the device current, and checks the launch that it returns.
+// Calls f(queue), which launches kernels, with the device current. Throws if f returns an error.
 template <class F>
 void launch_on(Place place, const char* name, const Params& p, Type type, F f) {
   const CurrentDevice current(place.device);
@@ -115,12 +118,12 @@ std::optional<std::string> problem() {
   const std::string needed = version_text(CUDART_VERSION / 1000 * 1000);
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
     return "there is no CUDA driver (fastblur needs one for CUDA " + needed + " or later)";
-  // A driver runs what any release of its major version, or of an earlier one, has built.
+  // A driver runs code that was built with any release of its own or of an earlier major version.
   if (driver < CUDART_VERSION / 1000 * 1000)
     return "the driver is for CUDA " + version_text(driver) + ", fastblur needs one for CUDA " +
            needed + " or later";
   const cudaError_t error = cudaGetDeviceCount(&devices);
-  cudaGetLastError();  // torch must not find it
+  cudaGetLastError();  // clears the error, so that torch does not find it
   if (error != cudaSuccess) return "no CUDA device can be used: " + describe(error);
   return {};
 }

@@ -1,23 +1,27 @@
-// Where the CUDA backend keeps the codes: the one description of their two layouts.
+// The two layouts in which the CUDA backend stores the codes. This is their only description.
 //
-// codes is [N, code_words_per_image], int32. Two families of kernels share it, each with a layout
-// of its own; which of them runs a call follows from geometry and dtype alone (specialisation.h),
-// so that forward, backward and apply always agree.
+// The codes are an int32 tensor [N, code_words_per_image]. The specialised kernels store tiles, the
+// generic kernels store bit planes. Geometry and dtype alone determine which kernels run a call
+// (specialisation.h), so forward, backward and apply always agree on the layout.
 //
-// Tiles, of the specialised kernels (pool K x K). A tile is 2 rows by 4 columns of one channel, and
-// its code one unsigned integer, a TileCode. Tiles of an image lie as [C, tile rows, tile columns]
-// in the contiguous format and as [tile rows, tile columns, C] in channels_last. The two winners
-// are kept apart, as they were chosen:
-//   - the column's, of each element of S_h x: row r of a tile row holds it for row r - P + K - 1 of
-//     x, the newest one that row r of m needs. So rows of tiles begin K - 1 - P before row 0 of m;
-//   - the row's, of each element of m.
-// Both are one of K candidates in K - 1 bits: 0; 1: the later one; or for K = 3, 0, 1, 2. Row 3, or
-// where K < 3 one more bit, means that ReLU held the element at zero.
+// Tiles (specialised kernels, pool K x K, padding P of the max). A tile is 2 rows x 4 columns of m
+// in one channel. Its code is one unsigned integer, a TileCode. The tiles of an image are stored as
+// [C, tile rows, tile columns] in the contiguous format and as [tile rows, tile columns, C] in
+// channels_last. A TileCode stores column winners and row winners in separate fields, as S_h and
+// S_v choose them:
+//   - A column winner belongs to an element of S_h x. The fields of row r of m hold the column
+//     winners of row r - P + K - 1 of x, the newest row of x that row r of m needs. Row 0 of x
+//     therefore belongs to row -(K - 1 - P) of m, and the tile rows begin at this row or one row
+//     before it.
+//   - A row winner belongs to an element of m.
+// A winner is the index of one of K candidates, in K - 1 bits: none for K = 1, 0 or 1 for K = 2,
+// and 0, 1 or 2 for K = 3. With ReLU an element may have no winner ("nobody"), because ReLU made it
+// zero. Row winner 3 says so for K = 3, and one more bit per element for K < 3.
 //
-// Planes, of the generic kernels. Elements of m are numbered in memory order within their image, 32
-// to a group. A group has one 32-bit word for each of code_bits() bits of the winner's index:
-// column bits first, then row bits, low bits first. Bit e % 32 of word (e / 32) * code_bits() + b
-// is bit b of element e.
+// Bit planes (generic kernels). The elements of m of an image are numbered in memory order and
+// divided into groups of 32. A group has one 32-bit word for each of the code_bits() bits of a
+// code: first the bits of the column, then the bits of the row, low bits first. Bit e % 32 of word
+// (e / 32) * code_bits() + b is bit b of the code of element e.
 #pragma once
 
 #include <cstdint>
@@ -29,16 +33,18 @@ namespace fastblur::cuda {
 
 constexpr int kTileRows = 2, kTileColumns = 4;
 
-// The bits of a tile's code for pool K.
+// Positions of bits in a TileCode for pool K: first the column winners, then the row winners, then
+// one nobody bit per element if K < 3.
 template <int K, bool kRelu>
 struct TileBits {
-  static constexpr int kEach = K - 1;  // bits of one winner
-  static constexpr int kRow = kTileColumns * kEach;
-  static constexpr int kRowWinners = 2 * kRow;  // where the winners of rows begin
-  static constexpr int kNobody = 4 * kRow;      // and the bits for "nobody", if K < 3
+  static constexpr int kEach = K - 1;                // bits of one winner
+  static constexpr int kRow = kTileColumns * kEach;  // bits of one row of winners
+  static constexpr int kRowWinners = 2 * kRow;       // first bit of the row winners
+  static constexpr int kNobody = 4 * kRow;           // first nobody bit, if K < 3
   static constexpr bool kNobodyApart = kRelu && K < 3;
 
-  // First bit of the winner of element (row, column) of a tile, within its half.
+  // First bit of the winner of element (row, column) of a tile, counted from the first column
+  // winner or from kRowWinners.
   static constexpr int at(int row, int column) { return row * kRow + column * kEach; }
 };
 
@@ -52,9 +58,9 @@ using TileCode =
     std::conditional_t<tile_code_bytes(K, kRelu) == 4, uint32_t,
                        std::conditional_t<tile_code_bytes(K, kRelu) == 2, uint16_t, uint8_t>>;
 
-// Tile rows. With F taps the pairs of rows of m that a kernel handles together begin at even rows
-// for F < 4 and at odd ones from there on: step i of a sweep ends output row i with the rows
-// first_row(i) and first_row(i) + 1, and fills tile row i + tile_shift.
+// The tile rows of a map. A step of a sweep processes two rows of m. Step i completes row i of y
+// with rows first_row(i) and first_row(i) + 1 of m, and fills tile row i + tile_shift().
+// first_row(i) is even for 2 and 3 taps, and odd for 4 and 5.
 struct TileRows {
   int pool, pad, taps;
 
@@ -62,7 +68,8 @@ struct TileRows {
   FASTBLUR_HD constexpr int64_t first_row(int64_t step) const {
     return 2 * step - before() + taps - 2;
   }
-  FASTBLUR_HD constexpr int ahead() const { return pool - 1 - pad; }  // rows of tiles before row 0
+  // Rows before row 0 of m that have column winners.
+  FASTBLUR_HD constexpr int ahead() const { return pool - 1 - pad; }
   FASTBLUR_HD constexpr int tile_shift() const {
     return taps >= 4 ? (ahead() > 1 ? 2 : 1) : (ahead() + 1) / 2;
   }
@@ -75,7 +82,8 @@ FASTBLUR_HD constexpr int64_t tile_columns(int64_t m_columns) {
   return (m_columns + kTileColumns - 1) / kTileColumns;
 }
 
-// Whole 16-byte vectors, so that the codes of every image are aligned.
+// The number of words in `bytes` bytes, rounded up to whole 16-byte vectors. The codes of every
+// image are therefore aligned.
 FASTBLUR_HD constexpr int64_t in_words(int64_t bytes) { return (bytes + 15) / 16 * 4; }
 
 FASTBLUR_HD inline int64_t tile_words_per_image(const Params& p) {

@@ -1,5 +1,6 @@
-// What the backend uses of CUDA, on a device or, with FASTBLUR_CUDA_ON_HOST, on the test runner
-// that executes device code on the CPU.
+// CUDA's headers, the launch of a kernel, and all accesses of the kernels to global memory. With
+// FASTBLUR_CUDA_ON_HOST the same functions run in tests/cuda_on_host/, which executes device code
+// on the CPU. There, every access is counted and its alignment is checked.
 #pragma once
 
 #if defined(FASTBLUR_CUDA_ON_HOST)
@@ -23,7 +24,7 @@ namespace fastblur::cuda {
 
 constexpr int kWarp = 32;
 
-// An integer type, or a vector of them, that one instruction loads or stores.
+// An integer type of kBytes bytes, or a vector of integers, that one instruction loads or stores.
 template <size_t kBytes>
 using BitsOf = std::conditional_t<
     kBytes == 16, uint4,
@@ -32,16 +33,16 @@ using BitsOf = std::conditional_t<
         std::conditional_t<kBytes == 4, unsigned,
                            std::conditional_t<kBytes == 2, unsigned short, unsigned char>>>>;
 
-// Every access to global memory goes through these two; V is as wide as the access. The runner
-// counts them, and checks their alignment.
+// Kernels access global memory only through load, store and prefetch. One access of load or store
+// has sizeof(V) bytes.
 template <class V>
 FASTBLUR_DEVICE V load(const V* from) {
 #if defined(FASTBLUR_CUDA_ON_HOST)
   cuda_on_host::on_load(from, sizeof(V), alignof(V));
   return *from;
 #else
-  // Nothing that a kernel reads is written while it runs, so loads may go through the read-only
-  // path and be moved ahead of stores.
+  // The tensors that a kernel reads do not change while it runs. Loads may therefore use the
+  // read-only path, and the compiler may move them ahead of stores.
   using Bits = BitsOf<sizeof(V)>;
   const Bits bits = __ldg(reinterpret_cast<const Bits*>(from));
   V value;
@@ -50,8 +51,8 @@ FASTBLUR_DEVICE V load(const V* from) {
 #endif
 }
 
-// Asks for the line at `from` to be brought to L2, so that a load of it soon will not have to wait
-// for DRAM. Costs no register.
+// Requests the cache line at `from` into L2, so that a later load does not wait for DRAM. Takes no
+// register.
 template <class V>
 FASTBLUR_DEVICE void prefetch(const V* from) {
 #if defined(FASTBLUR_CUDA_ON_HOST)

@@ -1,4 +1,6 @@
-// What a specialised kernel is launched with. Plain data, in the constant bank.
+// Call is the argument of every specialised kernel: the pointers, sizes and taps of a call, as
+// plain data in the constant bank. The launch functions in launch/ fill it. The functions below
+// give a block its part of the sweep and look up taps.
 #pragma once
 
 #include "cuda/codes.h"
@@ -11,37 +13,37 @@ constexpr int kMaxSpecialTaps = 5;
 struct Call {
   const void* in;  // x, or dy
   void* out;       // y, or dx
-  void* codes;     // null: none are kept
+  void* codes;     // null if none are kept
   int64_t code_bytes_per_image;
-  int64_t units;  // runs of work: see the kernels
+  int64_t units;  // pieces of work, one per thread: see lane.cuh and pixel.cuh
   int64_t channels;
   int h, w;      // of x
   int m_h, m_w;  // of m
   int y_h, y_w;  // of y
-  int after_h;   // blur padding below
+  int after_h;   // blur padding below m
   int tile_rows, tile_columns;
-  int channel_groups;  // of channels, in a pixel; channels_last only
-  int groups;          // of columns, in a row of x
-  int last_group;      // the group that holds the last column of m,
-  int last_columns;    // and how many columns of m it has
-  int steps, chunk;    // steps of the sweep in all, and for each block
-  int chunks;          // blocks that share the sweep
+  int channel_groups;  // vectors of channels in a pixel; channels_last only
+  int groups;          // vectors of columns (contiguous) or strips (channels_last) in a row
+  int last_group;      // the group that holds the last column of m
+  int last_columns;    // columns of m in last_group
+  int steps, chunk;    // steps of the whole sweep, and of one block
+  int chunks;          // blocks that share one sweep
   Border border;
-  float floor;          // 0 for ReLU, else -inf: for kernels that keep no codes
-  bool wide_x, wide_y;  // whether whole vectors of x and dx, of y and dy, are aligned,
-  bool regular;         // and both, and padding is by reflection
+  float floor;          // 0 with ReLU, otherwise -inf; for kernels that keep no codes
+  bool wide_x, wide_y;  // x and dx, or y and dy, are accessed in whole aligned vectors
+  bool regular;         // wide_x, wide_y, rows of whole groups, and border mode reflect
   float taps_h[kMaxSpecialTaps], taps_w[kMaxSpecialTaps];
 };
 
-constexpr int kPrefetchSteps = 2;  // steps by which rows are prefetched before they are loaded
+constexpr int kPrefetchSteps = 2;  // a row is prefetched this many steps before it is loaded
 
-// A block takes one part of the units down one chunk of the steps. The blocks of a part are
-// neighbours, so that rows that two of them read are still in L2 for the second.
+// A block processes one part of the units over one chunk of the steps. The blocks of a part are
+// neighbours in the grid, so rows that two of them read are still in L2 for the second one.
 FASTBLUR_DEVICE int64_t part_of_units(const Call& c) { return blockIdx.x / unsigned(c.chunks); }
 FASTBLUR_DEVICE int chunk_of_steps(const Call& c) { return int(blockIdx.x % unsigned(c.chunks)); }
 
-// taps[i] for an index that is only known at run time, or 0 where there is none: an indexed array
-// would be kept in memory.
+// taps[i], or 0 if there is no such tap, for an i that is known only at run time. An array with a
+// computed index would be kept in memory.
 template <int F>
 FASTBLUR_DEVICE float tap_at(const float (&taps)[kMaxSpecialTaps], int i) {
   float tap = 0;
@@ -50,8 +52,10 @@ FASTBLUR_DEVICE float tap_at(const float (&taps)[kMaxSpecialTaps], int i) {
   return tap;
 }
 
-// The tap with which the last output of a run of columns of m that begins at an even column, and
-// has so many to the row's end, reads padding `t` beyond them; F or more if it does not read it.
+// The blur reads padding at the right end of a row. Let a group begin at an even column and hold
+// the last `columns` columns of m. Returns the tap with which the last output of the row reads
+// padding column t (0 is the first after m). The result is F or more if the output does not read
+// it.
 template <int F>
 FASTBLUR_HD constexpr int padding_tap(int columns, int t) {
   return (columns % 2 ? 1 : 2) + t + (F - 1) / 2;

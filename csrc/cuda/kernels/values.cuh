@@ -1,4 +1,6 @@
-// Numbers as the kernels hold them: conversions of single elements, and vectors for wide accesses.
+// Operations on single values that all kernels share: conversions, vectors for wide accesses, the
+// tie rule of the max, and predicated additions. Comparisons and predicated additions are inline
+// PTX on the GPU, and plain C++ in the test runner on the CPU (tests/cuda_on_host/).
 #pragma once
 
 #include <climits>
@@ -7,7 +9,7 @@
 
 #include "cuda/runtime.h"
 
-// max.NaN begins with compute capability 8.0.
+// max.NaN needs compute capability 8.0. Older GPUs and the CPU compare in plain C++.
 #if defined(FASTBLUR_CUDA_ON_HOST) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800)
 #define FASTBLUR_MAX_NAN 0
 #else
@@ -27,19 +29,21 @@ FASTBLUR_DEVICE T from_float(float v) {
   else return __float2bfloat16_rn(v);
 }
 
-// N elements that are loaded and stored at once.
+// N elements that one instruction loads or stores.
 template <class T, int N>
 struct alignas(sizeof(T) * N) Vector {
   T at[N];
 };
 
-// max_pool2d's rule, left to right and top to bottom: a later candidate takes over if it is larger
-// or NaN. So of equal values the first wins, and of several NaN the last.
+// The tie rule of max_pool2d. Candidates are compared from left to right and from top to bottom,
+// and a later candidate takes over if it is larger or NaN. So the first of equal values wins, and
+// so does the last NaN.
 FASTBLUR_DEVICE bool takes_over(float later, float best) { return later > best || later != later; }
 
-// The same step for less: the larger of the two, or NaN, and `bit` set in `code` if it is not
-// `best`. Where `best` is already NaN the bit is set even if `later` is not; a kernel that uses
-// this looks for NaN in what it makes of the values, and then chooses again by the exact rule.
+// A cheaper form of this step. Returns the larger value, or NaN if either value is NaN, and sets
+// `bit` in `code` if the result is not equal to `best`. If `best` is already NaN, the bit is set
+// even if `later` is a number, which breaks the tie rule. A kernel that uses take_larger must
+// therefore look for NaN in its results, and then select again by the exact rule (exact_tile.cuh).
 FASTBLUR_DEVICE float take_larger(float best, float later, unsigned& code, unsigned bit) {
 #if !FASTBLUR_MAX_NAN
   const float larger = best != best ? best : takes_over(later, best) ? later : best;
@@ -56,7 +60,7 @@ FASTBLUR_DEVICE float take_larger(float best, float later, unsigned& code, unsig
   return larger;
 }
 
-// The larger of the two, or NaN.
+// The larger of a and b, or NaN if either is NaN.
 FASTBLUR_DEVICE float larger_of(float a, float b) {
 #if !FASTBLUR_MAX_NAN
   return a != a ? a : takes_over(b, a) ? b : a;
@@ -67,8 +71,9 @@ FASTBLUR_DEVICE float larger_of(float a, float b) {
 #endif
 }
 
-// sum += a * b, if `here`. Written as a branch, such additions of neighbouring array elements under
-// neighbouring conditions become one with a computed index, and the arrays go to memory.
+// Adds a * b to sum if `here`, by a predicated instruction. If such additions to neighbouring array
+// elements are branches on neighbouring conditions, the compiler merges them into one addition with
+// a computed index. The arrays then leave the registers and go to memory.
 FASTBLUR_DEVICE void add_if(bool here, float& sum, float a, float b) {
 #if defined(FASTBLUR_CUDA_ON_HOST)
   if (here) sum = fmaf(a, b, sum);
@@ -81,7 +86,7 @@ FASTBLUR_DEVICE void add_if(bool here, float& sum, float a, float b) {
 #endif
 }
 
-// sum += a, if `here`; a branch around it would be one that the lanes of a warp disagree about.
+// Adds a to sum if `here`, by a predicated instruction. A branch would diverge within a warp.
 FASTBLUR_DEVICE void add_if(bool here, float& sum, float a) {
 #if defined(FASTBLUR_CUDA_ON_HOST)
   if (here) sum += a;
@@ -94,8 +99,8 @@ FASTBLUR_DEVICE void add_if(bool here, float& sum, float a) {
 #endif
 }
 
-// Tells the reader of the machine code that what follows is not on the regular path (see
-// tests/sass.py); does nothing.
+// Marks the code that follows as off the regular path, for the reader of the machine code
+// (tests/sass.py). Has no effect on results.
 FASTBLUR_DEVICE void rarely() {
 #if !defined(FASTBLUR_CUDA_ON_HOST)
   asm volatile("pmevent 7;");
