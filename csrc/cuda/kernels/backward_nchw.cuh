@@ -1,9 +1,10 @@
-// Backward, contiguous:  dx = S_h' S_v' B_v' B_h' dy.
+// Backward, contiguous:  dx = S_h' S_v' B_v' B_h' dy, where ' is the transpose.
 //
-// The sweep of forward_nchw.cuh, the other way round: a step makes two rows of dm from the
-// rows of B_h' dy around them, kept in registers, and routes each to the rows of x that won it. A
-// row of x is whole, and gathered along its columns, once the last row of m that it can win has
-// come. Every element of dx is written once, by one lane: no atomics.
+// This is the sweep of forward_nchw.cuh in reverse. A step computes two rows of dm from the
+// surrounding rows of B_h' dy, which are kept in registers, and routes each row to the rows of x
+// with its winners. A row of x is complete when the last row of m that it can win has been routed.
+// It is then gathered along its columns (S_h') and stored. One lane writes each element of dx,
+// once, so there are no atomics.
 #pragma once
 
 #include "cuda/kernels/column_border.cuh"
@@ -40,7 +41,7 @@ class BackwardNchw {
       for (int j = 0; j < L; ++j) pending_[z][j] = 0;
   }
 
-  // The step that ends row 0 of x, and the number of steps to the last.
+  // The step that completes row 0 of x, and the number of steps from it to the last row.
   static constexpr int kFirstStep = (P - kFirst) >> 1;
   static int steps(int h) { return ((h - 1 + P - kFirst) >> 1) - kFirstStep + 1; }
 
@@ -48,7 +49,7 @@ class BackwardNchw {
     const int begin = kFirstStep + chunk_of_steps(c_) * c_.chunk;
     const int first = begin - S::kBackwardWarmUp;
     const int end = min(begin + c_.chunk, kFirstStep + c_.steps);
-    // The fast steps: their rows of m are no padding's source, and all rows of dy exist.
+    // In a fast step, neither row of m is a source of padding, and all rows of dy exist.
     const int fast_begin = max(first, (S::kBefore + 2 - kFirst) >> 1);
     const int fast_end =
         min(min(end, c_.y_h - S::kSums + 1), ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
@@ -71,7 +72,8 @@ class BackwardNchw {
     unsigned at[kTiles];
   };
 
-  // Of a tile that does not exist the nearest one's are as good: its elements receive nothing.
+  // Loads the codes of the lane's tiles for a step. A tile that does not exist gets the codes of
+  // the nearest one, which is harmless: its elements have no gradient.
   FASTBLUR_DEVICE LaneCodes load_codes(int step) const {
     LaneCodes code = {};
     if constexpr (kCodes) {
@@ -96,11 +98,11 @@ class BackwardNchw {
     return none;
   }
 
-  // B_h' of a row of dy.
+  // Computes B_h' of a row of dy.
   template <bool kRegular>
   FASTBLUR_DEVICE void spread_columns(const Row& row, float (&e)[L]) const {
     constexpr int kHalf = L / 2;
-    float own[kHalf], all[kHalf + 2];  // with a neighbour at each end
+    float own[kHalf], all[kHalf + 2];  // all: with one column of each neighbour
 #pragma unroll
     for (int j = 0; j < kHalf; ++j) own[j] = all[j + 1] = to_float(row.at[j]);
     const float left = F >= 4 ? from_left(own[kHalf - 1]) : 0;
@@ -121,8 +123,9 @@ class BackwardNchw {
     ColumnBorder<S, L, kRegular>::fold(c_, lane_, own, e);
   }
 
-  // S_v': row r of dm, of which row `e` of the tiles tells the winners, to the rows of x it may
-  // have come from; `whole` is what the oldest of them receives in all.
+  // S_v': adds a row of dm to the K rows of x that it may have come from. Row e of the tiles has
+  // the row winners. `whole` is the complete sum of the oldest of these rows; pending_ keeps the
+  // others.
   FASTBLUR_DEVICE void route_rows(const float (&dm)[L], const LaneCodes& code, int e,
                                   float (&whole)[L]) {
 #pragma unroll
@@ -151,7 +154,8 @@ class BackwardNchw {
     }
   }
 
-  // S_h': a whole row of column maxima's gradients to the columns that won them.
+  // S_h': routes a complete row of gradients of column maxima to the columns that won. Row e of the
+  // tiles has the column winners.
   FASTBLUR_DEVICE void route_columns(const float (&g)[L], const LaneCodes& code, int e,
                                      float (&out)[L]) const {
     constexpr int kRight = K - 1 - P;
@@ -184,14 +188,14 @@ class BackwardNchw {
     }
   }
 
-  // Routes row r = 2 * step + first + e of dm, and stores the row of x that this makes whole.
+  // Routes row r = 2 * step + kFirst + e of dm, and stores row r - P of dx, which this completes.
   template <bool kRegular>
   FASTBLUR_DEVICE void route(const float (&dm)[L], const LaneCodes& code, int e, T* dx,
                              bool stores) {
     float whole[L];
     route_rows(dm, code, e, whole);
     if constexpr (K > 1) {
-      // Row r - P of x has its winners of columns K - 1 rows of tiles ago.
+      // The tiles have the column winners of row r - P of x in row r - (K - 1) of m (see codes.h).
       const bool previous = K == 3 || e == 0;
       LaneCodes winners;
 #pragma unroll
@@ -287,8 +291,8 @@ class BackwardNchw {
   const T* const dy_;
   T* const dx_;
   const Code* codes_ = nullptr;
-  LaneCodes before_;         // of the step before
-  float pending_[kHeld][L];  // what the rows of x that are not whole have received so far
+  LaneCodes before_;         // codes of the previous step
+  float pending_[kHeld][L];  // gradients so far of the partial rows of x, oldest first
 };
 
 template <class T, class S>

@@ -1,11 +1,12 @@
-// The blur's padding at the left and right end of a row in the contiguous format, where the columns
-// of a row lie across the lanes of a warp.
+// Blur padding at the left and right end of a row in the contiguous format, where the columns of a
+// row are spread over the lanes of a warp. `fill` completes the columns that the horizontal blur
+// reads, and `fold` is its transpose.
 //
-// The last columns of m stand in the `edge` lane, as its columns 0 to last_columns - 1. What the
-// blur reads beyond them is the padding, at the edge lane's columns last_columns and, if its window
-// is wide enough, last_columns + 1. Their sources are at most three columns to the left, so in the
-// same lane or its left neighbour. (Circular padding has its source in another warp: it is left to
-// the generic kernels.)
+// The edge lane holds the last columns of m, as its columns 0 to last_columns - 1. Beyond them the
+// blur reads padding: column last_columns of the edge lane and, if the window is wide enough,
+// column last_columns + 1. The sources of this padding are at most three columns to the left, so
+// they are in the same lane or in its left neighbour. (Circular padding has its source in another
+// warp. The generic kernels serve it.)
 #pragma once
 
 #include "cuda/kernels/call.h"
@@ -13,9 +14,10 @@
 
 namespace fastblur::cuda {
 
-// A value of the lane to the left, or to the right; at the warp's ends, the lane's own. Not by
-// __shfl_up_sync: the compiler moves it into branches that only some lanes take, and must then
-// bring the warp together again around each shuffle, which cuts the loop to pieces.
+// The value of the lane to the left, or to the right. An outer lane of the warp gets its own value.
+// The shuffles are inline PTX, because the compiler moves __shfl_up_sync and __shfl_down_sync into
+// divergent branches. The warp must then reconverge around each shuffle, which cuts the loop to
+// pieces.
 FASTBLUR_DEVICE float from_left(float value) {
 #if defined(FASTBLUR_CUDA_ON_HOST)
   return __shfl_up_sync(~0u, value, 1);
@@ -35,8 +37,8 @@ FASTBLUR_DEVICE float from_right(float value) {
 #endif
 }
 
-// kRegular: rows of x are whole vectors, so the last columns of m are at a place that is known, and
-// the padding is by reflection.
+// kRegular: the border mode is reflect and rows of x are whole vectors, so the place of the last
+// columns of m is known at compile time.
 template <class S, int L, bool kRegular>
 class ColumnBorder {
   static constexpr int F = S::kTaps;
@@ -44,11 +46,11 @@ class ColumnBorder {
 
  public:
   static constexpr int kBefore = (F - 1) / 2;
-  static constexpr bool kReadsRight = F >= 4;  // whether a lane's window holds its column L
-  static constexpr int kHalo = 2;              // columns kept in front of a lane's own
+  static constexpr bool kReadsRight = F >= 4;  // whether a window includes the next lane's column 0
+  static constexpr int kHalo = 2;              // columns of a window before the lane's own
   static constexpr int kWindow = kHalo + L + 1;
 
-  // Completes a window, v[kHalo + c] being column c of the lane, of which 0 to L - 1 are given.
+  // Completes the window v. v[kHalo + c] is column c of the lane; columns 0 to L - 1 are given.
   template <class Lane>
   static FASTBLUR_DEVICE void fill(const Call& c, const Lane& lane, float (&v)[kWindow]) {
     const bool reflect = kRegular || c.border == Border::reflect;
@@ -62,7 +64,7 @@ class ColumnBorder {
     if constexpr (kReadsRight) v[kHalo + L] = from_right(v[kHalo]);
     for_columns(c, [&](auto columns) {
       constexpr int C = decltype(columns)::value;
-      float source[kHalo] = {v[kHalo + C - 1], v[kHalo + C - 1]};  // replicate
+      float source[kHalo] = {v[kHalo + C - 1], v[kHalo + C - 1]};  // for replicate
       if (reflect) {
         source[0] = C == 1 && kBefore < 1 ? from_left(v[kHalo + L - 1]) : v[kHalo + C - 2];
         if constexpr (padding_tap<F>(C, 1) < F)
@@ -77,8 +79,8 @@ class ColumnBorder {
     });
   }
 
-  // The transpose: what the padding would receive, by the lane's own dy, goes to its source. e[j]
-  // is what column j of m receives through the inner part of the blur.
+  // The transpose of fill. The lane's own dy gives gradient to padding, and fold adds it to the
+  // sources of the padding. On entry, e[j] is the gradient of column j of m without this part.
   template <class Lane>
   static FASTBLUR_DEVICE void fold(const Call& c, const Lane& lane, const float (&dy)[L / 2],
                                    float (&e)[L]) {
@@ -122,8 +124,9 @@ class ColumnBorder {
   }
 
  private:
-  // Calls f with last_columns as a constant. The branch is the same for all threads, and the
-  // regular counts, of rows that are whole vectors, are tried first.
+  // Calls f with last_columns as a compile-time constant. The branch is the same for all threads. L
+  // and L - 1 are tried first: rows of whole vectors have one of them, except for K = 3 without
+  // padding.
   template <class Fn>
   static FASTBLUR_DEVICE void for_columns(const Call& c, Fn f) {
     if constexpr (kRegular) return f(std::integral_constant<int, kRegularColumns>{});

@@ -1,5 +1,6 @@
-// The winners of one tile by the exact rule, one element after the other: what the kernels fall
-// back to where the values they made hold a NaN (see take_larger).
+// Selects the winners of one tile by the exact tie rule, one element at a time. The specialised
+// forward kernels use it if their results contain a NaN, because take_larger may then set wrong
+// bits.
 #pragma once
 
 #include "cuda/kernels/call.h"
@@ -8,8 +9,10 @@
 
 namespace fastblur::cuda {
 
-// The raw bits of the tile of rows `row` and row + 1 of m and of the columns from `column` on.
-// x_at(r, c) is an element of x. Without the bits for "nobody", which a NaN never has.
+// Returns the raw bits of the tile in rows `row` and row + 1 of m and the columns from `column`.
+// Raw bit z - 1 of a winner says that candidate z took over from the candidates before it.
+// x_at(r, c) is element (r, c) of x. Nobody bits are not included: the caller's remain valid,
+// because a NaN never sets one.
 template <class S, class At>
 FASTBLUR_DEVICE unsigned exact_tile(const Call& c, int row, int column, At x_at) {
   constexpr int K = S::kPool, P = S::kPad;
@@ -31,7 +34,7 @@ FASTBLUR_DEVICE unsigned exact_tile(const Call& c, int row, int column, At x_at)
         const int from = column + j - P + z;
         if (from < 0 || from >= c.w) continue;
         const float later = x_at(x_row, from);
-        // The first that exists takes over from the padding, whatever it is.
+        // The first candidate inside x takes over from the padding, whatever its value.
         const bool taken = from == 0 || z == 0 || takes_over(later, best_in_row);
         if (taken && z > 0) columns |= 1u << (z - 1);
         best_in_row = taken ? later : best_in_row;

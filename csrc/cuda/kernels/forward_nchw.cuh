@@ -1,12 +1,13 @@
 // Forward, contiguous:  y = B_h B_v S_v S_h x.
 //
-// A lane (lane.cuh) marches down the rows with all it needs in registers: the last K - 1 rows of
-// S_h x, and the sums of the rows of y that are not whole yet. A step of the sweep brings two rows
-// of m and ends one row of y. The blur's padding above and below is made by going through the rows
-// of the padded m and taking each from its source.
+// A lane (lane.cuh) sweeps down the rows with its state in registers: the held rows, which are the
+// last K - 1 rows of S_h x, and the sums, which are the partial rows of y. A step adds two rows of
+// m and completes one row of y. A chunk begins with warm-up steps, which fill the sums and store
+// nothing.
 //
-// A step has two forms: a fast one for the rows between, and one for the rows at the borders, which
-// decides everything at run time. A chunk begins with steps that fill the sums and store nothing.
+// There are two kinds of steps. fast_steps handles the interior rows in a loop. edge_step handles
+// the rows at the borders and decides everything at run time. It goes through the rows of the
+// padded m and reads each from its source, which gives the blur padding above and below.
 #pragma once
 
 #include "cuda/kernels/column_border.cuh"
@@ -23,8 +24,9 @@ class ForwardNchw {
   static constexpr int kRight = K - 1 - P;  // columns of x needed from the lane to the right
   static constexpr int kHeld = K > 1 ? K - 1 : 1;
   static constexpr int kFirst = int(S::kRows.first_row(0));
-  static constexpr int kStepOfRow0 = -kFirst;  // the step that has row 0 of m
-  // Where there is time for it: float32 without codes waits for nothing but memory.
+  static constexpr int kStepOfRow0 = -kFirst;  // the step that adds row 0 of m
+  // float32 without codes does not prefetch: it waits for nothing but memory, and was slower with
+  // prefetches.
   static constexpr bool kPrefetches = kCodes || sizeof(T) == 2;
   using Bits = typename S::Bits;
   using Code = typename S::Code;
@@ -49,7 +51,8 @@ class ForwardNchw {
   FASTBLUR_DEVICE void run() {
     const int begin = chunk_of_steps(c_) * c_.chunk, first = begin - S::kWarmUp;
     const int end = min(begin + c_.chunk, c_.steps);
-    // The fast steps: past row 0, and every row of x that their two rows of m need exists.
+    // The fast steps come after the step with row 0 of m. All rows of x that their two rows of m
+    // need exist.
     const int fast_begin = max(first, kStepOfRow0 + 1);
     const int fast_end = min(min(end, c_.y_h), ((c_.m_h - P - 2 - kFirst) >> 1) + 1);
     int step = first;
@@ -67,7 +70,7 @@ class ForwardNchw {
 
  private:
   struct LaneCodes {
-    unsigned at[kTiles];  // raw bits: candidate z, from 1 on, took over from those before it
+    unsigned at[kTiles];  // raw bits: bit z - 1 of a winner says that candidate z took over
     unsigned nobody[kTiles];
     FASTBLUR_DEVICE LaneCodes() {
 #pragma unroll
@@ -80,7 +83,7 @@ class ForwardNchw {
     return load_columns<L>(row, lane_.group * L, c_.w, kRegular || c_.wide_x,
                            from_float<T>(-INFINITY));
   }
-  // Rows of the max's padding are -inf.
+  // Row `row` of x, or -inf if it is padding of the max.
   FASTBLUR_DEVICE Row load_x_or_padding(int row) const {
     if (row >= 0 && row < c_.h) return load_x<false>(x_ + int64_t(row) * c_.w);
     Row outside;
@@ -89,7 +92,7 @@ class ForwardNchw {
     return outside;
   }
 
-  // One step of a max: whether `later` takes over from `best` becomes `bit` of `code`.
+  // Compares the next candidate `later` with `best`. Sets `bit` of `code` if it takes over.
   template <bool kFast>
   FASTBLUR_DEVICE static void choose(float& best, float later, unsigned& code, unsigned bit) {
     if constexpr (kFast && kCodes) {
@@ -103,7 +106,7 @@ class ForwardNchw {
     }
   }
 
-  // S_h of a row of x; its winners become row `e` of the tiles.
+  // Computes S_h of a row of x. The column winners go to row e of the tiles.
   template <bool kFast>
   FASTBLUR_DEVICE void select_columns(const Row& row, float (&best)[L], int e,
                                       LaneCodes& code) const {
@@ -118,7 +121,7 @@ class ForwardNchw {
 #pragma unroll
     for (int j = 0; j < kRight; ++j) {
       const float right = from_right(x[P + j]);
-      // Without padding, no column of m reads beyond the row.
+      // For P = 0, no column of m reads beyond the row.
       x[P + L + j] = P > 0 && lane_.last ? -INFINITY : right;
     }
 #pragma unroll
@@ -129,11 +132,13 @@ class ForwardNchw {
         choose<kFast>(best[j], x[j + z], code.at[j / kTileColumns],
                       1u << (Bits::at(0, j % kTileColumns) + z - 1) << e * Bits::kRow);
     }
-    // The max's padding never wins, not even against -inf.
+    // Padding of the max never wins, not even against -inf: in column 0, candidate 1 always takes
+    // over.
     if constexpr (kCodes && P > 0) code.at[0] |= lane_.first ? 1u << e * Bits::kRow : 0;
   }
 
-  // S_v of the rows held and the newest, and ReLU; their winners become row `e` of the tiles.
+  // Computes S_v of the held rows and the newest row, then ReLU. The row winners go to row e of the
+  // tiles. The newest row then becomes a held row.
   template <bool kFast>
   FASTBLUR_DEVICE void select_rows(const float (&newest)[L], float (&m)[L], int e,
                                    LaneCodes& code) {
@@ -164,13 +169,15 @@ class ForwardNchw {
         held_[z][j] = z + 2 < K ? held_[z + 1 < kHeld ? z + 1 : 0][j] : newest[j];
   }
 
-  // Makes the rows held those before row r of m.
+  // Computes the held rows that row r of m needs: the K - 1 rows of S_h x before its newest. For
+  // r = 0, their column winners are kept: those in the tile row of row 0 go to ahead_, and the tile
+  // row before it is stored here.
   FASTBLUR_DEVICE void hold(int r) {
-    LaneCodes ahead, before;  // for the first tile row of row 0's step, and for the one before
+    LaneCodes ahead, before;  // for the tile row of the step of row 0, and for the one before
 #pragma unroll
     for (int z = 0; z + 1 < K; ++z) {
       constexpr int kTop = int(S::kRows.first_row(kStepOfRow0));
-      const int e = 1 - K + z - kTop;  // where the tiles have the columns' winners of this row
+      const int e = 1 - K + z - kTop;  // row of the tiles with the column winners of this row
       LaneCodes code;
       select_columns<false>(load_x_or_padding(r - P + z), held_[z], e & 1, code);
       if (z >= P) {
@@ -188,7 +195,7 @@ class ForwardNchw {
     next_ = r;
   }
 
-  // B_v: row 2 * step + first + e of the padded m joins the rows of y that it is part of.
+  // B_v: adds row 2 * step + kFirst + e of the padded m to the rows of y that read it.
   FASTBLUR_DEVICE void add_row(const float (&m)[L], int e) {
 #pragma unroll
     for (int d = 0; d < S::kSums; ++d) {
@@ -200,7 +207,8 @@ class ForwardNchw {
     }
   }
 
-  // B_h of the row of y that is whole. Tells whether there may be a NaN in what it was made of.
+  // B_h: blurs the completed row of y along its columns and stores it. Returns whether the values
+  // that it was computed from may include NaN.
   template <bool kRegular>
   FASTBLUR_DEVICE bool blur_columns(T* y, bool stores) const {
     using Border = ColumnBorder<S, L, kRegular>;
@@ -276,7 +284,7 @@ class ForwardNchw {
     next_ = 2 * end + kFirst;
   }
 
-  // The tiles of rows r and r + 1 of m, by the exact rule.
+  // Selects the winners of rows r and r + 1 of m again, by the exact rule.
   FASTBLUR_DEVICE void choose_again(int r, LaneCodes& code) const {
     rarely();
 #pragma unroll
@@ -293,7 +301,7 @@ class ForwardNchw {
     LaneCodes code;
 #pragma unroll 1
     for (int e = 0; e < 2; ++e) {
-      const int q = 2 * step + kFirst + e;  // of the padded m
+      const int q = 2 * step + kFirst + e;  // row of the padded m
       if (q < -S::kBefore || q >= c_.m_h + c_.after_h) continue;
       const int r = int(border_source(q, c_.m_h, c_.border));
       if (r < 0) continue;
@@ -308,7 +316,7 @@ class ForwardNchw {
         for (int t = 0; t < kTiles; ++t) {
           if (r == 0) {
             if constexpr (K > 1) code.at[t] |= ahead_.at[t];
-            // Here too, the max's padding never wins.
+            // Padding of the max never wins: in row 0, candidate 1 always takes over.
             if constexpr (P > 0)
 #pragma unroll
               for (int j = 0; j < kTileColumns; ++j)
@@ -332,13 +340,13 @@ class ForwardNchw {
 
   const Call& c_;
   const Lane lane_;
-  const T* const x_;  // the lane's columns of row 0; likewise for the others
+  const T* const x_;  // the lane's first column of row 0; y_ and codes_ likewise
   T* const y_;
   Code* codes_ = nullptr;
-  int next_ = INT_MIN;  // the row of m that the rows held belong to
-  float held_[kHeld][L];
-  float sum_[S::kSums][L];
-  LaneCodes ahead_;
+  int next_ = INT_MIN;      // the row of m that the held rows are for
+  float held_[kHeld][L];    // rows of S_h x, oldest first
+  float sum_[S::kSums][L];  // partial rows of y; the first is completed next
+  LaneCodes ahead_;         // column winners that hold(0) found, for the tile of row 0
 };
 
 template <class T, class S, bool kCodes>

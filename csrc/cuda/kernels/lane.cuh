@@ -1,8 +1,8 @@
-// Where a lane stands in the contiguous kernels, and its columns of a row in memory.
+// The position of a lane in the contiguous kernels, and its accesses to a row in memory.
 //
-// A lane owns a group of columns, one 16-byte vector of x. The groups of all planes stand in one
-// line, `units`, and a warp takes 30 of them: its outer two lanes repeat their neighbours' work, so
-// that each of the 30 finds the columns beside its own by a shuffle.
+// A lane owns a group of columns, which is one 16-byte vector of x. The groups of all planes form
+// one line of Call::units units. A warp processes 30 of them: its two outer lanes repeat their
+// neighbours' work, so each of the other 30 gets its neighbouring columns by a shuffle.
 #pragma once
 
 #include "cuda/kernels/call.h"
@@ -13,21 +13,21 @@ namespace fastblur::cuda {
 constexpr int kThreads = 128;
 constexpr int kOwners = 30;  // lanes of a warp that own a group
 
-// Blocks that fit on a multiprocessor by their registers: as many as need no spilling.
+// Blocks per multiprocessor for __launch_bounds__: as many as the registers allow without spills.
 template <class T, class S>
 constexpr int kBlocks = S::kPool == 1    ? (sizeof(T) == 4 ? 8 : 5)
                         : sizeof(T) == 4 ? (S::kPool == 3 || S::kTaps == 5 ? 5 : 7)
                                          : (S::kPool == 3 && S::kTaps == 5 ? 3 : 4);
 
 template <class T>
-constexpr int kColumns = 16 / sizeof(T);  // of a group
+constexpr int kColumns = 16 / sizeof(T);  // columns of a group
 
 struct Lane {
   int64_t plane, image, channel;
   int group;
-  bool owns;         // or repeats a neighbour's work
-  bool first, last;  // of the groups in a row of x
-  bool edge;         // the group with the last column of m
+  bool owns;         // false: repeats another lane's work and stores nothing
+  bool first, last;  // the group is the first, or the last, of a row of x
+  bool edge;         // the group has the last column of m
 
   FASTBLUR_DEVICE explicit Lane(const Call& c) {
     const int lane = threadIdx.x % kWarp;
@@ -50,9 +50,8 @@ struct Lane {
   }
 };
 
-// A lane's N columns of a row in memory, from `at` on; of a row of `size` columns they are those
-// from `begin` on, and those beyond become `fill`. `wide` says that rows are a whole number of
-// vectors, aligned ones.
+// Loads a lane's N columns of a row from `at`, which is column `begin` of a row of `size` columns.
+// Columns outside the row become `fill`. `wide` says that rows are whole aligned vectors.
 template <int N, class T>
 FASTBLUR_DEVICE Vector<T, N> load_columns(const T* at, int begin, int size, bool wide, T fill) {
   if (wide) return load(reinterpret_cast<const Vector<T, N>*>(at));

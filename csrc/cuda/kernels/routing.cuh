@@ -1,19 +1,20 @@
-// What both backward kernels share: the winners' bits, and the rows of dy that a row of dm is made
-// of where the blur's padding takes part.
+// Parts that both specialised backward kernels share: the test of a winner and, where blur padding
+// takes part, the rows of dy that contribute to a row of dm.
 #pragma once
 
 #include "cuda/kernels/call.h"
 
 namespace fastblur::cuda {
 
-// Whether candidate z won, by the bits of a winner that begin at bit `at` of a tile's code.
+// Whether candidate z won. The bits of the winner begin at bit `at` of the TileCode `code`.
 template <int K>
 FASTBLUR_DEVICE bool won(unsigned code, int at, int z) {
   if (K == 2) return bool(code >> at & 1) == (z == 1);
   return z == 0 ? !(code & 3u << at) : bool(code & unsigned(z) << at);
 }
 
-// Calls f with each row of the padded m that row r of m stands at.
+// Calls f(q) for each row q of the padded m that is a copy of row r of m: row r itself, and rows of
+// padding with source r.
 template <class Fn>
 FASTBLUR_DEVICE void for_each_padded(int r, int m_h, int after, int before, Border border, Fn f) {
 #pragma unroll 1
@@ -21,8 +22,8 @@ FASTBLUR_DEVICE void for_each_padded(int r, int m_h, int after, int before, Bord
     if (border_source(q, m_h, border) == r) f(q);
 }
 
-// Calls f(i, tap) for each row i of y that a row of the padded m takes part in; `from_start` counts
-// that from the first padded one. With stride 2 and F taps.
+// Calls f(i, tap) for each row i of y that reads a row of the padded m with weight `tap`. That row
+// has index `from_start`, counted from the first padding row. For stride 2 and F taps.
 template <int F, class Fn>
 FASTBLUR_DEVICE void for_each_output(int from_start, int y_h, const float (&taps)[kMaxSpecialTaps],
                                      Fn f) {
