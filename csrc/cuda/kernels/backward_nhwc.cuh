@@ -1,7 +1,8 @@
-// Backward, channels_last:  dx = S_h' S_v' B_v' B_h' dy.
+// Backward, channels_last:  dx = S_h' S_v' B_v' B_h' dy, where ' is the transpose.
 //
-// The sweep of backward_nchw.cuh, by threads that own channels of a strip of columns
-// (pixel.cuh). A thread makes dm also for the columns beside its strip whose winners can lie in it.
+// This is the sweep of backward_nchw.cuh, but a thread owns channels of a strip of columns
+// (pixel.cuh). A thread also computes dm for the columns next to its strip whose winners can lie in
+// the strip. The fast steps need a regular call (Call::regular).
 #pragma once
 
 #include "cuda/kernels/pixel.cuh"
@@ -15,16 +16,17 @@ class BackwardNhwc {
   using Word = Packed<T>;
   static constexpr int K = S::kPool, P = S::kPad, F = S::kTaps, B = S::kBefore;
   static constexpr int kPerWord = Word::kPerWord;
-  // At most four channels, for the sums of more do not fit in the registers; half of them where the
-  // sums are many.
+  // A thread owns at most four channels, because the sums of more do not fit into the registers. It
+  // owns two channels where there are many sums: kMany for float32, kVeryMany for 16-bit types.
   static constexpr bool kMany = K == 3 || (K == 2 && (F == 5 || S::kRelu));
   static constexpr bool kVeryMany =
       (K == 3 && (F >= 4 || (F == 3 && (S::kRelu || P == 0)))) || (K == 2 && F == 5 && S::kRelu);
   static constexpr int kWords = kPerWord == 1 ? (kMany ? 2 : 4) : (kVeryMany ? 1 : 2);
-  static constexpr int R = K - 1 - P;  // columns of m needed before the strip
+  static constexpr int R = K - 1 - P;  // columns of m that the window has before the strip
   static constexpr int kWindow = kStrip + K - 1;
-  // Columns of y that have a part in the window's, counted from the strip's own: as inner ones, or
-  // as the last that reads padding whose source is in the window, though it be in the next strip.
+  // The columns kFirstY to kLastY of y, counted from the strip's first, contribute to the window. A
+  // column contributes directly, or because it is the last one and reads padding whose source is in
+  // the window. In the second case it may belong to the next strip.
   static constexpr int kFirstY = -((R + F - 1 - B) / 2);
   static constexpr int last_y() {
     int last = (kStrip - 1 + P + B) / 2;
@@ -46,19 +48,20 @@ class BackwardNhwc {
 
  public:
   static constexpr int kChannels = kWords * kPerWord;
-  // That fit on a multiprocessor.
+  // Blocks that fit on a multiprocessor, for __launch_bounds__.
   static constexpr int kBlocks = K > 1 && kMany == (kPerWord == 2) && !kVeryMany ? 3 : 4;
 
  private:
   static constexpr int kCodeWords = kChannels * int(sizeof(Code)) / 4;
   using Row = Cell<kWords>[kColumnsY];
-  // Of the strip's own tile, and of the tiles beside it the columns that are in the window: at most
-  // the left one's last two or, with padding, the left one's last and the right one's first, so
-  // that one set of words has room for both.
+  // The codes of the strip's own tile, and of those columns of the neighbouring tiles that are in
+  // the window. These are at most the last two columns of the left tile or, with padding, the last
+  // column of the left tile and the first of the right tile. These take different bits, so `beside`
+  // has room for both.
   struct Codes {
     Cell<kCodeWords> own, beside;
   };
-  static constexpr uint32_t kFirstColumn = 0x03030303u;  // its bits in a tile's code, for K = 3
+  static constexpr uint32_t kFirstColumn = 0x03030303u;  // column 0's bits in a TileCode, for K = 3
   static_assert(P == 0 || K == 3);
 
  public:
@@ -104,8 +107,9 @@ class BackwardNhwc {
   }
 
  private:
-  // Of a tile that does not exist the nearest one's are as good: its elements receive nothing.
-  // With `ahead`, the strip's own tile so many steps on is prefetched.
+  // Loads the codes for a step. A tile that does not exist gets the codes of the nearest one, which
+  // is harmless: its elements have no gradient. With kPrefetches, also prefetches the strip's own
+  // tile `ahead` steps further on.
   template <bool kPrefetches = false>
   FASTBLUR_DEVICE Codes load_codes(int step, bool wide, int ahead = 0) const {
     Codes codes = {};
@@ -130,8 +134,8 @@ class BackwardNhwc {
     return codes;
   }
 
-  // A row of dy. What is not there is zero. With `ahead`, the strip's own columns so many elements
-  // on are prefetched.
+  // Loads a row of dy. Columns that do not exist become zero. With kPrefetches, also prefetches the
+  // strip's own columns `ahead` elements further on.
   template <bool kPrefetches = false>
   FASTBLUR_DEVICE void load_dy(const T* row, Row& dy, bool wide, int64_t ahead = 0) const {
 #pragma unroll
@@ -146,7 +150,7 @@ class BackwardNhwc {
     }
   }
 
-  // B_h' of channel i of a row of dy.
+  // Computes B_h' of channel i of a row of dy.
   template <bool kRegular>
   FASTBLUR_DEVICE void spread_columns(const Row& row, int i, float (&e)[kWindow]) const {
     float dy[kColumnsY];
@@ -166,20 +170,21 @@ class BackwardNhwc {
     fold_columns<kRegular>(dy, e);
   }
 
-  // What the padding at the ends of a row would receive goes to its source; and what lies beyond
-  // the row receives nothing.
+  // Adds the gradient of the padding at the ends of a row to its sources, and clears the columns
+  // outside the row.
   template <bool kRegular>
   FASTBLUR_DEVICE void fold_columns(const float (&dy)[kColumnsY], float (&e)[kWindow]) const {
     const bool reflect = kRegular || c_.border == Border::reflect;
     const bool replicate = !kRegular && c_.border == Border::replicate;
     constexpr int kRegularColumns = kStrip - (K - 1 - 2 * P);
-    // With one place for the last column and for the first, a branch is cheaper and does no harm.
+    // If the first and the last column can each be in only one place of the window, a branch is
+    // cheaper than add_if, and the arrays stay in registers.
     const auto add_here = [](bool here, float& sum, float a, float b) {
       if constexpr (!kRegular || R > 1) add_if(here, sum, a, b);
       else if (here) sum = fmaf(a, b, sum);
     };
-    // Column `to` of m, seen from the strip that is `from` strips further on, receives a tap of
-    // column `of` of y; both count from the strip that they are given for.
+    // Adds taps_w[tap] times column `of` of dy to column `to` of m, if `here` and if this is strip
+    // `from`. Both columns are counted from the start of the row.
     const auto add = [&](bool here, int from, int to, int tap, int of) {
       const int g = to - kStrip * from + R, j = of - 2 * from - kFirstY;
       if (g < 0 || g >= kWindow || j < 0 || j >= kColumnsY) return;
@@ -200,7 +205,7 @@ class BackwardNhwc {
       if (kRegular && columns != kRegularColumns) continue;
 #pragma unroll
       for (int from = -1; from <= 1; ++from) {
-        if (kRegular && from == 1) continue;  // no strip is beyond the one with the last column
+        if (kRegular && from == 1) continue;  // the strip with the last column is the last strip
         const bool here =
             (kRegular || c_.last_columns == columns) && pixel_.strip == c_.last_group + from;
         const int last = columns - 1 - kStrip * from, of = (columns + 1) / 2 - 1 - 2 * from;
@@ -221,7 +226,8 @@ class BackwardNhwc {
     }
   }
 
-  // Bits of a column of the window, and where those of channel i begin in them.
+  // The code word of channel i for column g of the window, and the bit in it where the column
+  // winner in row e begins.
   FASTBLUR_DEVICE static uint32_t bits_of(const Codes& codes, int g, int i) {
     const bool own = g >= R && g < R + kStrip;
     return (own ? codes.own : codes.beside).at[i * int(sizeof(Code)) / 4];
@@ -231,8 +237,8 @@ class BackwardNhwc {
     return i * int(sizeof(Code)) % 4 * 8 + Bits::at(e, column_of(g));
   }
 
-  // S_v' and S_h' of row r of dm, of which row `e` of the tiles tells the winners: the row of x
-  // that this makes whole, in the strip.
+  // S_v' and S_h': routes row r = 2 * step + kFirst + e of dm, channel i. Row e of the tiles has
+  // the row winners. Sets dx to the strip's part of row r - P, which this completes.
   FASTBLUR_DEVICE void route(const float (&dm)[kWindow], int i, const Codes& codes, int e,
                              float (&dx)[kStrip]) {
     float whole[kWindow];
@@ -262,7 +268,7 @@ class BackwardNhwc {
         pending_[kHeld - 1][i][g] = won<K>(bits, at, K - 1) ? d : 0;
       }
     }
-    // Row r - P of x has its winners of columns K - 1 rows of tiles ago.
+    // The tiles have the column winners of row r - P of x in row r - (K - 1) of m (see codes.h).
     const auto column_won = [&](int g, int z) {
       const uint32_t now = bits_of(codes, g, i), before = bits_of(before_, g, i);
       return won<K>(K == 3 || e == 0 ? before : now, place_of(g, K == 2 ? 1 - e : e, i), z);
@@ -289,7 +295,7 @@ class BackwardNhwc {
         store_cell<T, kWords>(row + k * c_.channels, left_, regular || c_.wide_x, dx[k]);
   }
 
-  // Packs channel i of four columns.
+  // Packs the channels of word q of the strip's four columns.
   static FASTBLUR_DEVICE void collect(const float (&dx)[kPerWord][kStrip], int q,
                                       Cell<kWords> (&out)[kStrip]) {
 #pragma unroll
@@ -321,7 +327,7 @@ class BackwardNhwc {
       dy += y_row;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        if (r == F % 2) {  // the first row of dm that the newest row of dy is part of
+        if (r == F % 2) {  // the first row of dm that needs the newest row of dy
 #pragma unroll
           for (int i = 0; i < kChannels; ++i) spread_columns<true>(row, i, e[D - 1][i]);
         }
@@ -403,12 +409,12 @@ class BackwardNhwc {
 
   const Call& c_;
   const Pixel pixel_;
-  const int left_;  // channels from the first of ours to the last
-  const T* dy_;     // our first channel of pixel 0; likewise the codes
-  T* dx_;           // and of the strip's first pixel
+  const int left_;  // channels from the thread's first to the last
+  const T* dy_;     // the thread's first channel in pixel 0; codes_ likewise
+  T* dx_;           // the same in the strip's first pixel
   const Code* codes_ = nullptr;
-  Codes before_;  // of the step before
-  // What the rows of x that are not whole have received so far.
+  Codes before_;  // codes of the previous step
+  // Gradients so far of the partial rows of x, oldest first.
   float pending_[kHeld][kChannels][kWindow];
 };
 

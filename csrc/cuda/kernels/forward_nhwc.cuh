@@ -1,8 +1,9 @@
 // Forward, channels_last:  y = B_v B_h S_v S_h x.
 //
-// The sweep of forward_nchw.cuh, by threads that own channels of a strip of columns
-// (pixel.cuh). Of the two blurs the horizontal one comes first here: it leaves two columns of the
-// strip's window to be summed, where the window has F + 2.
+// This is the sweep of forward_nchw.cuh with the same two kinds of steps, but a thread owns
+// channels of a strip of columns (pixel.cuh). The horizontal blur comes before the vertical one: it
+// leaves two columns per row to sum, while the window of the strip has F + 2. The fast steps need a
+// regular call (Call::regular).
 #pragma once
 
 #include "cuda/kernels/exact_tile.cuh"
@@ -14,15 +15,16 @@ template <class T, class S, bool kCodes>
 class ForwardNhwc {
   using Word = Packed<T>;
   static constexpr int K = S::kPool, P = S::kPad, F = S::kTaps, B = S::kBefore;
-  // Vectors of 16 bytes for a max of float32 and for a blur; of 8 where that leaves registers for
-  // more blocks, or where they would not do.
+  // The size of a thread's vector in words. It has 16 bytes for a blur, and for float32 with max 2
+  // and up to 4 taps. Otherwise it has 8 bytes, or 4 for the largest size: a larger vector would
+  // leave registers for fewer blocks, or not fit into the registers.
   static constexpr bool kMany = K > 1 && (F == 5 || K == 3 || Word::kPerWord == 2);
   static constexpr int kWords = !kMany ? 4 : K == 3 && F == 5 && S::kRelu ? 1 : 2;
   static constexpr int kPerWord = Word::kPerWord;
-  static constexpr int kWindow = F + 2;             // columns of m, from B before the strip
-  static constexpr int kColumns = kWindow + K - 1;  // of x, from B + P before the strip
+  static constexpr int kWindow = F + 2;             // columns of m, B of them before the strip
+  static constexpr int kColumns = kWindow + K - 1;  // columns of x, B + P of them before the strip
   static constexpr int kHeld = K > 1 ? K - 1 : 1;
-  // Of m in the last strip, where rows of x are whole strips.
+  // Columns of m in the last strip if rows of x are whole strips.
   static constexpr int kRegularColumns = kStrip - (K - 1 - 2 * P);
   static constexpr int kFirst = int(S::kRows.first_row(0));
   static constexpr int kStepOfRow0 = -kFirst;
@@ -32,13 +34,13 @@ class ForwardNhwc {
   struct Columns {
     Cell<kWords> at[kColumns];
   };
-  using Window = uint32_t[kWindow];  // one word of each of its columns
-  // The others wait for nothing but memory, and prefetches would be in its way.
+  using Window = uint32_t[kWindow];  // one word of each column
+  // The other kernels wait for nothing but memory, and were slower with prefetches.
   static constexpr bool kPrefetches = kCodes && K == 3;
 
  public:
   static constexpr int kChannels = kWords * kPerWord;
-  // That fit on a multiprocessor.
+  // Blocks that fit on a multiprocessor, for __launch_bounds__.
   static constexpr int kBlocks = K == 1 || kPerWord == 1 || (K == 3 && F == 5) ? 3
                                  : F < 5 && K == 2                             ? 5
                                                                                : 4;
@@ -79,10 +81,11 @@ class ForwardNhwc {
   }
 
  private:
-  // Where the last strip has but one column of m, its last output can read a column of m from
-  // before the window. That one then takes the place of the strip's fourth, which is not there.
-  static constexpr int kSpareColumn = B + 3;                    // in the window
-  static constexpr int kFarTap = F == 2 ? 0 : F == 4 ? 1 : -1;  // which padding has it as source
+  // If the last strip has only one column of m, the last output can read padding whose source is a
+  // column of m before the window. The window then holds this column in place of the strip's fourth
+  // column, which does not exist.
+  static constexpr int kSpareColumn = B + 3;                    // its place in the window
+  static constexpr int kFarTap = F == 2 ? 0 : F == 4 ? 1 : -1;  // the padding t whose source it is
   FASTBLUR_DEVICE bool has_far_column() const {
     return kFarTap >= 0 && pixel_.edge && c_.last_columns == 1;
   }
@@ -91,9 +94,10 @@ class ForwardNhwc {
     return kStrip * pixel_.strip - B - P + j - (moved ? 4 + kFarTap : 0);
   }
 
-  // The window's columns of a row of x, where the strip's own are whole vectors at `own`. Beyond
-  // the row's ends it is the nearest column again: in a max that does no harm, for an equal value
-  // never takes over.
+  // Loads the columns of x that the window needs, if all vectors are whole and aligned. `own` is
+  // the strip's first column. Beyond the ends of the row the nearest column is loaded again. This
+  // is harmless in a max, because an equal value never takes over. (At the left end, store_codes
+  // corrects the winner.)
   FASTBLUR_DEVICE Columns load_usual(const T* own) const {
     const int step = int(c_.channels * sizeof(T));
     const int left_step = pixel_.first ? 0 : step, right_step = pixel_.edge ? 0 : step;
@@ -113,7 +117,8 @@ class ForwardNhwc {
     }
     return x;
   }
-  // The same of row r of x, or the nearest that there is, for any strip and tensor.
+  // Loads the same columns of row r of x, or of the nearest row that exists. Works for every strip
+  // and every alignment.
   FASTBLUR_DEVICE Columns load_nearest(int r) const {
     const T* const row = x_ + int64_t(min(max(r, 0), c_.h - 1)) * c_.w * c_.channels;
     const auto at = [&](int j) {
@@ -124,8 +129,8 @@ class ForwardNhwc {
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) x.at[j] = load_vector<kWords>(at(j), left_, true);
     } else {
-      // Word by word through the vectors, so that few loads are on their way at once: the registers
-      // for more would be missing elsewhere.
+      // The loop loads one word of each vector at a time, so that few loads are in flight. The
+      // kernel has no registers for more.
       x = {};
 #pragma unroll 1
       for (int q = 0; q < kWords; ++q) {
@@ -141,17 +146,17 @@ class ForwardNhwc {
     return x;
   }
 
-  // One step of a max: whether `later` takes over from `best` becomes bit `at` of the tile, if
-  // that `counts`.
+  // Compares the next candidate `later` with `best`. If it takes over, bit `at` of the tile is set,
+  // but only if `counts`.
   static FASTBLUR_DEVICE uint32_t choose(uint32_t best, uint32_t later, Codes& code, int at, int q,
                                          bool counts) {
     if (!kCodes || !counts) return Word::larger(best, later);
     return Word::take(best, later, code.of(at, q), Codes::bit(at));
   }
-  // Whether column c of the window is one of the strip's own, whose winners are kept.
+  // Whether column c of the window belongs to the strip. The winners of these columns are kept.
   static constexpr bool is_own(int c) { return c >= B && c < B + kStrip; }
 
-  // S_h of word q of a row of x; its winners become row `e` of the tile.
+  // Computes S_h of word q of a row of x. The column winners go to row e of the tile.
   FASTBLUR_DEVICE void select_columns(const Columns& x, int q, Window& best, int e,
                                       Codes& code) const {
 #pragma unroll
@@ -164,7 +169,8 @@ class ForwardNhwc {
     }
   }
 
-  // S_v of the rows held and the newest, and ReLU; their winners become row `e` of the tile.
+  // Computes S_v of the held rows and the newest row, then ReLU. The row winners go to row e of the
+  // tile. The newest row then becomes a held row.
   FASTBLUR_DEVICE void select_rows(const Window& newest, int q, Window& m, int e, Codes& code,
                                    Codes& nobody) {
 #pragma unroll
@@ -192,7 +198,7 @@ class ForwardNhwc {
     }
   }
 
-  // The blur's padding at the ends of a row of m.
+  // Fills in the blur padding at the ends of a row of m.
   template <bool kRegular>
   FASTBLUR_DEVICE void pad_columns(Window& m) const {
     const bool reflect = kRegular || c_.border == Border::reflect;
@@ -202,12 +208,13 @@ class ForwardNhwc {
       const uint32_t padding = reflect ? m[B + n] : replicate ? m[B] : 0;
       m[B - n] = pixel_.first ? padding : m[B - n];
     }
-    // Selects, not a search for the last column: with its place as an index, m would be in memory.
+    // The loop selects over every possible place of the last column, with constant indices. With a
+    // computed index, m would be in memory.
 #pragma unroll
     for (int to = B + 1; to < kWindow; ++to) {
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
-        const int columns = to - B - t;  // of m in the last strip, if this is padding t
+        const int columns = to - B - t;  // columns of m in the last strip, if `to` is padding t
         if (columns < 1 || columns > kStrip || (kRegular && columns != kRegularColumns)) continue;
         const int from = to - 2 - 2 * t;
         const uint32_t source = m[columns == 1 && t == kFarTap ? kSpareColumn
@@ -219,8 +226,8 @@ class ForwardNhwc {
     }
   }
 
-  // The tap with which row `e` of a step's two is part of row `d` of y from the step's own on. At
-  // the edge, e is only known at run time.
+  // The tap with which row step + d of y reads row e of the step's two rows of m: whether it
+  // exists, and its value. In an edge step, e is known only at run time.
   template <bool kEdge>
   static constexpr bool has_tap(int d, int e) {
     const int tap = F - 2 + e - 2 * d;
@@ -232,7 +239,8 @@ class ForwardNhwc {
     return kEdge ? tap_at<F>(c_.taps_h, tap) : c_.taps_h[tap];
   }
 
-  // B_h, and B_v of what it gives: row `e` of the step's two joins the rows of y it is part of.
+  // Computes B_h of word q of row e of the step's two rows, then B_v: adds the result to the rows
+  // of y that read this row.
   template <bool kEdge>
   FASTBLUR_DEVICE void add_row(const Window& m, int q, int e) {
 #pragma unroll
@@ -254,9 +262,9 @@ class ForwardNhwc {
     }
   }
 
-  using Pixels = Cell<kWords>[2];  // of a row of y
+  using Pixels = Cell<kWords>[2];  // the strip's pixels in a row of y
 
-  // Word q of the row of y that is whole; the sums of the rows after it move up.
+  // Packs word q of the completed row of y, and moves the sums of the following rows up.
   FASTBLUR_DEVICE void take_row(int q, Pixels& out) {
 #pragma unroll
     for (int o = 0; o < 2; ++o) {
@@ -277,7 +285,7 @@ class ForwardNhwc {
         store_cell<T, kWords>(y + o * c_.channels, left_, kRegular || c_.wide_y, out[o]);
   }
 
-  // Whether there may be a NaN in what they were made of.
+  // Whether the values that `out` was computed from may include NaN.
   static FASTBLUR_DEVICE bool has_nan(const Pixels& out) {
     uint32_t all = Word::sum(out[0].at[0], out[1].at[0]);
 #pragma unroll
@@ -287,7 +295,8 @@ class ForwardNhwc {
 
   template <bool kRegular>
   FASTBLUR_DEVICE void store_codes(int step, Codes code, const Codes& nobody) const {
-    // The max's padding never wins, not even against -inf.
+    // Padding of the max never wins, not even against -inf: in column 0, candidate 1 always takes
+    // over.
     constexpr uint32_t kFirstWins =
         (Codes::bit(Bits::at(0, 0)) | Codes::bit(Bits::at(1, 0))) * Word::kEach;
 #pragma unroll
@@ -304,15 +313,16 @@ class ForwardNhwc {
     code.write(codes_ + row, left_, kRegular || c_.wide_x);
   }
 
-  // Makes the rows held those before row r of m. Their winners matter where row 0 is to come: they
-  // go to its tile, `code`, and to the tile before, which has nothing else and is stored here.
+  // Computes the held rows that row r of m needs: the K - 1 rows of S_h x before its newest. With
+  // `keeps`, for r = 0, their column winners are kept: those in the tile of row 0 go to `code`. The
+  // tile row before it has no other winners and is stored here.
   FASTBLUR_DEVICE void hold(int r, Codes& code, bool keeps) {
     constexpr int kTop = int(S::kRows.first_row(kStepOfRow0));
     Codes before;
     uint32_t all = 0;
 #pragma unroll
     for (int z = 0; z + 1 < K; ++z) {
-      const int e = 1 - K + z - kTop;  // where the tiles have the winners of this row's columns
+      const int e = 1 - K + z - kTop;  // row of the tiles with the column winners of this row
       const Columns x = load_nearest(r - P + z);
 #pragma unroll
       for (int q = 0; q < kWords; ++q) {
@@ -380,7 +390,7 @@ class ForwardNhwc {
     next_ = 2 * end + kFirst;
   }
 
-  // The tile of rows r and r + 1 of m, by the exact rule.
+  // Selects the winners of rows r and r + 1 of m again, by the exact rule.
   FASTBLUR_DEVICE void choose_again(int r, Codes& code) const {
     rarely();
 #pragma unroll 1
@@ -398,7 +408,7 @@ class ForwardNhwc {
     uint32_t all = 0;
 #pragma unroll 1
     for (int e = 0; e < 2; ++e) {
-      const int p = 2 * step + kFirst + e;  // of the padded m
+      const int p = 2 * step + kFirst + e;  // row of the padded m
       if (p < -B || p >= c_.m_h + c_.after_h) continue;
       const int r = int(border_source(p, c_.m_h, c_.border));
       if (r < 0) continue;
@@ -408,7 +418,7 @@ class ForwardNhwc {
       const bool keeps = p == r;
 #pragma unroll
       for (int q = 0; q < kWords; ++q) {
-        Codes row_code, row_nobody;  // as if of the tile's first row
+        Codes row_code, row_nobody;  // for row 0 of the tile; shifted to row e below
         Window newest, m;
         select_columns(x, q, newest, 0, row_code);
         select_rows(newest, q, m, 0, row_code, row_nobody);
@@ -417,7 +427,7 @@ class ForwardNhwc {
         pad_columns<false>(m);
         add_row<true>(m, q, e);
         if (!kCodes || !keeps) continue;
-        // The max's padding never wins, above the first row too.
+        // Padding of the max never wins: in row 0, candidate 1 always takes over.
         if (P > 0 && r == 0) {
 #pragma unroll
           for (int j = 0; j < kStrip; ++j) {
@@ -450,14 +460,14 @@ class ForwardNhwc {
 
   const Call& c_;
   const Pixel pixel_;
-  const int left_;  // channels from the first of ours to the last
+  const int left_;  // channels from the thread's first to the last
   const uint32_t floor_ = filled<T>(c_.floor);
-  const T* x_;  // our first channel of pixel 0; likewise for the others
-  T* y_;
+  const T* x_;  // the thread's first channel in pixel 0 of the image
+  T* y_;        // in the strip's first pixel of row 0; codes_ likewise
   Code* codes_ = nullptr;
-  int next_ = INT_MIN;  // the row of m that the rows held belong to
-  Window held_[kHeld][kWords];
-  float sum_[S::kSums][2][kChannels];
+  int next_ = INT_MIN;                 // the row of m that the held rows are for
+  Window held_[kHeld][kWords];         // rows of S_h x, oldest first
+  float sum_[S::kSums][2][kChannels];  // partial rows of y; the first is completed next
 };
 
 template <class T, class S, bool kCodes, int kChannels = ForwardNhwc<T, S, kCodes>::kChannels>

@@ -1,5 +1,6 @@
-// 32-bit words of one float or two 16-bit numbers, for the channels_last kernels: a word holds
-// neighbouring channels, and every stage up to the blur works on all of them at once.
+// Operations on 32-bit words for the channels_last kernels. A word holds one float32, or two
+// neighbouring channels of a 16-bit type. Every stage up to the blur processes all channels of a
+// word at once.
 #pragma once
 
 #include "cuda/kernels/values.cuh"
@@ -12,7 +13,7 @@ struct Packed;
 template <>
 struct Packed<float> {
   static constexpr int kPerWord = 1;
-  static constexpr uint32_t kEach = 1;  // times a bit: that bit for each of a word's numbers
+  static constexpr uint32_t kEach = 1;  // bit * kEach is that bit for each number of a word
 
   static FASTBLUR_DEVICE float unpack(uint32_t word, int) {
     float v;
@@ -28,13 +29,13 @@ struct Packed<float> {
     const float v = larger_of(unpack(a, 0), unpack(b, 0));
     return pack(&v);
   }
-  // As take_larger; `bit` is below 16.
+  // Like take_larger, for each number of the words. `bit` is one of bits 0 to 15.
   static FASTBLUR_DEVICE uint32_t take(uint32_t best, uint32_t later, uint32_t& code,
                                        uint32_t bit) {
     const float v = take_larger(unpack(best, 0), unpack(later, 0), code, bit);
     return pack(&v);
   }
-  // All bits of each number that is zero or less, and not NaN.
+  // A mask: all bits are set for a number that is zero or less, and none for other numbers and NaN.
   static FASTBLUR_DEVICE uint32_t nobody(uint32_t m) { return unpack(m, 0) <= 0 ? ~0u : 0; }
   static FASTBLUR_DEVICE uint32_t sum(uint32_t a, uint32_t b) {
     const float v = unpack(a, 0) + unpack(b, 0);
@@ -43,7 +44,7 @@ struct Packed<float> {
   static FASTBLUR_DEVICE bool has_nan(uint32_t a) { return unpack(a, 0) != unpack(a, 0); }
 };
 
-// Pair is __half2 or __nv_bfloat162.
+// The two numbers of a 16-bit type in a word. Pair is __half2 or __nv_bfloat162.
 template <class T, class Pair>
 struct PackedPair {
   static constexpr int kPerWord = 2;

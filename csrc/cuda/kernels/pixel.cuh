@@ -1,8 +1,10 @@
-// Where a thread stands in the channels_last kernels, and its channels of a pixel in memory.
+// The position of a thread in the channels_last kernels, and its accesses to a pixel's channels in
+// memory.
 //
-// A thread owns a few neighbouring channels, one vector, of a strip: four columns of x and of m,
-// and two of y. It loads the columns beside its strip too and does again what its neighbours do
-// with them, so threads share nothing. Channels vary fastest, so a warp's accesses are whole lines.
+// A thread owns one vector of neighbouring channels in a strip: four columns of x and of m, and two
+// of y. It also loads the columns next to its strip and repeats its neighbours' work on them, so
+// threads share nothing. Channels are adjacent in memory, so a warp's accesses are coalesced into
+// whole lines.
 #pragma once
 
 #include "cuda/kernels/call.h"
@@ -15,8 +17,8 @@ constexpr int kStrip = kTileColumns;
 
 struct Pixel {
   int64_t image;
-  int strip, channel;  // the first of its channels
-  bool first, edge;    // the strip with the first, and with the last, column of m
+  int strip, channel;  // channel: the thread's first
+  bool first, edge;    // the strip has the first, or the last, column of m
 
   FASTBLUR_DEVICE Pixel(const Call& c, int64_t unit, int channels_each) {
     int64_t strips;
@@ -39,8 +41,9 @@ struct Pixel {
 template <int kWords>
 using Cell = Vector<uint32_t, kWords>;
 
-// A thread's numbers at `at`, its channels of a pixel or their codes, as 32-bit words. `wide` says
-// that whole vectors are aligned and that all of the channels exist; else, `left` of them do.
+// Loads a thread's channels of a pixel, or their codes, from `at` as 32-bit words. `wide` says that
+// the vector is aligned and that all its channels exist. Otherwise only the first `left` channels
+// exist, and the others become zero.
 template <int kWords, class V>
 FASTBLUR_DEVICE Cell<kWords> load_vector(const V* at, int left, bool wide) {
   constexpr int kParts = kWords > 4 ? kWords / 4 : 1, kEach = kWords / kParts;
@@ -55,7 +58,8 @@ FASTBLUR_DEVICE Cell<kWords> load_vector(const V* at, int left, bool wide) {
     }
     return cell;
   }
-  // One word after the other through the vector: in a hurry, the loads would take all registers.
+  // The loop loads one word at a time and shifts it in at the end of the vector. If all loads were
+  // issued at once, they would take all registers.
   using Bits = BitsOf<sizeof(V)>;
 #pragma unroll 1
   for (int first = 0; first < kWords * kPerWord; first += kPerWord) {
@@ -84,15 +88,16 @@ FASTBLUR_DEVICE void store_cell(T* at, int left, bool wide, const Cell<kWords>& 
   }
 }
 
-// The codes of a thread's tile, of all its channels. Bits 0 to 15 of a TileCode are collected in
-// `low`, the others in `high`, for the numbers of a word side by side.
+// The TileCodes of a thread's channels for one tile. `low` collects bits 0 to 15 of each TileCode,
+// and `high` the other bits. Word q of each holds the codes of the channels in word q of the data,
+// side by side.
 template <class T, class Code, int kWords>
 struct PixelCodes {
   static constexpr int kPerWord = Packed<T>::kPerWord;
   static constexpr int kChannels = kWords * kPerWord;
   uint32_t low[kWords] = {}, high[kWords] = {};
 
-  // The half that collects bit `at`, and that bit in it.
+  // Whether `high` collects bit `at` of a TileCode, and the mask of that bit in the word.
   static constexpr bool is_high(int at) { return at >= 16; }
   static constexpr uint32_t bit(int at) { return 1u << at % 16; }
   FASTBLUR_DEVICE uint32_t& of(int at, int q) { return is_high(at) ? high[q] : low[q]; }
@@ -115,7 +120,7 @@ struct PixelCodes {
     }
   }
 
-  // In memory, the codes of neighbouring channels stand side by side.
+  // Stores the codes. In memory, the codes of neighbouring channels are adjacent.
   FASTBLUR_DEVICE void write(Code* to, int left, bool wide) const {
     if (wide) {
       constexpr int kBytes = kChannels * int(sizeof(Code)), kParts = kBytes > 16 ? 2 : 1;
