@@ -1,3 +1,4 @@
+// Compiles the specialised kernels for the contiguous format and float32, in all sizes.
 #include "cuda/launch/nchw.cuh"
 
 namespace fastblur::cuda {

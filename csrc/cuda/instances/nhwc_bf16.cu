@@ -1,3 +1,4 @@
+// Compiles the specialised kernels for the channels_last format and bfloat16, in all sizes.
 #include "cuda/launch/nhwc.cuh"
 
 namespace fastblur::cuda {

@@ -1,6 +1,7 @@
-// The generic kernels: any geometry, one thread for each element that it makes, nothing known at
-// compile time but the dtype. They are the op as it is defined, winners first and linear maps after
-// them, so forward is `choose` and then `apply`.
+// The generic kernels serve every geometry. Only the dtype is known at compile time, and one thread
+// computes each element of the result. They implement the definition of the op: `choose` finds the
+// winners, `gather` computes y = B S x, and `scatter` computes dx = S' B' dy. Forward is `choose`,
+// then `gather`; apply is `gather` alone.
 #pragma once
 
 #include "cuda/codes.h"
@@ -18,7 +19,9 @@ FASTBLUR_DEVICE T from_sum(Sum<T> v) {
   else return from_float<T>(v);
 }
 
-// An element of a tensor of p's memory format: from its number in memory order, and back.
+// The position of an element in a tensor with p's memory format. `of` computes it from the
+// element's index in memory order. `number` computes the index of an element of the same image and
+// channel, and `in_image` counts that index from the start of the image.
 struct Place {
   int64_t image, channel, row, column;
 
@@ -50,7 +53,8 @@ struct Place {
 
 FASTBLUR_DEVICE int64_t thread_number() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
-// Picks the winner of each element of m: a warp makes the words of one group (see codes.h).
+// Chooses the winner of each element of m. A warp writes the code words of one group of 32 elements
+// (see codes.h).
 template <class T>
 __global__ void choose(const __grid_constant__ Params p, const T* x, uint32_t* codes,
                        int64_t groups_per_image, int64_t words_per_image) {
@@ -67,7 +71,7 @@ __global__ void choose(const __grid_constant__ Params p, const T* x, uint32_t* c
   bool any = false;
   Sum<T> best = 0;
   for (int r = p.h.first_candidate(at.row); r < p.h.end_candidate(at.row); ++r) {
-    // S_h first: within a row of x, the leftmost of equal values wins.
+    // S_h comes first: within a row of x, the leftmost of equal values wins.
     int column = 0;
     bool any_in_row = false;
     Sum<T> best_in_row = 0;
@@ -90,7 +94,7 @@ __global__ void choose(const __grid_constant__ Params p, const T* x, uint32_t* c
   }
 }
 
-// The winner of element (row, column) of m: its place in x, or nobody.
+// The winner of element (row, column) of m: its position in x, or nobody.
 template <bool kTiles>
 struct Winner {
   int64_t row, column;
@@ -127,7 +131,7 @@ struct Winner {
                                        int(column % kTileColumns)) &
                                   1);
       if (nobody) return {0, 0, true};
-      const int64_t of_x = row + r - k + 1;  // the row of tiles with the columns' winners
+      const int64_t of_x = row + r - k + 1;  // the row with the column winners of that row of x
       c = int(code(of_x) >> bit(of_x) & mask);
     } else {
       const int64_t e = at.in_image(p, row, column, m_h, m_w);
@@ -143,7 +147,7 @@ struct Winner {
   }
 };
 
-// y = B S x with the winners given: one thread for each element of y.
+// Computes y = B S x with given winners. One thread computes one element of y.
 template <class T, bool kTiles>
 __global__ void gather(const __grid_constant__ Params p, const T* x, const uint32_t* codes, T* y,
                        int64_t words_per_image, int64_t count) {
@@ -168,8 +172,8 @@ __global__ void gather(const __grid_constant__ Params p, const T* x, const uint3
   store(y + i, from_sum<T>(sum));
 }
 
-// The outputs along one axis that read element u of m, where it stands and as padding: calls
-// f(output, weight).
+// Calls f(output, weight) for each output along one axis that reads element u of m, directly or as
+// the source of padding.
 template <class T, class F>
 FASTBLUR_DEVICE void for_each_use(const Axis& axis, Border border, const double* taps, int64_t u,
                                   F f) {
@@ -185,7 +189,7 @@ FASTBLUR_DEVICE void for_each_use(const Axis& axis, Border border, const double*
   for_each_copy(u, axis.pooled(), axis.before, axis.after, border, at);
 }
 
-// dx = S' B' dy: one thread for each element of dx, which looks at the windows that hold it.
+// Computes dx = S' B' dy. One thread computes one element of dx from the windows that contain it.
 template <class T>
 __global__ void scatter(const __grid_constant__ Params p, const T* dy, const uint32_t* codes, T* dx,
                         int64_t words_per_image, int64_t count) {

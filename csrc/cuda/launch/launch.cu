@@ -1,4 +1,5 @@
-// Which kernel runs a call; and the launches of the generic ones.
+// Chooses the kernel that runs a call, and launches the generic kernels. nchw.cuh and nhwc.cuh
+// launch the specialised ones.
 #include "cuda/kernels/generic.cuh"
 #include "cuda/launch/sweep.cuh"
 
@@ -7,7 +8,7 @@ namespace {
 
 constexpr int kGenericThreads = 256;
 
-// Calls f with a null pointer of the element type.
+// Calls f with a null pointer to the element type, from which f takes the type.
 template <class F>
 cudaError_t with_type(Type type, F f) {
   switch (type) {

@@ -1,4 +1,5 @@
-// Launches of the kernels for the contiguous format.
+// Launches the specialised kernels for the contiguous format. in_groups adds to a Call what depends
+// on this format and on the type; the launch functions then choose the sizes and call `sweep`.
 #pragma once
 
 #include "cuda/kernels/backward_nchw.cuh"
@@ -26,7 +27,8 @@ cudaError_t forward_nchw_as(const Params& p, Call call, const Queue& queue) {
   return with_sizes(p, [&](auto sizes) {
     using S = decltype(sizes);
     c.steps = forward_steps(c, S::kRows);
-    // Without codes ReLU is no matter of specialisation.
+    // Without codes, the kernel applies ReLU at run time (Call::floor), so ReLU needs no kernel of
+    // its own.
     using Plain = Sizes<S::kPool, S::kPad, S::kTaps, false>;
     if constexpr (!S::kLinear)
       if (c.codes)

@@ -1,4 +1,6 @@
-// Launches of the kernels for the channels_last format.
+// Launches the specialised kernels for the channels_last format. in_pixels adds to a Call what
+// depends on this format and on the kernel; the launch functions then choose the sizes and call
+// `sweep`.
 #pragma once
 
 #include "cuda/kernels/backward_nhwc.cuh"
@@ -7,7 +9,7 @@
 
 namespace fastblur::cuda {
 
-// For threads of `channels` channels; `strips` of them in a row.
+// Completes a Call for threads that own `channels` channels each, in rows of `strips` strips.
 template <class T>
 Call in_pixels(const Params& p, Call c, const void* x, const void* y, int strips, int channels) {
   group_columns(c, kStrip);
@@ -18,7 +20,8 @@ Call in_pixels(const Params& p, Call c, const void* x, const void* y, int strips
   const bool whole = p.channels % channels == 0;
   c.wide_x = whole && is_aligned(x, bytes);
   c.wide_y = whole && is_aligned(y, bytes);
-  // Zhang's padding, all of it: with less after the row, its last output can be missing.
+  // Whether y has every output of Zhang's padding. With less padding after the row, the last output
+  // can be missing.
   const bool all_outputs = c.y_w == (c.m_w + 1) / 2;
   c.regular =
       c.wide_x && c.wide_y && c.w % kStrip == 0 && all_outputs && p.border == Border::reflect;

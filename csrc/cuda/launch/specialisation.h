@@ -1,4 +1,6 @@
-// The sizes that the kernels know at compile time, and the table of them.
+// The sizes that the specialised kernels know at compile time. Sizes holds one of them with its
+// derived constants, and two macros list them all. is_specialised says whether a call has one of
+// these sizes, and with_sizes selects it.
 #pragma once
 
 #include "cuda/codes.h"
@@ -6,22 +8,22 @@
 
 namespace fastblur::cuda {
 
-// Pool K x K with padding P, F x F taps with Zhang's blur padding, stride 2.
+// One size: pool K x K with padding P, F x F taps with Zhang's blur padding, stride 2.
 template <int K, int P, int F, bool kRelu_>
 struct Sizes {
   static constexpr int kPool = K, kPad = P, kTaps = F;
   static constexpr bool kRelu = kRelu_;
   static constexpr bool kLinear = K == 1 && !kRelu;
   static constexpr TileRows kRows{K, P, F};
-  static constexpr int kBefore = kRows.before();  // blur padding
-  static constexpr int kSums = (F + 1) / 2;       // rows of y that a row of m takes part in
-  // Steps before the first row of y, and before the first of dx, is whole.
+  static constexpr int kBefore = kRows.before();  // blur padding before the first row or column
+  static constexpr int kSums = (F + 1) / 2;       // rows of y that one row of m is part of, at most
+  // Warm-up steps of a block, before its first row of y, or of dx, is complete.
   static constexpr int kWarmUp = (F - 1) / 2, kBackwardWarmUp = K > 1 ? 1 : 0;
   using Bits = TileBits<K, kRelu>;
   using Code = TileCode<K, kRelu>;
 
-  // What the kernels take for granted, each with its place. A size beyond it must not compile, for
-  // it would run, and be wrong at borders or write beyond the codes.
+  // What the kernels assume, and where. A size that breaks an assumption must not compile: it would
+  // run, but be wrong at borders or write beyond the codes.
   static_assert(K <= 3, "TileCode: a tile's winners have 16 (K - 1) bits, and a code at most 32");
   static_assert(F / 2 <= 2,
                 "ColumnBorder, pad_columns, fold_columns, padding_tap: a window reads at most two "
@@ -39,7 +41,8 @@ struct Sizes {
                 "kStepOfRow0 of both forward kernels: that step has row 0 of m");
 };
 
-// Which (pool, padding) pairs and which numbers of taps there are.
+// The specialised sizes: the pairs of pool and padding, and the numbers of taps. Each pair is
+// combined with each number of taps.
 #if !defined(FASTBLUR_CUDA_POOLS)
 #define FASTBLUR_CUDA_POOLS(f) f(1, 0) f(2, 0) f(3, 0) f(3, 1)
 #define FASTBLUR_CUDA_TAPS(f, K, P) f(K, P, 2) f(K, P, 3) f(K, P, 4) f(K, P, 5)
@@ -50,10 +53,11 @@ inline bool is_specialised(const Params& p, Type type) {
     const int64_t before = (a.n_taps - 1) / 2, after = a.n_taps / 2;
     return a.stride == 2 && a.before == before && a.after <= after && a.size < (1 << 30);
   };
-  // The borders that the kernels know; column_border.cuh says why not circular.
+  // The border modes that the kernels handle. column_border.cuh says why circular is not among
+  // them.
   const bool border =
       p.border == Border::reflect || p.border == Border::replicate || p.border == Border::zeros;
-  if (p.channels >= 1 << 28) return false;  // a pixel's bytes are counted in 32 bits
+  if (p.channels >= 1 << 28) return false;  // the bytes of a pixel are counted in 32 bits
   if (type == Type::f64 || !border || !fits(p.h) || !fits(p.w)) return false;
   if (p.h.pool != p.w.pool || p.h.pad != p.w.pad || p.h.n_taps != p.w.n_taps) return false;
   const auto same = [&](int k, int pad, int f) {
@@ -66,7 +70,7 @@ inline bool is_specialised(const Params& p, Type type) {
 #undef FASTBLUR_CUDA_SAME_POOL
 }
 
-// Calls f with the Sizes of p, which is_specialised.
+// Calls f with the Sizes of p. is_specialised must be true for p.
 template <class Fn>
 cudaError_t with_sizes(const Params& p, Fn f) {
 #define FASTBLUR_CUDA_CASE(K, P, F)                     \

@@ -1,5 +1,6 @@
-// The launch arithmetic of the specialised kernels: what a call is for the kernels, how many blocks
-// there are, and how long each marches.
+// Launches the sweep of a specialised kernel. make_call and group_columns fill a Call, choose_chunk
+// decides how many steps each block sweeps, and `sweep` launches the blocks. nchw.cuh and nhwc.cuh
+// share this file.
 #pragma once
 
 #include <cmath>
@@ -18,7 +19,7 @@ inline bool is_aligned(const void* to, int64_t bytes) {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The parts of a Call that depend on sizes alone.
+// Fills the fields of a Call that are the same for both formats.
 inline Call make_call(const Params& p, const void* in, void* out, void* codes) {
   Call c{};
   c.in = in;
@@ -39,20 +40,21 @@ inline Call make_call(const Params& p, const void* in, void* out, void* codes) {
   return c;
 }
 
-// Where the columns of a row of `columns` to a group lie.
+// Divides the rows into groups of `columns` columns.
 inline void group_columns(Call& c, int columns) {
   c.groups = int(ceil_div(c.w, columns));
   c.last_group = (c.m_w - 1) / columns;
   c.last_columns = c.m_w - c.last_group * columns;
 }
 
-// Steps of a block's sweep. A block repeats `warm_up` steps of its neighbour's and needs the time
-// of a few more to begin; so a launch takes as long as its waves of blocks times all of that. Of
-// `parts` blocks that sweep side by side, `at_once` are on the device at a time. Both constants
-// were found on an H200.
+// Returns the chunk: the number of steps that each block sweeps. A launch has `parts` blocks for
+// each chunk of the steps. `at_once` blocks, which are one wave, are on the device at a time. A
+// block repeats `warm_up` steps of its neighbour and takes the time of kStart steps to begin. A
+// launch therefore takes the time of waves * (chunk + warm_up + kStart) steps, and the chunk with
+// the shortest time is chosen. Both constants were found on an H200.
 inline int choose_chunk(int steps, int64_t parts, int64_t at_once, int warm_up) {
   constexpr int kStart = 3;     // steps that a block could do in the time of its first loads
-  constexpr int kLongest = 20;  // beyond, blocks of a wave read from ever more places at once
+  constexpr int kLongest = 20;  // beyond it, blocks of a wave read from ever more places at once
   int best = steps;
   int64_t best_cost = INT64_MAX;
   const int64_t fewest = ceil_div(parts * ceil_div(steps, kLongest), at_once);
@@ -66,8 +68,8 @@ inline int choose_chunk(int steps, int64_t parts, int64_t at_once, int warm_up) 
   return best;
 }
 
-// Launches `kernel` on blocks that take `units_per_part` of c.units each, and c.steps in chunks.
-// At least `blocks` of them fit on a multiprocessor.
+// Launches `kernel`. Each block processes `units_per_part` of the c.units over one chunk of the
+// c.steps. At least `blocks` blocks fit on a multiprocessor.
 inline cudaError_t sweep(void (*kernel)(Call), Call c, int64_t units_per_part, int threads,
                          int blocks, int warm_up, const Queue& queue) {
   const int64_t parts = ceil_div(c.units, units_per_part);
@@ -80,13 +82,14 @@ inline cudaError_t sweep(void (*kernel)(Call), Call c, int64_t units_per_part, i
   return launch(kernel, dim3(unsigned(parts * c.chunks)), dim3(unsigned(threads)), queue.stream, c);
 }
 
-// The steps in which forward visits all rows of y, and all tile rows.
+// The number of steps in which forward reaches all rows of y and all tile rows.
 inline int forward_steps(const Call& c, const TileRows& rows) {
   const int tiles = c.tile_rows - rows.tile_shift();
   return c.y_h > tiles ? c.y_h : tiles;
 }
 
-// One translation unit for each; T is float, __half or __nv_bfloat16.
+// nchw.cuh and nhwc.cuh define these. Each has one translation unit per T in instances/, where T is
+// float, __half or __nv_bfloat16.
 template <class T>
 cudaError_t forward_nchw_as(const Params& p, Call c, const Queue& queue);
 template <class T>
