@@ -68,7 +68,10 @@ DEFECTS = [
         "  if (i >= count - 1) return;\n" + GATHER,
     ),
     generic(
-        "reflection is one off in backward", "u <= axis.before) at(-u)", "u < axis.before) at(-u)"
+        "reflection is one off in backward",
+        "u <= before) f(-u)",
+        "u < before) f(-u)",
+        "geometry.h",
     ),
     generic(
         "reflection is one off in forward",
