@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from .fresh import returns_new
+
 # Classes whose result is a new tensor, which nobody else holds.
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm2d, nn.GroupNorm)
@@ -125,13 +127,15 @@ def is_fresh(makers: Sequence[Any], fresh: bool) -> bool:
 
 
 def _makes_new(module: Any) -> bool:
-    """Whether nobody else will hold the result: that of torch's own convolutions and norms."""
+    """Whether nobody else will hold the result of a convolution, a norm or proven arithmetic."""
     while isinstance(module, nn.Sequential) and calls_in_turn(module) and is_unwatched(module):
         module = next(reversed(module._modules.values()), None)
     if isinstance(module, Head):
         return module.is_fresh()
     kind = type(module)
-    if kind not in _CONVS + _NORMS or not is_as_made(module):
+    if kind not in _CONVS + _NORMS:
+        return isinstance(module, nn.Module) and is_unwatched(module) and returns_new(module)
+    if not is_as_made(module):
         return False
     if kind in _NORMS:
         return True

@@ -148,14 +148,21 @@ class Line:
         return None, []
 
     def _open_front(self) -> None:
-        """Goes into a module that ends where the following one could be joined."""
+        """Goes into a module that ends, or begins, with what could join what is outside it.
+
+        It may end in front of a layer, or begin with a ReLU in place, which joins only where it is
+        known from outside that nobody else holds the ReLU's input.
+        """
         while True:
             module, after = self._peek(self._places)
             inner = self._inside(module)
-            if inner is None or type(self._last(module)) not in _FRONTS:
+            if inner is None:
                 return
             following, _ = self._peek(after)
-            if type(self._first(following)) not in _FRONTS + _POOLS:
+            ends = type(self._last(module)) in _FRONTS
+            ends = ends and type(self._first(following)) in _FRONTS + _POOLS
+            first = self._first(module)
+            if not ends and not (self._fresh and type(first) is nn.ReLU and first.inplace):
                 return
             self._places = [*after, (inner, 0)]
 
