@@ -17,10 +17,11 @@ from .filtered_pool import FilteredPool
 from .fuse import unfuse_
 from .models import all_or_nothing, check_model, check_module
 from .placing import place, placed_in, take_out
+from .plans import SITE_KINDS, Blur, Change, Left, Options, SiteKind
 from .recipes import Recipe, recipe_for
 from .recognise import blurs
 from .report import Report, UnantialiasReport
-from .sites import SITE_KINDS, Blur, Change, Left, Options, Planner, SiteKind, strided_layers
+from .sites import Planner, strided_layers
 
 __all__ = ["AntialiasReport", "AntialiasRow", "antialias_", "unantialias_"]
 

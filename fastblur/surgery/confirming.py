@@ -10,7 +10,7 @@ from torch import fx, nn
 from .dataflow import Flow
 from .filtered_pool import FilteredPool
 from .placing import WithBlur, place
-from .sites import Change
+from .plans import Change
 from .tracing import Part, graphs_of, join, without_data
 
 Blurs = Mapping[str, FilteredPool]

@@ -17,9 +17,10 @@ from .calls import has_call_hooks
 from .checking import Run, check_example
 from .dataflow import Flow, flows_of, parent_of
 from .joining import Step, together
+from .known import CannotFuse, Layer
 from .models import all_or_nothing, check_model, check_module
 from .reasons import why_not_joined
-from .recognise import CannotFuse, Layer, check_contents, check_numbers, recognise
+from .recognise import check_contents, check_numbers, recognise
 from .report import FuseReport, FuseRow, UnfuseReport, describe
 from .tracing import graphs_of, without_data
 

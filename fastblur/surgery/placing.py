@@ -17,7 +17,7 @@ from torch import nn
 from .calls import has_call_hooks
 from .dataflow import parent_of
 from .filtered_pool import FilteredPool
-from .sites import Change
+from .plans import Change
 
 _WAS = "_before_antialias"  # on a module: the old values of changed attributes
 _NAMES = "_names_before_antialias"  # on a Sequential: new child name -> old one

@@ -9,7 +9,7 @@ from torch import fx, nn
 from .calls import hooks_of_all_modules, is_unwatched
 from .dataflow import Flow
 from .joining import Max, with_front
-from .recognise import Layer
+from .known import Layer
 
 _UNPROVEN = (
     "nothing proves that only this layer reads its result (call the two in consecutive lines of a "

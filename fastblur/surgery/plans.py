@@ -1,0 +1,74 @@
+"""What ``antialias_`` is asked for, and what it plans for each strided layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from .._geometry import BlurPadding, PaddingMode, Pair
+
+SiteKind: TypeAlias = Literal["max", "conv", "avg"]
+Where: TypeAlias = Literal["before", "after", "instead"]
+SITE_KINDS: tuple[SiteKind, ...] = ("max", "conv", "avg")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of :func:`fastblur.antialias_`, checked."""
+
+    filter_size: int
+    padding_mode: PaddingMode
+    sites: frozenset[SiteKind]
+    blur_first: bool
+    min_channels: int
+    keep_pool: bool
+    stem: bool | None
+
+
+@dataclass(frozen=True)
+class Blur:
+    """A blur to be made.
+
+    Attributes:
+        channels: of its filter; 1 serves any number.
+        filter_size: (height, width); 1 along an axis that is not subsampled.
+        stride: (height, width).
+        like: path of the module whose weight tells device and dtype, or None.
+        padding: of the map, as of :class:`fastblur.FusedBlurPool`.
+    """
+
+    channels: int
+    filter_size: Pair
+    stride: Pair
+    like: str | None
+    padding: BlurPadding = "same"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be done for one site.
+
+    Attributes:
+        site: path of the strided layer.
+        kind: of it.
+        slot: path of the module next to which, or instead of which, the blur goes.
+        where: on which side.
+        blur: the blur.
+        attributes: that the layer at ``site`` gets.
+    """
+
+    site: str
+    kind: SiteKind
+    slot: str
+    where: Where
+    blur: Blur
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Left:
+    """A site that stays as it is, and why."""
+
+    site: str
+    kind: SiteKind
+    reason: str
