@@ -90,14 +90,15 @@ def _without_buffer(g: Geometry, backend: BackendName) -> Pool:
     return FusedMaxBlurPool(g.kernel_size, g.stride, g.padding, **kwargs)
 
 
-def _geometry(**arguments: Any) -> Geometry:
+def geometry_of(**arguments: Any) -> Geometry:
+    """A geometry; CannotFuse where there is none."""
     try:
         return Geometry.resolve(**arguments)
     except (TypeError, ValueError) as error:
         raise CannotFuse(str(error)) from None
 
 
-_PADS: dict[type[nn.Module], str] = {
+PADS: dict[type[nn.Module], str] = {
     nn.ReflectionPad2d: "reflect",
     nn.ReplicationPad2d: "replicate",
     nn.ZeroPad2d: "zeros",
@@ -116,7 +117,7 @@ def _adobe(module: Any) -> Layer:
         raise CannotFuse(
             f"its filter has {filter.shape[0]} channels and it is for {module.channels}"
         )
-    mode = _PADS.get(type(module.pad))
+    mode = PADS.get(type(module.pad))
     if mode is None:
         raise CannotFuse(f"its padding is a {type(module.pad).__name__}")
     padding = module.pad.padding
@@ -126,7 +127,7 @@ def _adobe(module: Any) -> Layer:
     else:
         left, right, top, bottom = padding
         sides, size, stride = (top, bottom, left, right), (f, f), (module.stride,) * 2
-    geometry = _geometry(
+    geometry = geometry_of(
         kernel_size=1, stride=stride, filter_size=size, blur_padding=sides, padding_mode=mode
     )
     return Layer(geometry, "filt")
@@ -135,7 +136,7 @@ def _adobe(module: Any) -> Layer:
 def _timm(module: Any) -> Layer:
     left, right, top, bottom = module.padding
     mode = "zeros" if module.pad_mode == "constant" else module.pad_mode
-    geometry = _geometry(
+    geometry = geometry_of(
         kernel_size=1,
         stride=module.stride,
         filter_size=module.filt_size,
@@ -146,7 +147,7 @@ def _timm(module: Any) -> Layer:
 
 
 def _kornia(module: Any) -> Layer:
-    geometry = _geometry(
+    geometry = geometry_of(
         kernel_size=getattr(module, "max_pool_size", 1),
         stride=module.stride,
         filter_size=tuple(module.kernel.shape[-2:]),
@@ -156,7 +157,7 @@ def _kornia(module: Any) -> Layer:
 
 
 def _tresnet(module: Any) -> Layer:
-    geometry = _geometry(
+    geometry = geometry_of(
         kernel_size=1, stride=module.stride, filter_size=module.filt_size, blur_padding=1
     )
     return Layer(geometry, "filt")
@@ -173,7 +174,7 @@ def _same_padding(filter: Tensor) -> tuple[int, int]:
 def _composer_max(module: Any) -> Layer:
     if module.dilation not in (1, (1, 1)):
         raise CannotFuse(f"its max has dilation {module.dilation}")
-    geometry = _geometry(
+    geometry = geometry_of(
         kernel_size=module.kernel_size,
         stride=module.stride,
         padding=module.padding,
@@ -185,7 +186,7 @@ def _composer_max(module: Any) -> Layer:
 
 
 def _composer_blur(module: Any, stride: Any = None) -> Layer:
-    geometry = _geometry(
+    geometry = geometry_of(
         kernel_size=1,
         stride=module.stride if stride is None else stride,
         filter_size=tuple(module.blur_filter.shape[-2:]),

@@ -1,9 +1,9 @@
 """Recognises anti-aliasing layers by structure and filter, and derives their geometry.
 
 A candidate is a class of a known name that derives directly from ``nn.Module`` and has the
-attributes and the buffer of the layer of that name (:mod:`.known`). Its filter must be separable.
-Finally it must compute the same numbers as its fused replacement on a few small inputs
-(:func:`check_numbers`).
+attributes and the buffer of the layer of that name (:mod:`.known`), or a class whose source only
+pads and convolves (:mod:`.own_class`). Its filter must be separable. Finally it must compute the
+same numbers as its fused replacement on a few small inputs (:func:`check_numbers`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .._geometry import Geometry
 from ..modules import Pool
 from .filtered_pool import FilteredPool, channels_of, separable_taps
 from .known import EXACT, KNOWN, CannotFuse, Layer, filter_of
+from .own_class import is_own_blur, read_own
 
 _OF_EVERY_CLASS = {"__init__", "__annotations__", *vars(type("Empty", (), {}))}
 
@@ -26,9 +27,8 @@ _OF_EVERY_CLASS = {"__init__", "__annotations__", *vars(type("Empty", (), {}))}
 def blurs(module: nn.Module) -> bool:
     """Whether the module looks like a layer that blurs, fastblur's own included."""
     bases = {base.__name__ for base in type(module).__mro__}
-    return isinstance(module, Pool) or any(
-        known.name in bases and known.looks_like(module) for known in KNOWN
-    )
+    known = any(known.name in bases and known.looks_like(module) for known in KNOWN)
+    return known or isinstance(module, Pool) or is_own_blur(module)
 
 
 def recognise(module: nn.Module) -> Layer | None:
@@ -52,7 +52,7 @@ def recognise(module: nn.Module) -> Layer | None:
                     f"its attributes are not those of a {known.name}: {error}"
                 ) from error
             return _with_taps_of_filter(module, layer)
-    return None
+    return _with_taps_of_filter(module, read_own(module)) if is_own_blur(module) else None
 
 
 def _is_it_but_for_init(kind: type[nn.Module], name: str) -> bool:
