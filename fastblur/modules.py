@@ -45,7 +45,7 @@ class Pool(nn.Module):
     backend: BackendName
     only_pools = True  # whether a call does only what the geometry says
     _path = _Path()
-    _together: tuple[Any, ...] | None = None  # of surgery.joining: the modules in front that joined
+    _together: tuple[Any, ...] | None = None  # of surgery/joins: the modules in front that joined
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
         super().__init__()

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastblur import antialias_, fuse_, surgery, unantialias_
-from fastblur.surgery import FilteredPool, WithBlur, placing
+from fastblur.surgery import FilteredPool, WithBlur
+from fastblur.surgery.placement import placing
 
 from .test_antialias import convolution, reasons, small
 
@@ -352,7 +353,7 @@ def test_nothing_changes_where_something_is_raised(
             return result
 
         with monkeypatch.context() as patch:
-            for place in (placing, surgery.antialias, surgery.confirming):
+            for place in (placing, surgery.antialias, surgery.placement.confirming):
                 patch.setattr(place, name, fail, raising=False)
             try:
                 unantialias_(model) if name == "take_out" else antialias_(model, stem=True)

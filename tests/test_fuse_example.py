@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastblur import fuse_, unfuse_
-from fastblur.surgery import FilteredPool, recognise
+from fastblur.surgery import FilteredPool
+from fastblur.surgery.recognition import recognise
 from testing import lookalikes
 from testing.judge import binomial
 

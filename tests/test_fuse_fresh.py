@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from fastblur import fuse_
-from fastblur.surgery.fresh import returns_new
+from fastblur.surgery.joins.fresh import returns_new
 
 from .test_fuse import hooked, layer
 from .test_fuse_proofs import assert_same

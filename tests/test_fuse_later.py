@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from fastblur import FusedMaxBlurPool, fuse_, unfuse_
 from fastblur.surgery import FilteredPool
-from fastblur.surgery.call_sites import fused_class
-from fastblur.surgery.rewriting import Method
-from fastblur.surgery.source import NoProof
+from fastblur.surgery.joins.call_sites import fused_class
+from fastblur.surgery.joins.rewriting import Method
+from fastblur.surgery.joins.source import NoProof
 
 from .test_fuse import hooked, layer
 from .test_fuse_joins import Net

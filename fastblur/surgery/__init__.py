@@ -3,7 +3,7 @@
 from .antialias import AntialiasReport, AntialiasRow, antialias_, unantialias_
 from .filtered_pool import BlurredConv2d, FilteredPool
 from .fuse import fuse_, unfuse_
-from .placing import WithBlur
+from .placement.placing import WithBlur
 from .report import FuseReport, FuseRow, UnantialiasReport, UnfuseReport
 
 __all__ = [

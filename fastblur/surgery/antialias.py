@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from .._geometry import DTYPES, Geometry, PaddingMode
 from .checking import Run, check_example
-from .confirming import same_calls
-from .dataflow import Flow, flows_of
 from .filtered_pool import FilteredPool
+from .flow.dataflow import Flow, flows_of
 from .fuse import unfuse_
 from .models import all_or_nothing, check_model, check_module
-from .placing import place, placed_in, take_out
-from .plans import SITE_KINDS, Blur, Change, Left, Options, SiteKind
-from .recipes import Recipe, recipe_for
-from .recognise import blurs
+from .placement.confirming import same_calls
+from .placement.placing import place, placed_in, take_out
+from .placement.plans import SITE_KINDS, Blur, Change, Left, Options, SiteKind
+from .placement.recipes import Recipe, recipe_for
+from .placement.sites import Planner, strided_layers
+from .recognition.recognise import blurs
 from .report import Report, UnantialiasReport
-from .sites import Planner, strided_layers
 
 __all__ = ["AntialiasReport", "AntialiasRow", "antialias_", "unantialias_"]
 

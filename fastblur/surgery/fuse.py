@@ -12,17 +12,17 @@ from torch.nn.utils import parametrize
 from .. import _backends
 from .._backends import BackendName
 from ..modules import Pool
-from .call_sites import Change, find_changes, original_class, set_class
-from .calls import has_call_hooks
 from .checking import Run, check_example
-from .dataflow import Flow, flows_of, parent_of
-from .joining import Step, together
-from .known import CannotFuse, Layer
+from .flow.dataflow import Flow, flows_of, parent_of
+from .flow.tracing import graphs_of, without_data
+from .joins.call_sites import Change, find_changes, original_class, set_class
+from .joins.calls import has_call_hooks
+from .joins.joining import Step, together
+from .joins.reasons import why_not_joined
 from .models import all_or_nothing, check_model, check_module
-from .reasons import why_not_joined
-from .recognise import check_contents, check_numbers, recognise
+from .recognition.known import CannotFuse, Layer
+from .recognition.recognise import check_contents, check_numbers, recognise
 from .report import FuseReport, FuseRow, UnfuseReport, describe
-from .tracing import graphs_of, without_data
 
 _STATE_HOOKS = (
     "_state_dict_hooks",

@@ -127,15 +127,17 @@ LAYERS = of(
 )  # fmt: skip
 
 SURGERY = of(
-    "surgery/recognise.py",
+    "surgery/recognition/recognise.py",
     ("if not _is_it_but_for_init(kind, known.name):", "if False:", "fuse.py"),
     ("rtol=1e-5, atol=1e-7", "rtol=1.0, atol=1.0", "fuse.py"),
     ("if contents[0] != contents[1]:", "if False:", "fuse.py"),
-    ("left, right, top, bottom = padding", "top, bottom, left, right = padding", "fuse.py"),
-    ("(padded and not module.count_include_pad)", "False", "fuse.py"),
     ("if filter.is_meta:", "if False:", "fuse.py"),
 ) + of(
-    "surgery/joining.py",
+    "surgery/recognition/known.py",
+    ("left, right, top, bottom = padding", "top, bottom, left, right = padding", "fuse.py"),
+    ("(padded and not module.count_include_pad)", "False", "fuse.py"),
+) + of(
+    "surgery/joins/joining.py",
     ("(module.inplace and not self._fresh)", "False", "fuse_joins.py fuse_proofs.py"),
     ("if not is_unwatched(module) or together", "if together", "fuse_later.py fuse_joins.py"),
     ("if _pair(max.stride) != (1, 1):", "if False:", "fuse_joins.py fuse_later.py"),
@@ -154,7 +156,7 @@ SURGERY = of(
     ("if min_channels < 1:", "if min_channels < 0:", "antialias.py"),
     ("return pool if weight is None else pool.to(weight.dtype)", "return pool", "antialias.py"),
 ) + of(
-    "surgery/placing.py",
+    "surgery/placement/placing.py",
     ("module.training = old.training", "pass", "antialias.py antialias_places.py"),
     ("            slot.before.insert(0, blur)", "            slot.before.append(blur)",
      "antialias.py antialias_places.py"),

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from .calls import has_call_hooks
-from .dataflow import parent_of
-from .filtered_pool import FilteredPool
+from ..filtered_pool import FilteredPool
+from ..flow.dataflow import parent_of
+from ..joins.calls import has_call_hooks
 from .plans import Change
 
 _WAS = "_before_antialias"  # on a module: the old values of changed attributes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from .._geometry import BlurPadding, PaddingMode, Pair
+from ..._geometry import BlurPadding, PaddingMode, Pair
 
 SiteKind: TypeAlias = Literal["max", "conv", "avg"]
 Where: TypeAlias = Literal["before", "after", "instead"]

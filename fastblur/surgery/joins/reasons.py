@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
+from ..flow.dataflow import Flow
+from ..recognition.known import Layer
 from .calls import hooks_of_all_modules, is_unwatched
-from .dataflow import Flow
 from .joining import Max, with_front
-from .known import Layer
 
 _UNPROVEN = (
     "nothing proves that only this layer reads its result (call the two in consecutive lines of a "

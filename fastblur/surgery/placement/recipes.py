@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .tracing import join
+from ..flow.tracing import join
 
 _RESNET = {"conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"}
 

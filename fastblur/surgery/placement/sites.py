@@ -9,12 +9,12 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
-from .._geometry import BlurPadding, Pair
-from .calls import has_call_hooks
-from .dataflow import Flow, calls_as_conv2d, is_plain_sequential, parent_of
+from ..._geometry import BlurPadding, Pair
+from ..flow.dataflow import Flow, calls_as_conv2d, is_plain_sequential, parent_of
+from ..joins.calls import has_call_hooks
+from ..recognition.recognise import blurs
 from .plans import Blur, Change, Left, Options, SiteKind, Where
 from .recipes import Recipe
-from .recognise import blurs
 
 _KINDS: dict[type[nn.Module], SiteKind] = {
     nn.MaxPool1d: "max",

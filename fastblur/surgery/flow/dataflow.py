@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _NormBase
 
-from .calls import calls_in_turn
+from ..joins.calls import calls_in_turn
 from .tracing import Part, graphs_of, join
 
 # Elementwise, so that they keep what blur means; a GLU or a softmax is not.

@@ -40,8 +40,6 @@ def _is_plain(module: nn.Module, name: str) -> bool:
     return type(found) in (Tensor, nn.Parameter, int, float)
 
 
-# As torch.compile cannot read sources.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _attributes_of(kind: Any) -> tuple[str, ...] | None:
     """The attributes of self that must be tensors or numbers; None if the source proves nothing."""
     forward = kind.forward
@@ -49,6 +47,11 @@ def _attributes_of(kind: Any) -> tuple[str, ...] | None:
         return None
     plain = type(forward) is types.FunctionType
     return _attributes_in(forward, forward.__code__) if plain else None
+
+
+# torch.compile cannot read sources. Like torch.compiler.assume_constant_result, which would import
+# the compiler.
+_attributes_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 # By the code too: a function may be given another.

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from .dataflow import Flow
-from .filtered_pool import FilteredPool
+from ..filtered_pool import FilteredPool
+from ..flow.dataflow import Flow
+from ..flow.tracing import Part, graphs_of, join, without_data
 from .placing import WithBlur, place
 from .plans import Change
-from .tracing import Part, graphs_of, join, without_data
 
 Blurs = Mapping[str, FilteredPool]
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import nn
 
-from .._geometry import Geometry
-from ..modules import FusedBlurPool, FusedMaxBlurPool, Pool
+from ..._geometry import Geometry
+from ...modules import FusedBlurPool, FusedMaxBlurPool, Pool
+from ..filtered_pool import BlurredConv2d, FilteredPool
 from .calls import (
     Head,
     Tail,
@@ -28,7 +29,6 @@ from .calls import (
     is_unwatched,
     may_join,
 )
-from .filtered_pool import BlurredConv2d, FilteredPool
 
 Max: TypeAlias = nn.MaxPool2d | nn.MaxPool1d
 

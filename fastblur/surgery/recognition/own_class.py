@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .calls import is_unwatched
+from ..joins.calls import is_unwatched
+from ..joins.source import NoProof, is_source_of, tree_of
 from .known import PADS, CannotFuse, Layer, geometry_of
-from .source import NoProof, is_source_of, tree_of
 
 _FUNCTIONS = (F.pad, F.conv2d)
 _SETTINGS = (int, str, tuple, list)  # no bool: a module's mode is one

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._geometry import Geometry
-from ..modules import Pool
-from .filtered_pool import FilteredPool, channels_of, separable_taps
+from ..._geometry import Geometry
+from ...modules import Pool
+from ..filtered_pool import FilteredPool, channels_of, separable_taps
 from .known import EXACT, KNOWN, CannotFuse, Layer, filter_of
 from .own_class import is_own_blur, read_own
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
-from .recognise import blurs
+from ..recognition.recognise import blurs
 
 
 @dataclass(frozen=True)

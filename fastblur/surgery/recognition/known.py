@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._backends import BackendName
-from .._geometry import Geometry
-from ..modules import FusedBlurPool, FusedMaxBlurPool, Pool
-from .filtered_pool import BlurredConv2d, FilteredPool, channels_of
+from ..._backends import BackendName
+from ..._geometry import Geometry
+from ...modules import FusedBlurPool, FusedMaxBlurPool, Pool
+from ..filtered_pool import BlurredConv2d, FilteredPool, channels_of
 
 
 class CannotFuse(Exception):

@@ -1,0 +1,1 @@
+"""What feeds what in a model, as far as it can be traced."""

@@ -1,0 +1,1 @@
+"""The blurs of other packages, and what they compute."""
