@@ -1,5 +1,6 @@
-// The Python module fastblur._C: the kernels on raw addresses, and facts about the build. It is
-// private: what a tensor must be is checked in Python, and only sizes and arguments are here.
+// The private Python module fastblur._C: the kernels on raw addresses, and facts about the build.
+// Python checks the tensors; this module checks only sizes and arguments. The submodules cpu and
+// cuda each have a class Call.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -11,7 +12,7 @@
 #include "cpu/targets/dispatch.h"
 #include "plan.h"
 
-#if defined(FASTBLUR_CUDA_ARCHS)  // what setup.py built for
+#if defined(FASTBLUR_CUDA_ARCHS)  // set by setup.py, for a build with CUDA
 #include "cuda/backend.h"
 #endif
 
@@ -54,7 +55,7 @@ void bind_plan(py::module_& m) {
           py::arg("h"), py::arg("w"), "(h, w) of x -> (h_out, w_out) of y.");
 }
 
-// A class Call(plan, dtype, channels_last, n, c, h, w).
+// Binds a class with the constructor Call(plan, dtype, channels_last, n, c, h, w).
 template <class Call>
 py::class_<Call> bind_call(py::module_& m) {
   return py::class_<Call>(m, "Call", "A call but for its tensors; the sizes are those of x.",
@@ -70,7 +71,7 @@ py::class_<Call> bind_call(py::module_& m) {
 
 struct CpuCall : cpu::Call {
   using cpu::Call::Call;
-  // (h_out, w_out, bytes of an image's codes)
+  // (h_out, w_out, bytes of codes per image)
   auto sizes() const {
     return std::tuple{p().h.out(), p().w.out(), cpu::code_bytes_per_image(p())};
   }
@@ -106,7 +107,7 @@ void bind_cpu(py::module_ m) {
 #if defined(FASTBLUR_CUDA_ARCHS)
 struct CudaCall {
   CudaCall(const Params& params, Type kind) : p(params), type(kind) {}
-  // (h_out, w_out, words of an image's codes, words that forward needs even if none are kept)
+  // (h_out, w_out, words of codes per image, the words that forward needs if no codes are kept)
   auto sizes() const {
     const int64_t words = cuda::code_words_per_image(p, type);
     return std::tuple{p.h.out(), p.w.out(), words, cuda::forward_needs_codes(p, type) ? words : 0};

@@ -1,8 +1,7 @@
-// Sizes, border rules and code widths: the C++ statement of the geometry.
+// Sizes, border rules and code widths of a call, as plain arithmetic for host and device.
 //
-// Plain arithmetic for host and device. The Python statement is fastblur/_geometry.py;
-// tests/test_geometry.py holds the two, and the shapes that the reference really produces,
-// together.
+// fastblur/_geometry.py defines the same in Python. tests/test_geometry.py compares the two with
+// each other, and with the shapes that the reference produces.
 #pragma once
 
 #include <cstdint>
@@ -15,20 +14,20 @@
 
 namespace fastblur {
 
-constexpr int kMaxPool = 15;  // a winner and "nobody" fit in 4 bits
+constexpr int kMaxPool = 15;  // 15 rows and the state "no winner" fit in 4 bits
 constexpr int kMaxTaps = 31;
 
-// In the order of PADDING_MODES in fastblur/_geometry.py.
+// The order is that of PADDING_MODES in fastblur/_geometry.py.
 enum class Border : int { reflect, replicate, zeros, circular };
 
 // One axis of  x --max, stride 1--> m --pad--> --correlate, stride s--> y.
 struct Axis {
-  int64_t size;    // of x
-  int64_t pad;     // of the max, both sides
-  int64_t stride;  // of the blur
+  int64_t size;    // size of x
+  int64_t pad;     // padding of the max, at each end
+  int64_t stride;  // stride of the blur
   int64_t before;  // blur padding at the low end
-  int64_t after;   // and at the high end
-  int pool;
+  int64_t after;   // blur padding at the high end
+  int pool;        // size of the window
   int n_taps;
 
   FASTBLUR_HD int64_t pooled() const { return size + 2 * pad - pool + 1; }
@@ -36,17 +35,17 @@ struct Axis {
   FASTBLUR_HD int64_t out() const {
     return padded() < n_taps ? 0 : (padded() - n_taps) / stride + 1;
   }
-  // Candidate c of window u is x[u - pad + c]; these bound the candidates that exist. The padding
-  // of the max never wins, not even against -inf.
+  // Candidate c of window u is x[u - pad + c]. Candidates [first_candidate, end_candidate) exist.
+  // The others are padding of the max, which never wins, not even against -inf.
   FASTBLUR_HD int first_candidate(int64_t u) const { return u < pad ? int(pad - u) : 0; }
   FASTBLUR_HD int end_candidate(int64_t u) const {
     return size + pad - u < pool ? int(size + pad - u) : pool;
   }
 };
 
-// Index of m that stands at position q of the unpadded axis (q < 0 or q >= size is padding), or -1
-// where the padding is zero. Valid for one fold: reflect pads less than `size`, circular at most
-// it.
+// Returns the element of m whose value stands at position q of the padded axis, or -1 if the
+// padding is zero there. Element 0 of m is at q = 0; q < 0 and q >= size are padding. An index
+// folds back at most once: reflect must pad less than `size`, circular at most `size`.
 FASTBLUR_HD inline int64_t border_source(int64_t q, int64_t size, Border border) {
   if (q >= 0 && q < size) return q;
   switch (border) {
@@ -57,7 +56,7 @@ FASTBLUR_HD inline int64_t border_source(int64_t q, int64_t size, Border border)
   }
 }
 
-// The inverse: calls f with each position of the padding that is a copy of element u.
+// The inverse of border_source: calls f with each padding position that is a copy of element u.
 template <class F>
 FASTBLUR_HD inline void for_each_copy(int64_t u, int64_t size, int64_t before, int64_t after,
                                       Border border, F f) {
@@ -78,15 +77,15 @@ FASTBLUR_HD inline void for_each_copy(int64_t u, int64_t size, int64_t before, i
   }
 }
 
-// Bits that tell `states` states apart.
+// The number of bits that distinguish `states` states.
 FASTBLUR_HD constexpr int bits_for(int states) {
   int bits = 0;
   while ((1 << bits) < states) ++bits;
   return bits;
 }
 
-// A code names the winner of one element of m: its column among pool_w, and its row among pool_h,
-// where row pool_h means that nobody won because ReLU held everything at zero.
+// A code is the winner of one element of m: its column in [0, pool_w) and its row in [0, pool_h).
+// With ReLU, row pool_h means that there is no winner, because ReLU made the element zero.
 FASTBLUR_HD constexpr int column_bits(int pool_w) { return bits_for(pool_w); }
 FASTBLUR_HD constexpr int row_bits(int pool_h, bool relu) {
   return bits_for(pool_h + (relu ? 1 : 0));

@@ -1,3 +1,4 @@
+// The checks of plan.h: first the arguments of the constructor, then the sizes of an input.
 #include "plan.h"
 
 #include <algorithm>
@@ -46,7 +47,7 @@ void copy_taps(const std::vector<double>& taps, const char* name, double* out) {
   std::copy(taps.begin(), taps.end(), out);
 }
 
-// Of a size, and of any other argument: keeps every sum of them exact.
+// Bounds of a size and of every other argument. Within them, all sums are exact in int64_t.
 constexpr int64_t kMaxSize = int64_t(1) << 58;
 constexpr int64_t kMaxExtent = int64_t(1) << 31;
 
@@ -111,7 +112,7 @@ Params Plan::params(const Input& input) const {
   p.channels_last = input.channels_last;
   set_size(p.h, "height", input.h, p.border);
   set_size(p.w, "width", input.w, p.border);
-  // Eight bytes an element, with room to spare, must count in 63 bits.
+  // The number of bytes must fit in 63 bits, at 8 bytes per element and with room to spare.
   double largest = double(p.batch) * double(p.channels);
   for (const Axis& axis : {p.h, p.w}) largest *= double(axis.size + axis.padded());
   if (largest >= double(kMaxSize))

@@ -1,4 +1,5 @@
-// The geometry as it comes from Python, and the checks that turn it into Params.
+// Plan: checks the arguments that come from Python. It keeps the geometry and, with the size of an
+// input, turns it into Params.
 #pragma once
 
 #include <cstdint>
@@ -9,13 +10,14 @@
 
 namespace fastblur {
 
-// Sizes of x; "dense in the layout" of a call means in channels_last or in contiguous order.
+// The sizes of x and the layout of a call: channels_last or contiguous. All tensors of the call are
+// dense in that layout.
 struct Input {
   int64_t n, c, h, w;
   bool channels_last;
 };
 
-// Every check throws std::invalid_argument naming argument, value and rule.
+// A failed check throws std::invalid_argument that names the argument, the value and the rule.
 class Plan {
  public:
   Plan(const std::vector<int64_t>& kernel_size,   // (h, w)
@@ -26,7 +28,7 @@ class Plan {
        const std::vector<int64_t>& blur_padding,  // (top, bottom, left, right)
        const std::string& padding_mode, bool relu);
 
-  // All but the sizes.
+  // The geometry without the sizes of x.
   const Params& geometry() const { return geometry_; }
   Params params(const Input& input) const;
 

@@ -1,3 +1,4 @@
+// The memory that each thread keeps for scratch. Blocks that do not fit into it come from malloc.
 #include "cpu/arena.h"
 
 #include <cstdlib>
@@ -7,7 +8,8 @@
 namespace fastblur::cpu {
 namespace {
 
-// A sanitizer guards each block only if malloc knows of it.
+// The bytes that a thread keeps. AddressSanitizer guards a block only if it comes from malloc, so
+// its builds keep none.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kKept = 0;
 #else
@@ -20,8 +22,8 @@ char* allocate(size_t bytes) {
   return static_cast<char*>(block);
 }
 
-// The blocks of a call all go before the next call takes any, in whatever order: so memory is
-// handed out front to back, and from the front again once no block is out.
+// Hands out its memory from front to back. A call gives back all its blocks, in any order, before
+// the next call takes any. So the arena begins at the front again when no block is in use.
 struct Arena {
   ~Arena() { std::free(memory); }
   bool has(const void* block) const {

@@ -1,4 +1,5 @@
-// Threads, and the choice of kernel.
+// Runs a call: takes the kernels of its element type from the target in use, and divides the rows
+// among the threads.
 #include "cpu/backend.h"
 
 #include <type_traits>
@@ -12,10 +13,10 @@
 namespace fastblur::cpu {
 namespace {
 
-constexpr int64_t kGrain = 32768;         // elements worth waking a thread for
-constexpr int64_t kPlanesPerThread = 16;  // for which no plane is cut
+constexpr int64_t kGrain = 32768;         // elements that are worth waking a thread
+constexpr int64_t kPlanesPerThread = 16;  // from so many on, planes stay whole
 
-// Calls f with the kernels of the target in use, and a null pointer of the element type.
+// Calls f with the kernels of the target in use, and with a null pointer of the element type.
 template <class F>
 void with_kernels(Type type, F f) {
   const auto call = [&](auto* of_type) { f(target().kernels(of_type), of_type); };
@@ -27,8 +28,9 @@ void with_kernels(Type type, F f) {
   }
 }
 
-// Splits `rows` rows of `row_length` elements of each plane among the threads: whole planes if
-// there are enough of them for all threads, else anywhere. f(begin, end).
+// Divides the rows of all planes among the threads; a plane has `rows` rows of `row_length`
+// elements. If there are enough planes for all threads, each thread gets whole planes. Otherwise
+// the cuts may be at any row. Calls f(begin, end), with rows counted over all planes.
 template <class F>
 void parallel_rows(const Params& p, int64_t rows, int64_t row_length, int threads, F f) {
   const bool whole = p.planes() >= kPlanesPerThread * threads;

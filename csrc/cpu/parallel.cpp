@@ -1,3 +1,4 @@
+// Detects forked children: a handler of pthread_atfork sets a flag in each.
 #include "cpu/parallel.h"
 
 #include <pthread.h>

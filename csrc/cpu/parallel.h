@@ -1,4 +1,5 @@
-// A range, cut among the threads of OpenMP.
+// parallel_for: divides a range among the threads of OpenMP. The calling thread does all of a small
+// range, and of any range without OpenMP, inside another parallel region or in a forked child.
 #pragma once
 
 #include <algorithm>
@@ -12,12 +13,13 @@
 
 namespace fastblur::cpu {
 
-// Whether this process is a fork. OpenMP's threads stay behind in its parent, and GNU's waits for
-// them forever.
+// Whether this process is a forked child. OpenMP's threads exist only in its parent, and GNU OpenMP
+// would wait for them forever.
 bool is_forked_child();
 
-// Calls f(begin, end) on parts of [0, range), of `grain` or more as a rule. All of `threads` form
-// the team, for a smaller one would end the others, which PyTorch's operators share.
+// Calls f(begin, end) on parts of [0, range), which usually have `grain` elements or more. The team
+// always has all `threads` threads: a smaller team would end the others, which PyTorch's operators
+// share.
 template <class F>
 void parallel_for(int64_t range, int64_t grain, int threads, F f) {
   if (range == 0) return;

@@ -1,4 +1,5 @@
-// Strings of bits, bit j of one being bit j % 8 of its byte j / 8, moved a word at a time.
+// Strings of bits. Bit j of a string is bit j % 8 of its byte j / 8. The functions read, write and
+// join strings one 64-bit word at a time.
 #pragma once
 
 #include <bit>
@@ -19,9 +20,9 @@ inline void put_word(uint8_t* string, int64_t word, uint64_t bits) {
   std::memcpy(string + word * 8, &bits, 8);
 }
 
-// 64 bits of a string from any of its bits on. Reads whole words of the string, as they were
-// written (a load that begins inside one store and ends in another has to wait for both), and one
-// more.
+// Reads 64 bits of a string, from any bit on. It loads the words of the string as they were
+// written, because a load that begins inside one store and ends in another must wait for both. It
+// always loads two words, even if the bits are in one.
 struct BitReader {
   const uint8_t* bytes;
   int shift;
@@ -35,7 +36,8 @@ struct BitReader {
   }
 };
 
-// The same of bytes that were not written lately: reads them where they are, and one more.
+// The same for bytes that were not written recently: loads 8 bytes from the byte of the first bit
+// on, and the byte after them.
 inline uint64_t bits_at(const uint8_t* bytes, int64_t bit) {
   const uint8_t* const at = bytes + (bit >> 3);
   const int shift = int(bit & 7);
@@ -44,8 +46,8 @@ inline uint64_t bits_at(const uint8_t* bytes, int64_t bit) {
 
 inline uint64_t first_bits(int64_t n) { return ~uint64_t(0) >> (64 - n); }  // 1 <= n <= 64
 
-// Writes n bits to whole bytes. What a word has and `mask` has not is zero, as are the bits behind
-// the n in the last byte.
+// Writes n bits to whole bytes. Bits of a word that are not in `mask` become zero, and so do the
+// bits after the n-th in the last byte.
 inline void put_bits(uint8_t* bytes, BitReader from, int64_t n, uint64_t mask = ~uint64_t(0)) {
   int64_t w = 0;
   for (; n >= 64; ++w, n -= 64) put_word(bytes, w, from[w] & mask);
@@ -53,7 +55,7 @@ inline void put_bits(uint8_t* bytes, BitReader from, int64_t n, uint64_t mask = 
   const uint64_t rest = from[w] & mask & first_bits(n);
   bytes += 8 * w;
   const int64_t left = (n + 7) / 8;
-  const auto put_ends = [&](auto end) {  // which overlap, as a rule
+  const auto put_ends = [&](auto end) {  // two stores, which usually overlap
     std::memcpy(bytes, &(end = decltype(end)(rest)), sizeof end);
     const int64_t last = left - int64_t(sizeof end);
     std::memcpy(bytes + last, &(end = decltype(end)(rest >> 8 * last)), sizeof end);
@@ -63,7 +65,7 @@ inline void put_bits(uint8_t* bytes, BitReader from, int64_t n, uint64_t mask = 
   else *bytes = uint8_t(rest);
 }
 
-// The word at an address; what it has behind the end of the memory is zero.
+// The word at an address. Bytes from `end` on, the end of the memory, are not read and count as 0.
 inline uint64_t get_word_until(const uint8_t* at, const uint8_t* end) {
   uint64_t bits = 0;
   if (end - at >= 8) std::memcpy(&bits, at, 8);
@@ -72,7 +74,8 @@ inline uint64_t get_word_until(const uint8_t* at, const uint8_t* end) {
   return bits;
 }
 
-// Puts rows of n bits, each in whole bytes of its own, one behind the other into a string.
+// Joins rows of n bits into one string without gaps. In `bytes`, each row begins at a whole byte;
+// `end` is the end of that memory.
 inline void join_rows(uint8_t* string, const uint8_t* bytes, const uint8_t* end, int64_t rows,
                       int64_t n) {
   const int64_t row_bytes = (n + 7) / 8;
@@ -81,7 +84,7 @@ inline void join_rows(uint8_t* string, const uint8_t* bytes, const uint8_t* end,
     return;
   }
   uint64_t word = 0;
-  int64_t filled = 0, at = 0;  // bits of word, and words that are written
+  int64_t filled = 0, at = 0;  // bits in `word`; words written
   for (int64_t r = 0; r < rows; ++r, bytes += row_bytes) {
     for (int64_t k = 0; k < n; k += 64) {
       const int64_t more = n - k < 64 ? n - k : 64;

@@ -1,13 +1,17 @@
-// Where the CPU keeps the codes: the one description of their layout.
+// The layout of the CPU's codes.
 //
-// codes is [N, code_bytes_per_image], uint8: plane after plane (see Params::planes), of each plane
-// its code_bits() bitplanes, column bitplanes first, then row bitplanes, and of each the low bit of
-// the winner's index first; of a bitplane the rows of m, in whole bytes. Element i of a row is bit
-// i % 8 of its byte i / 8. A row is as long as one of x, or of m if that is longer, so that x, m
-// and codes share one index along it. The bits behind a shorter row of m mean nothing, but are a
-// function of x alone; those behind the row in its last byte are zero.
+// codes is [N, code_bytes_per_image] of uint8. It has, from the outside to the inside:
+//   - one plane after the other (see Params::planes);
+//   - the code_bits() bit planes of a plane: those of the winner's column, lowest bit first, then
+//     those of its row, lowest bit first;
+//   - the rows of m, each in whole bytes;
+//   - the elements of a row: element i is bit i % 8 of byte i / 8.
 //
-// No byte is shared by two rows, so that threads may have any rows.
+// A row is as long as a row of x, or as a row of m if that is longer. So x, m and codes share one
+// index along a row. The bits after the end of a shorter row of m have no meaning, but depend on x
+// alone. The bits after the end of the row, in its last byte, are zero.
+//
+// No two rows share a byte, so threads may have any rows.
 #pragma once
 
 #include "cpu/codes/bits.h"
@@ -21,7 +25,7 @@ inline int64_t code_row_length(const Params& p) {
 
 inline int64_t code_row_bytes(const Params& p) { return (code_row_length(p) + 7) / 8; }
 
-// The byte where row `row` of a bitplane of a plane begins.
+// The byte at which a row of a bit plane of a plane begins.
 inline int64_t code_row_start(const Params& p, int64_t plane, int bitplane, int64_t row) {
   return ((plane * p.code_bits() + bitplane) * p.h.pooled() + row) * code_row_bytes(p);
 }
