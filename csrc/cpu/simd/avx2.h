@@ -1,4 +1,4 @@
-// Eight float32 lanes in AVX2, FMA and F16C. Interface: vector.h.
+// A vector of eight float32 lanes, with AVX2, FMA and F16C. vector.h describes the interface.
 #pragma once
 
 #include "cpu/simd/vector.h"
@@ -47,7 +47,7 @@ struct Avx2F32 {
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     const __m256i rounded = _mm256_blendv_epi8(even, _mm256_set1_epi32(0x7fc00000), nan);
     const __m256i high = _mm256_srli_epi32(rounded, 16);
-    // packus works within 128-bit halves.
+    // packus works within each 128-bit half; the permute joins the two results.
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
     _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(packed));
   }
@@ -62,7 +62,7 @@ struct Avx2F32 {
 
   template <class T>
   void stream_n(T* p, int) const {
-    static_assert(kLanes * sizeof(float) <= kPiece);  // the first lanes are all
+    static_assert(kLanes * sizeof(float) <= kPiece);  // so one piece holds all lanes
     stream(p);
   }
 
@@ -80,7 +80,7 @@ struct Avx2F32 {
   static Mask greater(Avx2F32 candidate, Avx2F32 best) {
     return _mm256_cmp_ps(candidate.v, best.v, _CMP_GT_OQ);
   }
-  // The second operand where they are equal.
+  // Returns `best` where the two are equal.
   static Avx2F32 max(Avx2F32 candidate, Avx2F32 best) {
     return {_mm256_max_ps(candidate.v, best.v)};
   }
@@ -124,7 +124,8 @@ struct Avx2F32 {
 
   template <int k>
   static Avx2F32 join(Avx2F32 before, Avx2F32 here) {
-    // alignr works within 128-bit halves.
+    // alignr works within each 128-bit half. `mid` is the high half of `before` and the low half of
+    // `here`.
     const __m256i all = _mm256_castps_si256(here.v), none = _mm256_castps_si256(before.v);
     const __m256i mid = _mm256_castps_si256(_mm256_permute2f128_ps(before.v, here.v, 0x21));
     if constexpr (k <= 4) return {_mm256_castsi256_ps(_mm256_alignr_epi8(all, mid, 16 - 4 * k))};
@@ -132,7 +133,7 @@ struct Avx2F32 {
   }
 
   static void deinterleave(Avx2F32 lo, Avx2F32 hi, Avx2F32& even, Avx2F32& odd) {
-    const __m256 a = _mm256_permute2f128_ps(lo.v, hi.v, 0x20);  // the low halves of both
+    const __m256 a = _mm256_permute2f128_ps(lo.v, hi.v, 0x20);  // the low halves of lo and hi
     const __m256 b = _mm256_permute2f128_ps(lo.v, hi.v, 0x31);
     even = {_mm256_shuffle_ps(a, b, 0x88)};
     odd = {_mm256_shuffle_ps(a, b, 0xdd)};

@@ -1,5 +1,6 @@
-// Eight float64 lanes in AVX2 and FMA, in two registers. Interface: vector.h. The vector of
-// this size in generic.h is one that compilers take apart into single elements.
+// A vector of eight float64 lanes in two registers, with AVX2 and FMA. vector.h describes the
+// interface. This target does not use the vector of generic.h for float64, because compilers split
+// one of this size into single elements.
 #pragma once
 
 #include "cpu/simd/prelude.h"
@@ -41,7 +42,7 @@ struct Avx2F64 {
   static Mask greater(Avx2F64 candidate, Avx2F64 best) {
     return {candidate.lo > best.lo, candidate.hi > best.hi};
   }
-  // The second operand where they are equal.
+  // Returns `best` where the two are equal.
   static Avx2F64 max(Avx2F64 candidate, Avx2F64 best) {
     return {_mm256_max_pd(candidate.lo, best.lo), _mm256_max_pd(candidate.hi, best.hi)};
   }

@@ -1,4 +1,5 @@
-// Sixteen float32 lanes in AVX-512 (F, BW, VL, DQ). Interface: vector.h.
+// A vector of sixteen float32 lanes, with AVX-512 (F, BW, VL, DQ). vector.h describes the
+// interface.
 #pragma once
 
 #include "cpu/simd/vector.h"
@@ -84,7 +85,7 @@ struct Avx512F32 {
   static Mask greater(Avx512F32 candidate, Avx512F32 best) {
     return _mm512_cmp_ps_mask(candidate.v, best.v, _CMP_GT_OQ);
   }
-  // The second operand where they are equal.
+  // Returns `best` where the two are equal.
   static Avx512F32 max(Avx512F32 candidate, Avx512F32 best) {
     return {_mm512_max_ps(candidate.v, best.v)};
   }
@@ -104,7 +105,8 @@ struct Avx512F32 {
   }
   static LaneBits to_bits(Mask m) { return m; }
   static Mask to_mask(unsigned bits) { return Mask(bits); }
-  // From memory at once: gcc would go through one of the general registers, which are few.
+  // Loads from memory to the mask register. GCC would go through a general register, and those are
+  // few.
   static Mask mask_at(const uint8_t* p) {
     Mask mask;
     asm("kmovw %1, %0" : "=k"(mask) : "m"(*(const LaneBits*)p));
@@ -158,7 +160,8 @@ struct Avx512F32 {
   __m256i narrow(const BFloat16*) const {
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(), 16));
   }
-  // bfloat16 in the upper half of each lane. By hand: the conversion instruction flushes denormals.
+  // Rounds to bfloat16, in the upper half of each lane. It does not use the conversion instruction,
+  // which flushes denormals.
   __m512i rounded() const {
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i lsb = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));

@@ -1,5 +1,5 @@
-// Eight lanes in plain GCC/Clang vector extensions: all vectors of the portable target, and float64
-// in AVX-512. Interface: vector.h.
+// A vector of eight lanes in the vector extensions of GCC and Clang. The generic target uses it for
+// all types, the AVX-512 target for float64. vector.h describes the interface.
 #pragma once
 
 #include "cpu/simd/prelude.h"
@@ -29,7 +29,7 @@ struct Generic {
     return r;
   }
 
-  // Lanes outside `lanes` are zero, and their memory is not touched.
+  // Lanes outside `lanes` are zero, and their memory is not read.
   template <class T>
   static Generic load_masked(const T* p, LaneBits lanes) {
     Generic r{Reg{}};
@@ -62,7 +62,7 @@ struct Generic {
   static Generic add(Generic a, Generic b) { return {a.v + b.v}; }
   static Generic fma(Generic a, Generic b, Generic c) { return {a.v * b.v + c.v}; }
 
-  // The tie rule of max_pool2d: a later candidate takes over if it is larger, or NaN.
+  // The tie rule of max_pool2d: a candidate takes over if it is larger than `best`, or NaN.
   static Mask greater(Generic candidate, Generic best) { return candidate.v > best.v; }
   static Generic max(Generic candidate, Generic best) {
     return {candidate.v > best.v ? candidate.v : best.v};

@@ -1,7 +1,7 @@
-// What every file in targets/ includes before it turns its instruction set on.
+// The headers that every file of targets/ includes before it turns its instruction set on.
 //
-// All outside headers belong here: an inline function of theirs that was compiled with, say,
-// AVX-512 on could be the copy that the linker keeps for the whole program.
+// All headers from outside belong here. If one of their inline functions were compiled with, say,
+// AVX-512, the linker could keep that copy for the whole program.
 #pragma once
 
 #include <bit>
@@ -26,10 +26,11 @@
 #include "cpu/simd/float16.h"
 #include "cpu/stages/vertical_taps.h"
 
-// Of the steps of a kernel, which share registers.
+// For the steps of a kernel: inlined, they share registers.
 #define FASTBLUR_INLINE __attribute__((always_inline))
 
 namespace fastblur::cpu {
-// Bytes that go past the caches by themselves. The rest of their line should follow soon.
+// A piece: so many bytes may bypass the caches on their own. The rest of their cache line should
+// follow soon.
 constexpr int64_t kPiece = 32;
 }  // namespace fastblur::cpu

@@ -1,10 +1,11 @@
-// The AVX2 target. The instruction set is turned on after the outside headers (see simd/prelude.h)
-// and only for this file, so one binary runs everywhere and picks its target when it runs.
+// The AVX2 target: all kernels with the vectors of simd/avx2.h and simd/avx2_f64.h. The instruction
+// set is turned on for this file only, and after the headers from outside (see simd/prelude.h). So
+// one binary runs everywhere and chooses its target at run time.
 #include "cpu/simd/prelude.h"
 
 #if defined(__x86_64__)
 
-// Before the instruction set is on: this much runs on any machine.
+// This stands before the instruction set is on, because it must run on any machine.
 namespace fastblur::cpu::avx2 {
 static bool supported() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

@@ -1,13 +1,14 @@
-// The AVX-512 target; see avx2.cpp.
+// The AVX-512 target: all kernels with the vectors of simd/avx512.h and, for float64, of
+// simd/generic.h. It turns its instruction set on as avx2.cpp does.
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns about its intrinsics
 #endif
 
 #include "cpu/simd/prelude.h"
 
 #if defined(__x86_64__)
 
-// Before the instruction set is on: this much runs on any machine.
+// This stands before the instruction set is on, because it must run on any machine.
 namespace fastblur::cpu::avx512 {
 static bool supported() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

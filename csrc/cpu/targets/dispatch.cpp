@@ -1,3 +1,4 @@
+// The list of targets, best first, and the one in use.
 #include "cpu/targets/dispatch.h"
 
 #include <atomic>

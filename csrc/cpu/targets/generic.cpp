@@ -1,4 +1,5 @@
-// The portable target: no instruction set beyond the platform's own.
+// The generic target: all kernels with the vectors of simd/generic.h. It needs no instruction set
+// beyond the platform's own.
 #define FASTBLUR_CPU_TARGET generic
 #include "cpu/simd/generic.h"
 #include "cpu/targets/make_target.h"

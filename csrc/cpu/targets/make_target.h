@@ -1,4 +1,6 @@
-// The kernels of one target out of its vector types.
+// Makes a Target from the vector types of one instruction set. Entry has the kernels of one element
+// type. It turns the window size into a compile-time constant, and decides which results bypass the
+// caches.
 #pragma once
 
 #include "cpu/kernels/backward.h"
@@ -73,13 +75,15 @@ struct Entry {
     with_constant(SquarePools{}, specialised_pool(p.h.pool, p.w.pool), f);
   }
 
-  // Larger than what a core has for itself. Forward reads x, four times as large as y as a rule:
-  // where all cores' cache may hold both, the next layer finds y there.
+  // Results of so many bytes bypass the caches: they are larger than the caches of one core. The
+  // limit for y is higher. Forward also reads x, which is usually four times as large as y; if the
+  // cache that all cores share may hold both, the next layer finds y there.
   static constexpr int64_t kLargeDx = 2 << 20, kLargeY = 4 << 20;
 
   static constexpr int64_t kVector = V::kLanes * sizeof(T);
 
-  // Whether rows of a result go past the caches: if they are large, and made of so many bytes.
+  // Whether a result bypasses the caches: it has at least `large` bytes, and its rows are aligned
+  // to and made of whole units of `bytes` bytes.
   static bool streams(const T* out, int64_t rows, int64_t row, int64_t large, int64_t bytes) {
     const int64_t row_bytes = row * int64_t(sizeof(T));
     return rows * row_bytes >= large && row_bytes % bytes == 0 &&

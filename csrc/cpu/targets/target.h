@@ -1,4 +1,5 @@
-// A target: the kernels compiled for one instruction set.
+// A target: the kernels compiled for one instruction set, as pointers to functions. It has a
+// Kernels for each element type.
 #pragma once
 
 #include <cstdint>
@@ -9,13 +10,14 @@
 
 namespace fastblur::cpu {
 
-// Each kernel does the rows [begin, end) of all planes' rows in a line: row u of plane n is
-// n * rows_per_plane + u. forward and apply count rows of m, and do the share of rows of y that
-// goes with them; backward counts rows of dx. How the rows are cut never changes a result. forward
-// and backward return whether they run in one pass, as fuses_forward and fuses_backward foretell.
+// Each kernel processes rows [begin, end), counted over all planes: row u of plane n has the number
+// n * rows_per_plane + u. forward and apply count rows of m, and compute the share of the rows of y
+// that goes with them; backward counts rows of dx. The cuts between the ranges never change a
+// result. forward and backward return whether they run fused, in one pass; fuses_forward and
+// fuses_backward say so beforehand.
 template <class T>
 struct Kernels {
-  // codes may be null: then none are kept.
+  // Keeps no codes if `codes` is null.
   bool (*forward)(const Params&, const VerticalTaps&, const T* x, T* y, uint8_t* codes,
                   int64_t begin, int64_t end);
   bool (*backward)(const Params&, const VerticalTaps&, const T* dy, const uint8_t* codes, T* dx,
