@@ -1,22 +1,27 @@
-// B_v, B_h and their transposes, each on one row: sum_rows; pad_columns, blur_columns;
-// blur_columns_transposed, fold_columns.
+// B_v, B_h and their transposes B_v' and B_h'.
 //
-// A row is flat, `pixel_stride` elements for each column, so that both memory formats share every
-// stage but the strided ones.
+//   B_v, B_v': sum_rows adds rows with weights.
+//   B_h: pad_columns fills in the padding of a row, then blur_columns blurs and subsamples it.
+//   B_h': blur_columns_transposed is the transpose without the padding, then fold_columns adds what
+//     the padding gives back.
+//
+// A row is flat: each column is pixel_stride elements. So both memory formats share all stages
+// except the strided ones.
 #pragma once
 
 #include "cpu/stages/scratch.h"
 
 namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 
-// B_v and B_v': out[i] = sum_a weight[a] * row[a][i] for i in [0, n); N = number of rows, or 0. So
-// many elements ahead the last two rows are prefetched, the others having been last ones before.
+// B_v and B_v': out[i] = sum over a of weight[a] * row[a][i], for i in [0, n). N is n_rows, or 0 if
+// it is not known at compile time. The last two rows are prefetched, `ahead` elements ahead; the
+// other rows were the last ones of earlier calls. If `ahead` is 0, nothing is prefetched.
 template <class V, int N, class E>
 void sum_n_rows(const E* const* row, const typename V::Scalar* weight, int n_rows, int64_t n,
                 typename V::Scalar* out, int64_t ahead) {
   constexpr int L = V::kLanes;
   if (N) n_rows = N;
-  // Copies, if they are few, because a store to out might change weight for all the compiler knows.
+  // Local copies if N is known, because for the compiler a store to `out` could change `weight`.
   V own_weight[N ? N : 1];
   const E* own_row[N ? N : 1];
   for (int a = 0; a < N; ++a) own_weight[a] = V::set1(weight[a]), own_row[a] = row[a];
@@ -46,7 +51,7 @@ void sum_rows(const E* const* row, const typename V::Scalar* weight, int n_rows,
                 [&](auto known) { sum_n_rows<V, known()>(row, weight, n_rows, n, out, ahead); });
 }
 
-// A column of the padding, and the column that it is a copy of, or < 0: zeros.
+// Column `to` of the padding is a copy of column `from`, or zero if from < 0.
 struct Border1d {
   int64_t to, from;
 };
@@ -59,7 +64,7 @@ inline std::vector<Border1d> borders_of(const Axis& w, Border border) {
   return borders;
 }
 
-// Fills the margins of rows with their padding. Row r begins at m + r * m_row.
+// Writes the padding of n_rows rows to their margins. Row r begins at m + r * m_row.
 template <class S>
 void pad_columns(const std::vector<Border1d>& borders, int64_t pixel_stride, S* m, int64_t m_row,
                  int64_t n_rows) {
@@ -76,9 +81,9 @@ void pad_columns(const std::vector<Border1d>& borders, int64_t pixel_stride, S* 
   }
 }
 
-// B_h of rows with their padding: y[j] = sum_b taps[b] * m[stride * j + b - before], on columns.
-// Row r begins at m + r * m_row. F = number of taps, or 0. stream: past the caches, in
-// channels_last.
+// B_h of rows with their padding: column y[j] = sum over b of taps[b] * m[stride * j + b - before].
+// Row r begins at m + r * m_row. F is the number of taps, or 0 if it is not known at compile time.
+// With `stream`, y bypasses the caches; only channels_last uses it.
 template <class V, int F, class T>
 void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typename V::Scalar* m,
                     int64_t m_row, int64_t n_rows, T* y, bool stream) {
@@ -86,10 +91,10 @@ void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typen
   constexpr int L = V::kLanes;
   const int n_taps = F ? F : p.w.n_taps;
   const int64_t pixel_stride = p.pixel_stride(), stride = p.w.stride, columns = p.w.out();
-  V own[F ? F : 1];  // as in sum_n_rows
+  V own[F ? F : 1];  // local copies, as in sum_n_rows
   for (int b = 0; b < F; ++b) own[b] = V::set1(taps[b]);
   const auto tap = [&](int b) { return F ? own[b] : V::set1(taps[b]); };
-  // n outputs side by side whose inputs lie side by side too.
+  // Blurs n outputs side by side whose inputs are side by side too.
   const auto run = [&](const S* in, T* out, int64_t n) {
     for (int64_t i = 0; i < n; i += L) {
       V sum = V::set1(0);
@@ -109,7 +114,8 @@ void blur_columns_n(const Params& p, const typename V::Scalar* taps, const typen
       for (int64_t j = 0; j < columns; ++j)
         run(m + stride * j * pixel_stride, y + j * pixel_stride, pixel_stride);
     } else if (stride == 2) {
-      // The elements that the last two taps take; those of the others are the same, some lanes on.
+      // The elements of the last two taps. Every other tap takes the same elements, moved by some
+      // lanes, so join gets them from these and those of the block before.
       V even, odd, even_before, odd_before;
       const auto load_pair = [&](int64_t j, int b, V& even, V& odd) {
         V::deinterleave(V::load(m + 2 * j + b), V::load(m + 2 * j + b + L), even, odd);
@@ -156,9 +162,9 @@ void blur_columns(const Params& p, const typename V::Scalar* taps, const typenam
   });
 }
 
-// B_h' without the padding: m[v] = sum over b = q mod stride of taps[b] * dv[(q - b) / stride],
-// where q = before + v. dv has zero margins of n_taps columns. Stores up to two vectors beyond the
-// row.
+// B_h' without the padding: m[v] = sum of taps[b] * dv[(q - b) / stride] over all b that equal q
+// modulo stride, where q = before + v. dv has zero margins of n_taps columns. Stores up to two
+// vectors beyond the end of the row.
 template <class V, int F>
 void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
                                const typename V::Scalar* dv, typename V::Scalar* m) {
@@ -167,7 +173,7 @@ void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
   const int n_taps = F ? F : p.w.n_taps;
   const int64_t pixel_stride = p.pixel_stride(), stride = p.w.stride, before = p.w.before,
                 columns = p.w.pooled();
-  // One vector of position q of the padded row.
+  // One vector of column q of the padded row, from element i of the column on.
   const auto at = [&](int64_t q, int64_t i) {
     const S* const in = dv + q / stride * pixel_stride + i;
     V sum = V::set1(0);
@@ -186,16 +192,17 @@ void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
     return sum;
   };
   if (pixel_stride > 1) {
-    // Ascending, so that what a store spills beyond its column is written over by the next.
+    // In ascending order, so that the next column overwrites what a store writes beyond its column.
     const auto column = [&](int64_t v) {
       for (int64_t i = 0; i < pixel_stride; i += L)
         at(before + v, i).store(m + v * pixel_stride + i);
     };
     int64_t v = 0;
     if (F && stride == 2) {
-      // Two columns of m for each of dv, which have the even and the odd taps.
+      // Two columns of m at a time. They read the same columns of dv: the first with the even taps,
+      // the second with the odd taps.
       if (before % 2 && columns) column(v++);
-      V own[F ? F : 1];  // as in sum_n_rows
+      V own[F ? F : 1];  // local copies, as in sum_n_rows
       for (int b = 0; b < F; ++b) own[b] = V::set1(taps[b]);
       const S* in = dv + (before + v) / 2 * pixel_stride;
       for (; v + 2 <= columns; v += 2) {
@@ -219,7 +226,8 @@ void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
   } else if (stride == 1) {
     for (int64_t v = 0; v < columns; v += L) at(before + v, 0).store(m + v);
   } else if (stride == 2) {
-    // Two columns of m for each of dv: v = 2 t stands at an even q if `before` is even.
+    // Two columns of m at a time, 2 t and 2 t + 1. One has an even q and takes the even taps: 2 t
+    // if `before` is even, otherwise 2 t + 1.
     const int odd = int(before % 2);
     for (int64_t t = 0; 2 * t < columns; t += L) {
       const S* const in = dv + t + before / 2;
@@ -244,8 +252,8 @@ void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
   }
 }
 
-// What the columns of the padding give to the columns that they came from: B_h' reaches them too.
-// Column `to` of m gets weight times column `from` of dv.
+// What a padding column gives back to the column of m that it is a copy of, because B_h' reaches
+// padding columns too: column `to` of m gets weight times column `from` of dv.
 template <class S>
 struct Fold {
   int64_t to, from;

@@ -1,4 +1,6 @@
-// S_h' S_v' of one vector of windows: what each candidate gets, as the codes say.
+// S_h' S_v' of one vector of windows, for the fused backward kernels: Routing gives each candidate
+// the gradients of the windows whose codes name it. InteriorRows recognises pairs of rows away
+// from the borders.
 #pragma once
 
 #include "cpu/simd/vector.h"
@@ -6,8 +8,9 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 
-// Two rows of dv = B_v' dy, an even one of padded m and the next, with F taps and a
-// stride of 2, away from the borders: each sums consecutive rows of dy, and both end with the same.
+// Two rows of dv = B_v' dy away from the borders, for F taps and stride 2: an even row of padded m
+// and the next one. The even row is a sum of kEven consecutive rows of dy, the odd row one of kOdd.
+// Both end with the same row of dy.
 template <int F>
 struct InteriorRows {
   static constexpr int kEven = (F + 1) / 2, kOdd = F / 2;
@@ -22,18 +25,19 @@ struct InteriorRows {
   }
 };
 
-// Rows first: blends may use more of a processor's ports than sums.
+// decode() selects by the winner's row, with blends; accumulate() then selects by its column, with
+// masked sums. Rows come first, because blends may use more of a processor's ports than sums.
 template <class V, int K>
 class Routing {
  public:
   static_assert(1 <= K && K <= 3, "decode() knows the codes of windows of 1, 2 and 3");
   using Mask = typename V::Mask;
 
-  // Of gradients dm. mask(b): bitplane b of the codes. Bits that name no candidate may name
-  // several.
+  // Decodes the codes of the windows with gradients dm. mask(b) is bit plane b of the codes. A code
+  // that names no candidate may select several.
   template <class F>
   __attribute__((always_inline)) void decode(V dm, bool relu, F mask) {
-    constexpr int kRow = column_bits(K);  // the first bitplane of the row
+    constexpr int kRow = column_bits(K);  // the first bit plane of the winner's row
     const V zero = V::set1(0);
     if constexpr (K == 1) {
       of_row_[0] = relu ? V::if_then_else(mask(kRow), zero, dm) : dm;
@@ -49,13 +53,13 @@ class Routing {
       of_row_[0] = V::if_then_else(second, zero, not_third);
       of_row_[1] = V::if_then_else(second, not_third, zero);
       of_row_[2] = V::if_then_else(third, dm, zero);
-      if (relu) of_row_[2] = V::if_then_else(second, zero, of_row_[2]);  // both: nobody
+      if (relu) of_row_[2] = V::if_then_else(second, zero, of_row_[2]);  // both bits: no winner
       for (V& v : of_row_) v = V::held(v);
       column_[1] = mask(0), column_[2] = mask(1), column_[0] = V::neither(column_[1], column_[2]);
     }
   }
 
-  // Adds what candidate (r, c) gets to its sum, or begins the sum with it.
+  // Adds what candidate (r, c) gets to `sum`, or, with `begins`, sets `sum` to it.
   __attribute__((always_inline)) void accumulate(bool begins, int r, int c, V& sum) const {
     if (K == 1) sum = begins ? of_row_[r] : V::add(sum, of_row_[r]);
     else if (begins) sum = V::if_then_else(column_[c], of_row_[r], V::set1(0));
@@ -63,8 +67,8 @@ class Routing {
   }
 
  private:
-  V of_row_[K];     // by the rows, to any of their candidates
-  Mask column_[K];  // that won
+  V of_row_[K];     // dm where the winner is in this row, else 0
+  Mask column_[K];  // where the winner is in this column
 };
 
 }  // namespace fastblur::cpu::FASTBLUR_CPU_TARGET

@@ -1,4 +1,5 @@
-// Scratch memory of the kernels: rows of numbers, and strings of bits.
+// What all stages use: scratch memory for rows of numbers (Scratch) and for strings of bits (Bits),
+// access to the bits of one vector, prefetching, and calls with compile-time constants.
 #pragma once
 
 #include "cpu/simd/vector.h"
@@ -8,15 +9,15 @@ namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Asks for memory that is used soon. To the second cache: far more can be on its way there at a
-// time than to the first. Always inline: gcc leaves out calls of functions without effects it knows
-// of.
+// Prefetches to the second-level cache, because far more lines can be in flight to it than to the
+// first. Always inlined, because GCC drops calls of a function if it knows of no effect of it.
 __attribute__((always_inline)) inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
-constexpr int64_t kPrefetchAhead = 1024;  // elements, where memory is gone through in its order
+constexpr int64_t kPrefetchAhead = 1024;  // elements, for code that goes through memory in order
 
-// Rows of scratch with `margin` zeroed elements, and a little more, on both sides of each. They are
-// read and written in whole vectors, so what lies behind a row's end may change.
+// Rows of scratch, all zero at first. Each row has `margin` elements and a little more on both
+// sides. Rows are read and written in whole vectors, so the elements after the end of a row may
+// change.
 template <class E>
 class Scratch {
  public:
@@ -34,20 +35,21 @@ class Scratch {
   const E* operator[](int64_t row) const { return data_ + row * stride_ + lead_; }
 
  private:
-  static constexpr int64_t kSlack = 64;  // four of the widest vectors
+  static constexpr int64_t kSlack = 64;  // elements: four of the widest vectors
   static int64_t round(int64_t n) { return (n + 15) / 16 * 16 + kSlack; }
   int64_t lead_, stride_;
   E* data_;
 };
 
-// Strings of bits, bit j of one being bit j % 8 of its byte j / 8, with room on both sides.
+// Strings of bits as in codes/bits.h, with room on both sides.
 class Bits : public Scratch<uint8_t> {
  public:
   Bits(int64_t strings, int64_t bits, int64_t margin_bits = 0)
       : Scratch<uint8_t>(strings, bits / 8 + 1, margin_bits / 8 + 1) {}
 };
 
-// The bits of one vector, at lane i of a string that belongs to it.
+// The bits of one vector in a string. The first lane is element i of the string, and i is a
+// multiple of 8.
 template <class V>
 inline typename V::LaneBits get_lanes(const uint8_t* string, int64_t i) {
   typename V::LaneBits bits;
@@ -76,7 +78,7 @@ inline void clear_bits(uint8_t* string, int64_t start, int64_t n) {
   for (n %= 8; n > 0; ++start, --n) string[start / 8] &= uint8_t(~(1u << start % 8));
 }
 
-// Calls f with n as a compile-time constant if it is one of the sizes, else with 0.
+// Calls f with n as a compile-time constant if n is one of the known sizes, otherwise with 0.
 template <int... kKnown, class F>
 void with_constant(KnownSizes<kKnown...>, int n, F f) {
   const bool known = ((n == kKnown && (f(std::integral_constant<int, kKnown>{}), true)) || ...);
@@ -97,7 +99,8 @@ void with_truth(bool truth, F f) {
   else f(std::false_type{});
 }
 
-// The same for ReLU, without which a window of one element is not selected at all.
+// The same for ReLU. A window of one element (K = 1) has winners only with ReLU: without it, the
+// call is linear.
 template <int K, class F>
 void with_relu(bool relu, F f) {
   if constexpr (K == 1) f(std::true_type{});

@@ -1,22 +1,23 @@
-// S_v S_h, the max: select_columns, then select_rows, on flat runs of elements.
+// S_v S_h, the max: select_columns takes it along the rows of x, then select_rows down the rows.
 //
-// A run is any number of elements side by side: rows of x one after the other, or a part of one.
-// The element `c` columns further is always c * pixel_stride further on, in both memory formats,
-// and the next row's a constant pitch. Which lanes lack a candidate, because its column is padding,
-// is not computed but read from strings of bits (Edges), so a run crosses the ends of rows.
+// Both work on flat runs. A run is any number of elements side by side: several rows of x, or a
+// part of one row. In both memory formats, the element c columns to the right is c * pixel_stride
+// elements further on, and the next row is a constant pitch further on. Strings of bits (Edges) say
+// which lanes lack a candidate because its column is padding. So a run may cross the ends of rows.
 //
-// Comparisons leave their truths, a bit for each element, in strings; name_winners turns the
-// strings of a whole run into the bitplanes of the code, 64 elements at a time.
+// Comparisons write one bit per element to strings. name_winners encodes the strings of a whole run
+// as the bit planes of the codes, 64 elements at a time; find_winners decodes them.
 #pragma once
 
 #include "cpu/stages/scratch.h"
 
 namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 
-constexpr int kMaxBitplanes = 8;  // 4 for the column and 4 for the row of a winner
+constexpr int kMaxBitplanes = 8;  // 4 for the column of a winner and 4 for its row
 
-// Where the candidates of the max along a row exist. What stands behind the end of a row of m has
-// candidates too, those that are columns of x, and means nothing.
+// Which elements of a row have which candidates of the max along the row. The elements after the
+// end of a row of m have candidates too, where these are columns of x, but their results have no
+// meaning.
 template <class V>
 class Edges {
  public:
@@ -25,7 +26,8 @@ class Edges {
     const int64_t pixel_stride = p.pixel_stride(), row = code_row_length(p), n = rows * row;
     for (int c = 0; c < p.w.pool; ++c) {
       std::memset(exists_[c], 0xff, size_t(n / 8 + 16));
-      // The columns of a row that have this candidate; a window can reach beyond all of them.
+      // Elements [low, high) of each row have candidate c. Both are clamped, because a window can
+      // reach beyond the whole row.
       const auto within = [&](int64_t column) { return min(max(0, column) * pixel_stride, row); };
       const int64_t low = within(p.w.pad - c), high = within(p.w.size + p.w.pad - c);
       for (int64_t r = 0; r < rows; ++r) {
@@ -39,8 +41,9 @@ class Edges {
       interior_[0][i / V::kLanes] = all == typename V::LaneBits(~0u);
     }
   }
-  // A byte for each vector from element i on: whether all of its candidates exist.
+  // One byte per vector, from element i on: whether all candidates of all its lanes exist.
   const uint8_t* interior(int64_t i) const { return interior_[0] + i / V::kLanes; }
+  // The string of the elements that have candidate c, from element i on.
   const uint8_t* exists(int c, int64_t i) const { return exists_[c] + i / 8; }
 
  private:
@@ -48,17 +51,19 @@ class Edges {
   Scratch<uint8_t> interior_;
 };
 
-// A run of elements of x, and how many may be read before and behind it.
+// A run of n elements of x. `before` elements before it and `behind` after it may be read too.
 template <class E>
 struct Run {
   const E* x;
   int64_t n, before, behind;
 };
 
-// S_h: best[i] = max_c x[i + (c - pad) * pixel_stride]. Candidate c > 0 took over where won[c] says
-// so. The run begins at element `at` of the edges. Unless kNonfinite, the values must be finite, or
-// the sums added to `nonfinite` will be not: the caller looks at it once, and repeats the stage if
-// need be.
+// S_h: best[i] = max over c of x[i + (c - pad) * pixel_stride]. Bit won_at + i of won[c] is set
+// where candidate c > 0 took over from the best so far. The run begins at element `at` of the
+// edges.
+//
+// Without kNonfinite, the result is right for finite values only. If any value is not finite, the
+// sums added to `nonfinite` are NaN. The caller checks that once, and repeats the stage if needed.
 template <class V, int K, bool kCodes, bool kNonfinite, class E>
 void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> run,
                     typename V::Scalar* best, Bits& won, int64_t won_at, V& nonfinite) {
@@ -66,7 +71,7 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
   const int pool = K ? K : p.w.pool;
   const int64_t pixel_stride = p.pixel_stride(), pad = p.w.pad * pixel_stride, n = run.n;
   const E* const x = run.x;
-  // Copies, because a store to a string might change anything else for all the compiler knows.
+  // Local copies, because for the compiler a store to a string could change anything in memory.
   uint8_t* winner[K ? K : kMaxPool];
   const uint8_t* exists_at[K ? K : kMaxPool];
   for (int c = 1; kCodes && c < pool; ++c) winner[c] = won[c] + won_at / 8;
@@ -94,8 +99,9 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
     if (!kNonfinite) sums = V::fma(sum, V::set1(0), sums);
     top.store(best + i);
   };
-  // Padding counts as -inf, and the first candidate that exists wins over the padding before it.
-  // load(c) gives the element of x, or anything, and the lanes where it counts.
+  // Padding counts as -inf, and the first candidate that exists takes over from the padding before
+  // it. load(c, exists) returns candidate c, and sets `exists` to the lanes that have one; the
+  // other lanes may hold anything.
   const auto edge = [&](int64_t i, auto load) {
     V top, sum = V::set1(0);
 #pragma GCC unroll 4
@@ -122,7 +128,7 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
   const int64_t safe_begin = pad - run.before;
   const int64_t safe_end = n + run.behind + pad - (pool - 1) * pixel_stride - L + 1;
   for (int64_t i = 0; i < n; i += L) {
-    __builtin_prefetch(x + i + n);  // most likely the next run's
+    __builtin_prefetch(x + i + n);  // probably part of the next run
     if (i >= safe_begin && i < safe_end) {
       if (is_interior[size_t(i) / L]) interior(i);
       else
@@ -142,8 +148,9 @@ void select_columns(const Params& p, const Edges<V>& edges, int64_t at, Run<E> r
   if (!kNonfinite) nonfinite = V::add(nonfinite, sums);
 }
 
-// S_v (and ReLU): m[i] = max_r best[i + r * pitch] over N = n_rows rows, or N = 0. Row r > 0 took
-// over where won[r] says so; won[n_rows]: where ReLU held nothing back.
+// S_v, with kRelu also ReLU: m[i] = max over r < n_rows of best[i + r * pitch]. N is n_rows, or 0
+// if it is not known at compile time. Bit i of won[r] is set where row r > 0 took over from the
+// best so far. Bit i of won[n_rows] is set where ReLU kept the maximum.
 template <class V, int N, bool kCodes, bool kRelu, bool kNonfinite>
 void select_rows(const typename V::Scalar* best, int64_t pitch, int n_rows, int64_t n,
                  typename V::Scalar* m, Bits& won) {
@@ -174,9 +181,11 @@ void select_rows(const typename V::Scalar* best, int64_t pitch, int n_rows, int6
   }
 }
 
-// The names of the winners of n elements. columns[r]: the strings of select_columns from where row
-// r of the candidates begins, those of candidate c in columns[r][c]; rows: those of select_rows;
-// first_row: the index of row 0. K = pool where all rows take part, or 0.
+// Encodes the winners of n elements as bit planes.
+//   columns[r][c]: the string of select_columns for candidate c, from row r of the candidates on
+//   rows[r]: the string of select_rows for row r
+//   first_row: the index in the window of the first of the n_rows rows
+//   K: the size of the window if all its rows take part, otherwise 0
 template <int K, bool kRelu>
 void name_winners(const Params& p, const BitReader (*columns)[kMaxPool], const BitReader* rows,
                   int first_row, int n_rows, int64_t n, Bits& bitplanes) {
@@ -189,7 +198,7 @@ void name_winners(const Params& p, const BitReader (*columns)[kMaxPool], const B
   for (int r = 0; r < n_rows; ++r)
     for (int c = 1; c < pool_w; ++c) column[r][c] = columns[r][c];
   for (int r = 1; r < n_rows + kRelu; ++r) row[r] = rows[r];
-  // Writes `index` where `won`.
+  // Writes `index` for the elements whose bit of `won` is set.
   const auto name = [](uint64_t* bitplane, int bits, unsigned index, uint64_t won) {
     for (int b = 0; b < bits; ++b)
       bitplane[b] = index >> b & 1 ? bitplane[b] | won : bitplane[b] & ~won;
@@ -211,9 +220,10 @@ void name_winners(const Params& p, const BitReader (*columns)[kMaxPool], const B
   }
 }
 
-// Where each candidate won: won[r * pool_w + c] from the bitplanes of n elements. exists_at(c): the
-// string that says where there is a column for candidate c. Whatever the bitplanes say, one that
-// does not exist has not won. K = pool, or 0.
+// Decodes the bit planes of n elements: bit i of won[r * pool_w + c] is set where candidate (r, c)
+// won element i. exists_at(c) is the string of the elements that have a column for candidate c: a
+// candidate without a column never wins, whatever the bit planes say. K is the size of the window,
+// or 0 if it is not known at compile time.
 template <int K, bool kRelu, class F>
 void find_winners(const Params& p, F exists_at, Bits& bitplanes, int64_t n, Bits& won) {
   const int pool_h = K ? K : p.h.pool, pool_w = K ? K : p.w.pool;

@@ -1,3 +1,5 @@
+// Makes the lists of vertical_taps.h: first the rows that each row of y reads, then their
+// transpose.
 #include "cpu/targets/target.h"
 
 #include <algorithm>
@@ -19,7 +21,8 @@ VerticalTaps::VerticalTaps(const Params& p) {
     sources_.start.push_back(sources_.taps.size());
   }
 
-  // The transpose, by counting: first how many each row has, then where each row's begin.
+  // The transpose is a counting sort: count the taps of each row of m, then sum the counts to
+  // find where each row begins.
   outputs_.start.resize(size_t(rows_m) + 1);
   for (const Tap& tap : sources_.taps) ++outputs_.start[size_t(tap.row) + 1];
   for (size_t u = 0; u < size_t(rows_m); ++u) {

@@ -1,4 +1,6 @@
-// The vertical blur B_v and its transpose, row by row, with the border folded in.
+// The vertical blur B_v and its transpose as lists: the rows of m that each row of y reads, and the
+// rows of y that each row of m reaches. The border mode is part of the lists, so the kernels need
+// not know it.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +11,8 @@
 
 namespace fastblur::cpu {
 
-// B_v and its transpose as sparse lists with the border folded in, rows ascending. Where the
-// padding repeats a row, it is listed as often.
+// Each list has its rows in ascending order. A row that the padding repeats is listed once for each
+// copy.
 class VerticalTaps {
  public:
   struct Tap {
@@ -25,11 +27,12 @@ class VerticalTaps {
   };
 
   explicit VerticalTaps(const Params& p);
-  // The rows of m that row i of y is made of; none, where all of them are zeros of the padding.
+  // The rows of m that row i of y reads. The list is empty if all of them are zero padding.
   List sources(int64_t i) const { return sources_.row(i); }
   // The rows of y that row u of m reaches.
   List outputs(int64_t u) const { return outputs_.row(u); }
-  int64_t max_outputs() const { return max_outputs_; }  // wide borders send many rows to one
+  // The size of the longest list of outputs: large if a wide border copies one row many times.
+  int64_t max_outputs() const { return max_outputs_; }
 
  private:
   struct Lists {
