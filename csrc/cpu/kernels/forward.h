@@ -1,14 +1,16 @@
-// y = B_h B_v S_v S_h x: the forward sweep, and that of apply, whose winners are given.
+// y = B_h B_v S_v S_h x: forward, which chooses the winners, and apply, for which they are given.
 //
-// A band at a time, and if need be a tile of columns at a time, a source gives either rows of B_v m
-// at once or rows of m, which are then summed; B_h goes over the band.
+// MadeRows is the sweep. It processes a band at a time, and long rows a tile at a time. A source
+// (forward_rows.h) either computes rows of B_v m at once, or rows of m, which sum_sources then sums
+// to rows of B_v m. B_h blurs the rows of the whole band. blur_only is the sweep without max and
+// ReLU.
 #pragma once
 
 #include "cpu/kernels/forward_rows.h"
 
 namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 
-// B_v: a row of y from rows of m, row u being at m + u * pitch.
+// B_v: one row of B_v m from rows of m. Row u of m is at m + u * pitch. `discard` is scratch.
 template <class V>
 void sum_sources(VerticalTaps::List sources, const typename V::Scalar* m, int64_t pitch, int64_t n,
                  typename V::Scalar* discard, typename V::Scalar* out) {
@@ -22,10 +24,12 @@ void sum_sources(VerticalTaps::List sources, const typename V::Scalar* m, int64_
     if (n_own == 0 || own_row[n_own - 1] != from) own_row[n_own] = from, own_weight[n_own++] = 0;
     own_weight[n_own - 1] += S(tap.weight);
   }
-  // A row that the padding repeats counts once, with all its weight, as in FusedRows: to the bit.
+  // A row that the padding repeats is added once, with the sum of its weights. FusedRows does so
+  // too, and the results are the same to the bit.
   sum_rows<V>(own_row, own_weight, n_own, n, out);
   if (n_own == n_rows) return;
-  // But infinities of two signs, which a sum of weights cannot tell, are NaN.
+  // Exception: an infinity added with weights of both signs is NaN, which the sum of the weights
+  // hides. So where the sum with separate weights is not finite, it replaces the result.
   sum_rows<V>(row, weight, n_rows, n, discard);
   for (int64_t i = 0; i < n; i += V::kLanes) {
     const V each = V::load(discard + i), nonfinite = V::fma(each, V::set1(0), V::set1(0));
@@ -33,7 +37,8 @@ void sum_sources(VerticalTaps::List sources, const typename V::Scalar* m, int64_
   }
 }
 
-// The rows of m that rows [i0, i1) of y are made of. Small maps ask for all, again and again.
+// The rows [first, last) of m that rows [i0, i1) of y read. The last answer is kept, because a
+// sweep over small maps asks for all rows again and again.
 struct Reach {
   int64_t i0 = -1, i1 = -1, first = 0, last = 0;
 
@@ -50,7 +55,7 @@ struct Reach {
   }
 };
 
-// Rows [begin, end) of m, and the rows of y that go with them; see Kernels.
+// The sweep over rows [begin, end) of m and the rows of y that go with them; see Kernels.
 template <class V, class Source, class T>
 class MadeRows {
  public:
@@ -85,13 +90,14 @@ class MadeRows {
       f(Tile{plane_, first, last, at, min(cut_.tile, sweep_.pitch - at), cut_.tile});
   }
 
-  // Rows [i0, i1) of B_v m, and the codes of the rows of m up to there, but none from u1 on.
+  // Computes rows [i0, i1) of B_v m, and writes the codes of the rows of m up to there, but of none
+  // from u1 on.
   void sum_band(int64_t i0, int64_t i1, int64_t u1) {
     reach_.find(sweep_.vertical, i0, i1, sweep_.p.h.pooled());
     const int64_t first = reach_.first, last = reach_.last;
     flush(min(first, u1));
     int64_t flushed = min(max(last, source_.end_of_rows(i1)), u1);
-    bool summed = true;  // all of it, or none: a tile can leave what it shares to the next
+    bool summed = true;  // all tiles or none: a tile leaves the test of shared columns to the next
     for_each_tile(first, last, [&](const Tile& tile) {
       summed = summed && source_.sum_rows_of(tile, i0, i1, pending_, flushed, blurred_);
     });
@@ -108,7 +114,7 @@ class MadeRows {
     pending_ = max(pending_, flushed);
   }
 
-  // Codes of rows that no row of y needs.
+  // Writes the codes of pending rows that no row of y reads.
   void flush(int64_t until) {
     for (int64_t next; pending_ < until; pending_ = next) {
       next = min(until, pending_ + cut_.rows);
@@ -125,7 +131,7 @@ class MadeRows {
   int64_t plane_ = 0, pending_ = 0;  // the first row whose codes are not written yet
 };
 
-// Returns whether B_v m is made in one pass; see FusedRows.
+// Returns whether B_v m is computed in one pass; see FusedRows.
 template <class V, class T, int K, bool kCodes>
 bool forward_as(const Sweep<V>& sweep, const T* x, T* y, uint8_t* codes, int64_t begin,
                 int64_t end) {
@@ -146,7 +152,7 @@ void apply_as(const Sweep<V>& sweep, const T* x, const uint8_t* codes, T* y, int
   MadeRows<V, Rows, T>(sweep, cut, source, false).blur(y, begin, end);
 }
 
-// Neither max nor ReLU: x itself is m.
+// Without max and ReLU: m is x itself.
 template <class V, class T>
 void blur_only(const Sweep<V>& sweep, const T* x, T* y, int64_t begin, int64_t end) {
   const Params& p = sweep.p;

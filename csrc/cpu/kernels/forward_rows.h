@@ -1,18 +1,21 @@
-// Where the forward sweep has the rows of m from: chosen here, in one pass or stage by stage, or,
-// for apply, given by codes.
+// The sources of rows for the forward sweep, and how it is cut into bands and tiles (ForwardCut).
+//
+// ChosenRows serves forward and chooses the winners. FusedRows (forward_fused.h) computes rows of
+// B_v m for it in one pass, StagedRows rows of m stage by stage. GivenRows serves apply: it
+// computes rows of m from the winners that the codes name.
 #pragma once
 
 #include "cpu/kernels/forward_fused.h"
 
 namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 
-// How the forward sweep is cut.
+// How the forward sweep is cut into bands and tiles.
 struct ForwardCut {
-  int64_t band;  // rows of y at a time
-  int64_t rows;  // of m, at most, for these
-  int64_t tile;  // columns at a time, and the pitch of the rows of m in scratch
+  int64_t band;  // rows of y in a band
+  int64_t rows;  // the most rows of m that a band reads
+  int64_t tile;  // elements of a row in a tile: also the pitch of rows of m in scratch
 
-  // fused: as FusedRows, whose bands are not dearer for being low.
+  // fused: for FusedRows. Its carry makes bands of few rows cost no more.
   ForwardCut(const Params& p, bool fused) {
     const int64_t row = code_row_length(p);
     const bool cut = row > kLongRow;
@@ -21,12 +24,12 @@ struct ForwardCut {
                    : kRowsOfTiles;
     band = max(1, min(band, p.h.out()));
     rows = min(p.h.stride * (band - 1) + p.h.n_taps + p.h.before + p.h.after, p.h.pooled());
-    if (p.border == Border::circular) rows = p.h.pooled();  // a band at the top needs the last
+    if (p.border == Border::circular) rows = p.h.pooled();  // the first band reads the last rows
     tile = cut ? kTile : row;
   }
 };
 
-// Rows of m, one stage after the other; see select.h.
+// Computes rows of m, one stage after the other; see select.h.
 template <class V, class T, int K, bool kCodes>
 class StagedRows {
  public:
@@ -44,7 +47,7 @@ class StagedRows {
         won_rows_(kCodes ? sweep.p.h.pool + 1 : 0, cut.rows * cut.tile),
         bitplanes_(kCodes ? sweep.code_bits : 0, cut.rows * cut.tile) {}
 
-  // Rows [tile.first, tile.last) of m, and the codes of rows [own_first, own_last).
+  // Computes rows [tile.first, tile.last) of m, and writes the codes of rows [own_first, own_last).
   const S* make(const Tile& tile, int64_t own_first, int64_t own_last) {
     const Axis& h = sweep_.p.h;
     first_row_ = max(0, tile.first - h.pad);
@@ -52,9 +55,9 @@ class StagedRows {
     V nonfinite = V::set1(0);
     max_of_columns<false>(tile, last_row, nonfinite);
     const bool has_nonfinite =
-        V::to_bits(V::beats(nonfinite, nonfinite)) != 0;  // then something is not finite
+        V::to_bits(V::beats(nonfinite, nonfinite)) != 0;  // a NaN: some value is not finite
     if (has_nonfinite) max_of_columns<true>(tile, last_row, nonfinite);
-    // All rows that have the same candidates, at once.
+    // Rows whose windows have all their rows are processed together, other rows one by one.
     for (int64_t u = tile.first; u < tile.last;) {
       int64_t next = u + 1;
       if (all_rows(u))
@@ -75,7 +78,7 @@ class StagedRows {
     return h.first_candidate(u) == 0 && h.end_candidate(u) == h.pool;
   }
 
-  // Rows [first_row_, last_row) of x into best_, which keeps the tile's pitch.
+  // S_h: rows [first_row_, last_row) of x to best_, with the pitch of the tile.
   template <bool kNonfinite>
   void max_of_columns(const Tile& tile, int64_t last_row, V& nonfinite) {
     const T* const plane = x_ + tile.plane * sweep_.p.h.size * sweep_.x_row;
@@ -84,7 +87,7 @@ class StagedRows {
       const int64_t start = first_row_ * sweep_.pitch, end = sweep_.p.h.size * sweep_.pitch;
       return max_of_runs<kNonfinite>(tile, rows, plane + start, start, end - start, nonfinite);
     }
-    // Rows of m are longer than those of x: x goes to rows of that length first.
+    // Rows of m are longer than rows of x, so x is first copied to rows of that length.
     for (int64_t r = 0; r < rows; ++r)
       copy_row<V>(plane + (first_row_ + r) * sweep_.x_row, sweep_.x_row,
                   packed_[0] + r * sweep_.pitch);
@@ -92,7 +95,7 @@ class StagedRows {
     max_of_runs<kNonfinite>(tile, rows, packed, 0, rows * sweep_.pitch, nonfinite);
   }
 
-  // x: `rows` rows, with `before` elements before them and `all` from there on.
+  // x points to `rows` rows. `before` elements before x may be read, and `all` from x on.
   template <bool kNonfinite, class E>
   void max_of_runs(const Tile& tile, int64_t rows, const E* x, int64_t before, int64_t all,
                    V& nonfinite) {
@@ -107,7 +110,7 @@ class StagedRows {
     }
   }
 
-  // Rows [first, last) of m, whose winners are in rows [begin, begin + n_rows) of their windows.
+  // S_v: rows [first, last) of m. All their windows have candidates in the same n_rows rows.
   template <bool kRelu, bool kNonfinite>
   void max_of_rows(const Tile& tile, int64_t first, int64_t last, int64_t own_first,
                    int64_t own_last) {
@@ -119,7 +122,7 @@ class StagedRows {
           best_[0] + top * pitch, pitch, n_rows, (last - first) * pitch,
           m_[0] + (first - tile.first) * pitch, won_rows_);
     };
-    // All rows of the window, or at a border all but one, or as many as there are.
+    // Compile-time constants are all rows of the window and, for a border, all but one.
     with_constant(KnownSizes<K, (K > 1 ? K - 1 : K)>{}, n_rows, select);
 
     own_first = max(own_first, first), own_last = min(own_last, last);
@@ -145,8 +148,8 @@ class StagedRows {
   Bits won_columns_, won_rows_, bitplanes_;
 };
 
-// Winners chosen here: max, and ReLU. Where FusedRows serves, the stages are for NaN and infinities
-// alone, and have no scratch until then.
+// The source for forward: chooses the winners. If FusedRows serves the call, StagedRows is only for
+// bands with NaN or infinities, and has no scratch until the first of them.
 template <class V, class T, int K, bool kCodes>
 class ChosenRows {
  public:
@@ -160,9 +163,10 @@ class ChosenRows {
       if (windows.all()) fused_.emplace(sweep, windows, x, codes, cut.band, cut.tile);
   }
 
-  // Whether B_v m can be made at once; see FusedRows.
+  // Whether FusedRows can compute B_v m in one pass.
   static bool fuses(const VerticalWeights<S>& windows) { return kFuses && windows.all(); }
   int64_t end_of_rows(int64_t i) const { return fused_ ? fused_->end_of_rows(i) : 0; }
+  // Computes rows [i0, i1) of B_v m in one pass, or returns false: then make() has to do it.
   bool sum_rows_of(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
                    Scratch<S>& out) {
     if constexpr (!kFuses) return false;
@@ -183,7 +187,7 @@ class ChosenRows {
   std::optional<StagedRows<V, T, K, kCodes>> staged_;
 };
 
-// Winners given by codes.
+// The source for apply: the codes give the winners.
 template <class V, class T>
 class GivenRows {
  public:
@@ -226,7 +230,7 @@ class GivenRows {
       V taken = V::set1(0);
       for (int r = begin; r < end; ++r) {
         for (int c = 0; c < p.w.pool; ++c) {
-          // Whatever the codes say: nothing beside the row is read.
+          // Nothing beside the row is read, whatever the codes say.
           const int64_t from = tile.at + i + (c - p.w.pad) * pixel_stride;
           const typename V::LaneBits won = get_lanes<V>(won_[r * p.w.pool + c], i) &
                                            lanes_between<V>(-from, sweep_.x_row - from);

@@ -6,13 +6,13 @@ namespace fastblur::cpu {
 
 template <int... kKnown>
 struct KnownSizes {
-  // n itself if it is one of them, else 0, which stands for "at run time".
+  // n if it is one of the known sizes, otherwise 0: the size is read at run time.
   static constexpr int known(int n) { return ((n == kKnown) || ...) ? n : 0; }
 };
 
 using SquarePools = KnownSizes<1, 2, 3>;
 using TapCounts = KnownSizes<2, 3, 4, 5>;     // taps along a row
-using RowCounts = KnownSizes<1, 2, 3, 4, 5>;  // rows that one row of B_v, or of its transpose, sums
+using RowCounts = KnownSizes<1, 2, 3, 4, 5>;  // rows that one row of B_v or of its transpose sums
 
 template <int... kTaps>
 constexpr bool are_row_counts(KnownSizes<kTaps...>) {

@@ -1,8 +1,9 @@
-// What the sweeps of forward.h and backward.h share: the sizes of a call, and how it is cut.
+// What the sweeps of forward.h and backward.h share: the sizes of a call (Sweep), how it is cut
+// into bands and tiles, and put_codes, which writes the codes of a tile.
 //
-// A kernel's share of the rows is cut into bands: as many rows as keep all that passes between the
-// stages in the nearest cache, which for a small map are all of them. Rows too long for that are
-// cut into tiles of columns as well.
+// The rows of a kernel's call are cut into bands. A band has as many rows as keep everything that
+// passes between the stages in the nearest cache; a small map is one band. Rows too long for that
+// are also cut into tiles of columns.
 #pragma once
 
 #include "cpu/stages/blur.h"
@@ -11,16 +12,17 @@
 namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 
 constexpr int64_t kBandOfX = 4096;   // elements of a band of forward
-constexpr int64_t kBandOfDm = 2048;  // and of backward, which keeps more for each
-constexpr int64_t kLongRow = 1024;   // one that is cut
-constexpr int64_t kTile = 512;       // columns of a row that is cut: a multiple of 64
-constexpr int64_t kRowsOfTiles = 7;  // rows of y for which a row is cut in tiles
-// As many for FusedRows. Low, for x to be read in order; and its six rows of x, which often lie a
-// multiple of 4096 bytes apart, have to share the eight ways of the nearest cache with other rows.
+constexpr int64_t kBandOfDm = 2048;  // elements of a band of backward, which keeps more for each
+constexpr int64_t kLongRow = 1024;   // elements; a longer row is cut into tiles
+constexpr int64_t kTile = 512;       // elements of a row in a tile: a multiple of 64
+constexpr int64_t kRowsOfTiles = 7;  // rows of y in a band that is cut into tiles
+// The same for FusedRows. The number is low, so that x is read in order. Besides, the six rows of x
+// of such a band are often a multiple of 4096 bytes apart, and have to share the eight ways of the
+// nearest cache with other rows.
 constexpr int64_t kRowsOfFusedTiles = 3;
-constexpr int64_t kRowsOfDm = 6;  // rows of dx at least for which rows of dm are made
+constexpr int64_t kRowsOfDm = 6;  // rows in a band of backward, at least
 
-// One plane's sizes (see Params::planes), in elements, with what a sweep needs at hand.
+// The sizes of one plane (see Params::planes), in elements, and what else a sweep needs.
 template <class V>
 struct Sweep {
   using S = typename V::Scalar;
@@ -28,13 +30,13 @@ struct Sweep {
   const Params& p;
   const VerticalTaps& vertical;
   int64_t x_row, m_row, y_row;
-  int64_t pitch;   // of m and its codes
-  bool same_rows;  // whether it is that of x too
+  int64_t pitch;   // pitch of m and its codes
+  bool same_rows;  // whether the rows of x have this pitch too
   int code_bits;
-  bool stream_y = false;   // past the caches, in whole vectors
-  bool stream_dx = false;  // in whole pieces; see kPiece
+  bool stream_y = false;   // y bypasses the caches, in whole vectors
+  bool stream_dx = false;  // dx bypasses the caches, in whole pieces; see kPiece
   S taps_h[kMaxTaps], taps_w[kMaxTaps];
-  std::vector<Border1d> borders;  // of a row of m
+  std::vector<Border1d> borders;  // the padding of a row of m
 
   Sweep(const Params& p, const VerticalTaps& vertical)
       : p(p),
@@ -50,24 +52,26 @@ struct Sweep {
     for (int b = 0; b < p.w.n_taps; ++b) taps_w[b] = S(p.taps_w[b]);
   }
 
-  // Rows [i0, i1) of y of a plane from as many rows of B_v m.
+  // B_h: computes rows [i0, i1) of y of a plane from as many rows of B_v m.
   template <class T>
   void blur_rows(Scratch<S>& m, int64_t i0, int64_t i1, T* plane) const {
     pad_columns(borders, p.pixel_stride(), m[0], m.stride(), i1 - i0);
     blur_columns<V>(p, taps_w, m[0], m.stride(), i1 - i0, plane + i0 * y_row, stream_y);
   }
 
-  // Rows of m with their padding at the sides, and with room for those of x where they are longer:
-  // what FusedRows leaves behind a row's end, the padding covers.
+  // Scratch for rows of B_v m, with margins for their padding. Each has the length of a row of x if
+  // that is longer: FusedRows then writes beyond the end of a row of m, and the padding overwrites
+  // that.
   Scratch<S> padded_rows(int64_t rows) const {
     return {rows, pitch, (p.w.before > p.w.after ? p.w.before : p.w.after) * p.pixel_stride()};
   }
 };
 
-// Some rows of m, and some of their columns: element i of row `first` + r is at r * pitch + i.
+// Rows [first, last) of m, and elements [at, at + n) of each. In scratch, element at + i of row
+// first + r is at r * pitch + i.
 struct Tile {
   int64_t plane, first, last;
-  int64_t at, n;  // columns, flat
+  int64_t at, n;  // in elements
   int64_t pitch;
 };
 
@@ -82,24 +86,25 @@ void for_each_plane(int64_t rows_per_plane, int64_t begin, int64_t end, F band) 
   }
 }
 
-// How many rows of `length` elements make a band of so many.
+// The number of rows of `length` elements in a band of `elements` elements, at least 1.
 inline int64_t rows_of_band(int64_t elements, int64_t length) {
   return max(1, elements / max(1, length));
 }
 
-// The first row of y that goes with row u of m: shares of m cut y in proportion.
+// The first row of y that goes with row u of m. Rows of y are divided in proportion to rows of m.
 inline int64_t share_of_y(const Params& p, int64_t u) {
   return (u * p.h.out() + p.h.pooled() - 1) / p.h.pooled();
 }
 
-// Writes the bitplanes of rows [first, last) of a tile, which have `pitch` bits a row; `from`: the
-// row of the bitplanes that is the first of these.
+// Writes the codes of rows [first, last) of a tile. `bitplanes` has `pitch` bits per row; row
+// `from` of it is row `first` of m.
 template <class V>
 void put_codes(const Sweep<V>& sweep, const Tile& tile, int64_t pitch, int64_t first, int64_t last,
                Bits& bitplanes, int64_t from, uint8_t* codes) {
   const Params& p = sweep.p;
   const int64_t rows = last - first, row_bytes = code_row_bytes(p);
-  // All rows at once, if they stand as they are to stand and a word has whole ones.
+  // All rows are written at once if they are laid out as in `codes`. If `mask` has to clear the
+  // bits after each row, every word must also have whole rows.
   const bool alike = tile.n == sweep.pitch && pitch == 8 * row_bytes;
   const bool joined = alike && (pitch == tile.n || 64 % pitch == 0);
   uint64_t mask = ~uint64_t(0);
@@ -109,7 +114,7 @@ void put_codes(const Sweep<V>& sweep, const Tile& tile, int64_t pitch, int64_t f
   }
   for (int b = 0; b < sweep.code_bits; ++b) {
     uint8_t* const to = codes + code_row_start(p, tile.plane, b, first) + tile.at / 8;
-    if (tile.n == sweep.pitch)  // then those of the next rows are next
+    if (tile.n == sweep.pitch)  // then the codes of the next rows are written next
       for (int64_t i = 0; i < rows * row_bytes; i += 64) prefetch(to + rows * row_bytes + i);
     if (joined) {
       put_bits(to, {bitplanes[b], from * pitch}, rows * pitch, mask);
@@ -117,7 +122,7 @@ void put_codes(const Sweep<V>& sweep, const Tile& tile, int64_t pitch, int64_t f
     }
     int64_t r = 0;
     if (tile.n == sweep.pitch && 64 % pitch == 0) {
-      // Whole words, what is too much being written over by the next row.
+      // Writes a whole word for each row; the next row overwrites what is too much.
       for (; (rows - r) * row_bytes >= 8; ++r) {
         const int64_t bit = (from + r) * pitch;
         const uint64_t row = get_word(bitplanes[b], bit >> 6) >> (bit & 63);
@@ -128,7 +133,7 @@ void put_codes(const Sweep<V>& sweep, const Tile& tile, int64_t pitch, int64_t f
   }
 }
 
-// A row, from any type to any other.
+// Copies a row of n elements from any type to any other.
 template <class V, bool kStream = false, class From, class To>
 void copy_row(const From* row, int64_t n, To* out) {
   constexpr int L = V::kLanes;
