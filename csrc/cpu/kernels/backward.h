@@ -1,8 +1,10 @@
-// dx = S_h' S_v' B_h' B_v' dy: the backward sweep.
+// dx = S_h' S_v' B_h' B_v' dy: backward, where ' is the transpose.
 //
-// Rows of dm, the gradient of m, are made a band at a time, and every element of dx gathers from
-// the windows that it could have won. Nothing is added into memory that another row also adds to:
-// no atomics, and the same result for any number of threads.
+// backward_as runs a fused kernel if one serves the call, otherwise backward_staged, which
+// processes a band of dx at a time. GradientRows computes rows of dm, the gradient of m, and
+// Winners decodes the codes. In route_back, each element of dx gathers from the windows that it
+// could have won. No two rows add into the same memory. So there are no atomics, and the result is
+// the same for any number of threads.
 #pragma once
 
 #include "cpu/kernels/backward_fused_nchw.h"
@@ -10,10 +12,11 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 
-constexpr int64_t kRouteElements = 1024;  // of dx at a time: a multiple of 64
+constexpr int64_t kRouteElements = 1024;  // elements of dx routed at a time: a multiple of 64
 
-// Rows [first, last) of dm, those that do not exist being zero: element i of row u is at
-// (u - first) * pitch + i. What stands behind the end of a shorter row is zero too.
+// Computes rows [first, last) of dm. Element i of row u is at (u - first) * pitch + i. Rows that do
+// not exist are zero, and so are the elements after the end of a row that is shorter than the
+// pitch.
 template <class V, class T>
 class GradientRows {
  public:
@@ -40,7 +43,7 @@ class GradientRows {
       }
       sum_rows<V>(outputs_[0], weights_[0], n, sweep_.y_row, dv_[u - first]);
     }
-    // Ascending, so that what a row stores behind its end is written over by the next.
+    // In ascending order, so that the next row overwrites what a row stores behind its end.
     for (int64_t u = first; u <= last; ++u) {
       S* const row = dm_[0] + (u - first) * sweep_.pitch;
       if (u == last) {
@@ -65,21 +68,22 @@ class GradientRows {
   Scratch<S> weights_;
 };
 
-// Where n elements of dx find their winners: string c of row r of the windows, at
-// won[r] + c * stride, says in its bit i whether element i won as candidate (r, c).
+// The winners as some elements of dx see them. Bit i of the string at row[r] + c * stride says
+// whether element i won as candidate (r, c) of a window.
 struct Won {
   const uint8_t* row[kMaxPool];
   int64_t stride;
 };
 
-// S_h' S_v': dx[i] = sum over the (r, c) that it won as of dm[r][i + (pad - c) * pixel_stride].
+// S_h' S_v': dx[i] = sum of dm[r][i + (pad - c) * pixel_stride] over all (r, c) such that element i
+// won as candidate (r, c).
 template <class V, int K, bool kStream, class T>
 void route_back(const Params& p, const typename V::Scalar* const* dm, const Won& won, int64_t n,
                 T* dx) {
   constexpr int L = V::kLanes;
   const int pool_h = K ? K : p.h.pool, pool_w = K ? K : p.w.pool;
   const int64_t pixel_stride = p.pixel_stride(), stride = won.stride;
-  // Pointers to candidates 0 alone: there are too few registers for more.
+  // Pointers for c = 0 only: there are too few registers for all candidates.
   const typename V::Scalar* row[K ? K : kMaxPool];
   const uint8_t* winner[K ? K : kMaxPool];
   for (int r = 0; r < pool_h; ++r) row[r] = dm[r] + p.w.pad * pixel_stride, winner[r] = won.row[r];
@@ -88,7 +92,7 @@ void route_back(const Params& p, const typename V::Scalar* const* dm, const Won&
     if (!kStream) prefetch(dx + i + kPrefetchAhead);
 #pragma GCC unroll 3
     for (int r = 0; r < pool_h; ++r) {
-      V of_row = V::set1(0);  // of its own: the sums of the rows need not wait for one another
+      V of_row = V::set1(0);  // one sum per row, so that no row waits for another
 #pragma GCC unroll 3
       for (int c = 0; c < pool_w; ++c)
         of_row = V::add_where(V::mask_at(winner[r] + c * stride), of_row,
@@ -102,7 +106,8 @@ void route_back(const Params& p, const typename V::Scalar* const* dm, const Won&
   }
 }
 
-// The winners of a band of dx, as route_back needs them.
+// The winners of a band, as route_back needs them: read() decodes the codes of rows of m, of()
+// moves the bits to the elements of dx.
 template <class V, int K>
 class Winners {
  public:
@@ -117,7 +122,7 @@ class Winners {
         won_(n(), rows * sweep.pitch, margin_),
         moved_(n(), kRouteElements) {}
 
-  // Of rows [first, last) of m, which exist.
+  // Decodes the codes of rows [first, last) of m, which exist.
   void read(int64_t plane, int64_t first, int64_t last) {
     first_ = first;
     const int64_t bits = (last - first) * sweep_.pitch;
@@ -130,15 +135,15 @@ class Winners {
     });
   }
 
-  // Of n elements of dx, the first being `at` of its plane. Where a window does not exist, and dm
-  // is zero, they say anything.
+  // The winners for n elements of dx, from element `at` of the plane on. The bits of windows that
+  // do not exist have no meaning; dm is zero there.
   Won of(int64_t at, int64_t n) {
     const Params& p = sweep_.p;
     const int64_t words = (n + 63) / 64;
     Won won;
     for (int r = 0; r < p.h.pool; ++r) {
       const int64_t first = at + (p.h.pad - r - first_) * sweep_.pitch + p.w.pad * p.pixel_stride();
-      if (p.pixel_stride() % 8 == 0) {  // so are all the others: whole bytes stay where they are
+      if (p.pixel_stride() % 8 == 0) {  // all distances are whole bytes: nothing is moved
         won.row[r] = won_[r * p.w.pool] + first / 8;
         won.stride = won_.stride() - p.pixel_stride() / 8;
         continue;
@@ -219,7 +224,8 @@ BackwardKernel backward_kernel(const Params& p) {
                           : BackwardKernel::staged;
 }
 
-// Returns whether it is done in one pass. stream: rows of dx go past the caches in whole vectors.
+// Returns whether dx is computed in one pass. With `stream`, rows of dx bypass the caches in whole
+// vectors.
 template <class V, class T, int K>
 bool backward_as(const Sweep<V>& sweep, const T* dy, const uint8_t* codes, T* dx, int64_t begin,
                  int64_t end, bool stream) {

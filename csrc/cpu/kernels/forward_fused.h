@@ -1,18 +1,21 @@
-// B_v S_v S_h in one go, for values that are finite: rows of x in, rows of B_v m out.
+// FusedRows computes rows of B_v S_v S_h x from rows of x in one pass, for finite values.
 //
-// One vector of columns at a time goes down the rows of a band. The maxima along the last rows of x
-// and the rows of y that are partial stay in registers: m itself is never stored. At the end of a
-// band they are kept, and the next one goes on from there, so nothing is made twice. NaN and
-// infinities have rules of their own, and are noticed at the end of a band; then the stages of
-// select.h do it.
+// One vector of columns at a time sweeps down the rows of a band (VectorSweep). The maxima along
+// the last rows of x and the partial rows of y stay in registers, so m is never stored. At the end
+// of a band they go to the carry, and the next band continues from there, so nothing is computed
+// twice.
+//
+// NaN and infinities follow other rules. A sum over everything read shows them at the end of a
+// band. Then the stages of select.h compute the band again.
 #pragma once
 
 #include "cpu/kernels/sweep.h"
 
 namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 
-// What row i of y takes from rows stride * i - before - 1 + [0, size) of m: with these, reflected
-// rows too are in reach of the rows that a sweep with stride 2 has at hand.
+// The weights with which row i of y sums the rows 2 * i - before - 1 + [0, size()) of m, for a
+// vertical stride of 2. These are the rows that a sweep has at hand. The first of them is before
+// the taps, so that reflected rows are among them too.
 template <class S>
 class VerticalWeights {
  public:
@@ -30,11 +33,12 @@ class VerticalWeights {
       }
     }
   }
-  bool all() const { return all_; }     // or rows are out of reach
-  int pairs() const { return pairs_; }  // of rows of m, after the first row
+  bool all() const { return all_; }     // whether y reads no other rows
+  int pairs() const { return pairs_; }  // pairs of rows of m, after the first row
   static constexpr int size(int pairs) { return 2 * pairs + 1; }
   int size() const { return size(pairs_); }
-  // Of row i of y. Rows -pairs() < i < 0 and as many behind the last have zeros.
+  // The weights of row i of y. They are zero for -pairs() < i < 0 and for as many rows after the
+  // last.
   const S* row(int64_t i) const { return weights_.data() + (i + pairs_ - 1) * size(); }
 
  private:
@@ -49,7 +53,7 @@ class FusedRows {
   using S = typename V::Scalar;
   using Mask = typename V::Mask;
 
-  // For bands of `band` rows of y, and tiles of `tile` columns.
+  // `band` is the number of rows of y in a band, `tile` the number of elements of a row in a tile.
   FusedRows(const Sweep<V>& sweep, const VerticalWeights<S>& windows, const T* x, uint8_t* codes,
             int64_t band, int64_t tile)
       : sweep_(sweep),
@@ -65,14 +69,14 @@ class FusedRows {
         carry_(K + windows.pairs() - 1, sweep.pitch, 0),
         carry_columns_(kCodes ? K * (K - 1) : 0, sweep.pitch) {}
 
-  // The row of m behind those that are made when row i of y is the next.
+  // The first row of m that is not computed yet when row i of y is the next.
   int64_t end_of_rows(int64_t i) const {
     return 2 * (i + windows_.pairs() - 1) - sweep_.p.h.before;
   }
 
-  // Rows [i0, i1) of B_v m, those columns that are in the tile, to `out`, and the codes of rows
-  // [own_first, own_last). Returns false if any input is NaN or infinite. Each tile tests only the
-  // first candidates of its windows, so one failure invalidates the whole band.
+  // Computes the tile's columns of rows [i0, i1) of B_v m, to `out`, and writes the codes of rows
+  // [own_first, own_last) of m. Returns false if any input is NaN or infinite. Each tile tests only
+  // the first candidates of its windows, so one failure invalidates the whole band.
   bool make(const Tile& tile, int64_t i0, int64_t i1, int64_t own_first, int64_t own_last,
             Scratch<S>& out) {
     const Axis& h = sweep_.p.h;
@@ -81,13 +85,15 @@ class FusedRows {
     const int64_t n_rows = end_of_rows(i1) - first, known = resumes_ ? K - 1 : 0;
     const T* const plane = x_ + tile.plane * h.size * sweep_.x_row;
     for (int64_t r = known; r < n_rows + K - 1; ++r) {
-      // A row that only m's padding would see can be anything finite.
+      // A row beyond the padding of the max is read only for rows that m does not have. It may hold
+      // any finite values.
       const int64_t row = first - h.pad + r;
       x_rows_[0][r - known] = row >= 0 && row < h.size                ? plane + row * sweep_.x_row
                               : row >= -h.pad && row < h.size + h.pad ? nullptr
                                                                       : zeros_[0];
     }
-    const auto for_each_carry = [&](int64_t row, auto f) {  // string of a row of x, from `row` on
+    // Calls f(here, carry, bytes) for the strings of K - 1 rows of x, from row `row` of them on.
+    const auto for_each_carry = [&](int64_t row, auto f) {
       for (int c = 1; kStrings && c < K; ++c)
         for (int r = 0; r < K - 1; ++r)
           f(won_columns_[c] + (row + r) * pitch_ / 8, carry_columns_[c * (K - 1) + r] + tile.at / 8,
@@ -108,8 +114,9 @@ class FusedRows {
   }
 
  private:
-  // Winners of windows of 2 x 2 are named in registers: a bitplane for the column, one for the row.
-  // Of larger ones there would be too many masks, so comparisons leave strings, as in select.h.
+  // kNames: the winners of 2 x 2 windows are encoded in registers, as one bit plane for the column
+  // and one for the row. kStrings: other comparisons write strings, as in select.h, because larger
+  // windows would take too many masks.
   static constexpr bool kNames = kCodes && K == 2, kStrings = kCodes && K != 2;
 
   int64_t rows_of_m(int64_t rows_of_y) const { return 1 + 2 * (rows_of_y + windows_.pairs() - 1); }
@@ -118,8 +125,8 @@ class FusedRows {
   bool make_columns(const Tile& tile, int64_t i0, int64_t i1, Scratch<S>& out) {
     constexpr int L = V::kLanes;
     const int64_t pixel_stride = sweep_.p.pixel_stride(), pad = sweep_.p.w.pad * pixel_stride;
-    // Interior columns have all their candidates among those of x; so does what a shorter row of m
-    // has behind it. `last` is the last candidate 0 of an interior vector.
+    // An interior vector has all its candidates in x; it may lie behind the end of a shorter row of
+    // m. `last` is the last position of its candidate 0 in x.
     const int64_t last = min(sweep_.x_row, sweep_.pitch - pad) - (K - 1) * pixel_stride - L;
     const int64_t begin = min(tile.n, (max(0, pad - tile.at) + L - 1) / L * L);
     const int64_t end = min(tile.n, max(0, last + pad - tile.at + L) / L * L);
@@ -135,11 +142,12 @@ class FusedRows {
     return V::to_bits(V::beats(nonfinite, nonfinite)) == 0;
   }
 
-  // What all vectors of columns of a tile have in common. Worked out once: a band is a few rows.
+  // What all vectors of columns of a tile share. It is computed once per tile, because a band has
+  // too few rows to do so for each vector.
   struct Band {
     int64_t pixel_stride, x_length;
-    int64_t first;  // where candidate 0 of the tile's first column is in a row of x
-    int64_t next;   // and where what is read next is
+    int64_t first;  // position in a row of x of candidate 0 of the tile's first column
+    int64_t next;   // position of what is read after the tile, for prefetching
     const T* const* x_rows;
     uint8_t *won_columns, *won_rows, *bitplanes;
     int64_t column_string, row_string, bitplane_string, row_bytes;
@@ -147,7 +155,7 @@ class FusedRows {
     uint8_t* carry_second;
     int64_t carry_row, out_row;
     bool resumes;
-    int64_t i0, first_i, end_i;  // rows of y: the first to store, and the range to start
+    int64_t i0, first_i, end_i;  // rows of y: the first to store, the range to begin
     const S* weights;
   };
 
@@ -155,7 +163,7 @@ class FusedRows {
     const int64_t pixel_stride = sweep_.p.pixel_stride();
     const int64_t first = tile.at - sweep_.p.w.pad * pixel_stride;
     const int64_t first_i = resumes_ ? i0 + pairs - 1 : i0;
-    // Next are the columns beside the tile, or after the last tile those of the next band.
+    // The columns beside the tile are next, or after the last tile the rows of the next band.
     const bool beside = tile.at + tile.n < sweep_.pitch;
     const int64_t next =
         beside ? tile.n + (K - 1) * pixel_stride : 2 * (i1 - i0) * sweep_.x_row - tile.at;
@@ -183,7 +191,7 @@ class FusedRows {
             .weights = windows_.row(first_i)};
   }
 
-  // Columns [begin, end) of a tile, a vector after the other.
+  // Sweeps columns [begin, end) of a tile, one vector after the other.
   template <bool kRelu, int kPairs, bool kInterior>
   static void sweep_rows(const Band& band, int64_t begin, int64_t end, V& sum) {
     if (begin >= end) return;
@@ -194,7 +202,7 @@ class FusedRows {
     sum = V::add(sum, all);
   }
 
-  // One vector of columns on its way down the rows of a band.
+  // Sweeps one vector of columns down the rows of a band.
   template <bool kRelu, int kPairs, bool kInterior>
   class VectorSweep {
    public:
@@ -218,11 +226,11 @@ class FusedRows {
         bitplane_[p] = b_.bitplanes + p * b_.bitplane_string + column / 8;
     }
 
-    // Two rows of m a step: each goes to the rows of y that it is part of.
+    // Each step computes two rows of m and adds them to the rows of y that read them.
     FASTBLUR_INLINE void run() {
       int64_t at = b_.resumes ? resume() : start();
       for (int c = 1; kStrings && c < K; ++c)
-        column_[c] += (K - 1) * b_.row_bytes;  // that much ahead of the rows'
+        column_[c] += (K - 1) * b_.row_bytes;  // rows of x are ahead of rows of m
       const S* weights = b_.weights;
       for (int64_t i = b_.first_i; i < b_.end_i; ++i, at += 2 * b_.row_bytes) {
 #pragma GCC unroll 3
@@ -247,7 +255,8 @@ class FusedRows {
    private:
     static constexpr int kWeights = VerticalWeights<S>::size(kPairs);
 
-    // Returns where the winners of the next row go, in bytes.
+    // start begins a band without a carry, resume continues from the carry. Both return where the
+    // winners of the next row go, as an offset in bytes.
     FASTBLUR_INLINE int64_t start() {
 #pragma GCC unroll 3
       for (int r = 0; r < K; ++r) max_of_columns(r + 1, r * b_.row_bytes);
@@ -269,7 +278,7 @@ class FusedRows {
       for (int j = 0; j < kPairs - 1; ++j) partial_[j].store(carry_ + (K + j) * b_.carry_row);
     }
 
-    // S_h of the next row of x, to best_[i].
+    // S_h: the maxima along the next row of x, to best_[i].
     FASTBLUR_INLINE void max_of_columns(int i, int64_t at) {
       const V lowest = V::set1(-S(__builtin_inf()));
       const T* const x = *x_row_++;
@@ -294,7 +303,7 @@ class FusedRows {
       best_[i] = top;
     }
 
-    // S_v: the next row of m, from best_[i] on.
+    // S_v, with kRelu also ReLU: the next row of m, from best_[i] to best_[i + K - 1].
     FASTBLUR_INLINE V max_of_rows(int i, int64_t at) {
       const V zero = V::set1(0);
       V top = best_[i];
@@ -327,7 +336,7 @@ class FusedRows {
       top = V::max(candidate, top);
     }
 
-    // B_v: two rows of m to the kPairs rows of y that they are part of.
+    // B_v: adds two rows of m to the kPairs rows of y that read them.
     FASTBLUR_INLINE void blur_rows(V low, V high, const S* weights) {
 #pragma GCC unroll 3
       for (int j = kPairs - 1; j >= 0; --j) {
@@ -339,18 +348,18 @@ class FusedRows {
     }
 
     const Band& b_;
-    V& sum_;  // of what was read: not finite if any of it is not
+    V& sum_;  // of the values read: not finite if one of them is not
     const int64_t from_, ahead_;
     const T* const* x_row_;
     S *carry_, *out_;
     uint8_t* carry_second_;
     typename V::LaneBits exists_[K];
-    // Winners, as strings or bit planes; those of a row go `at` bytes further on.
+    // Where the winners go, as strings or as bit planes; those of a row go `at` bytes further on.
     uint8_t *column_[K + 1], *row_[K + 1], *bitplane_[2 + kRelu];
-    V best_[K + 1];       // maxima along the last K - 1 rows of x, and along two more
-    Mask second_[K + 1];  // where their candidate 1 is it
-    V before_;            // the last row of m
-    V partial_[kPairs];   // partial_[j]: row i of y before its pair j + 1
+    V best_[K + 1];       // maxima along the last K - 1 rows of x, then along two new ones
+    Mask second_[K + 1];  // where candidate 1 is that maximum
+    V before_;            // the row of m before the next two
+    V partial_[kPairs];   // partial_[j]: a row of y with its pairs 0 to j of rows of m
   };
 
   void put_own_codes(const Tile& tile, int64_t first, int64_t own_first, int64_t own_last) {
@@ -373,14 +382,15 @@ class FusedRows {
   const VerticalWeights<S>& windows_;
   const T* x_;
   uint8_t* codes_;
-  int64_t pitch_;  // of the strings
+  int64_t pitch_;  // of the strings, in bits
   Scratch<const T*> x_rows_;
   Scratch<T> zeros_;
   Bits won_columns_, won_rows_, bitplanes_;
-  // Of the last band, of this plane and up to this row of y: the maxima of K - 1 rows of x, a row
-  // of m, the rows of y that are partial; and of those rows of x the strings, or the masks.
+  // The carry of the last band, which ended before row reached_ of y of plane plane_, or -1 if
+  // there is none. carry_ has the maxima along K - 1 rows of x, one row of m, and the partial rows
+  // of y. carry_columns_ has the strings, or with kNames the masks, of those rows of x.
   int64_t plane_ = -1, reached_ = -1;
-  bool resumes_ = false;  // whether this band goes on from there
+  bool resumes_ = false;  // whether this band continues from the carry
   Scratch<S> carry_;
   Bits carry_columns_;
 };
