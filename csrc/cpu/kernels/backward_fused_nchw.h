@@ -1,14 +1,15 @@
-// S_h' S_v' B_h' B_v' for contiguous maps: rows of dy in, rows of dx out.
+// FusedRowsBack: dx = S_h' S_v' B_h' B_v' dy in one pass, for contiguous maps.
 //
-// Two rows of m are swept together, a block of columns at a time: its even columns are one vector,
-// its odd columns another. Two columns of m come from the same few columns of dv = B_v' dy,
-// and in the codes too every second bit is in reach; so nothing is interleaved but what is
-// finished. Gradients of windows never leave the registers. What a block gives to the one behind it
-// is moved by a lane; the sums of rows of dx that the rows of m below add to are kept.
+// For a band of rows of m, it computes the rows of dv = B_v' dy. Then it sweeps along two rows of m
+// at a time, one block of columns after the other (Block). One vector has the even columns of a
+// block, another the odd ones. Both come from the same few columns of dv, and the codes give both
+// masks directly: every second bit. So only finished values are interleaved. The gradients of
+// windows never leave the registers. What a block adds to the next one moves by a lane. Partial
+// rows of dx, to which the rows of m below still add, are kept.
 //
-// Columns of dx are counted like those of m here: candidate c of column v is column v + c. If the
-// max has a column of padding, that one is column 0, and what is finished waits for the next block,
-// so that dx is written in whole vectors.
+// In this file the columns of dx are counted like those of m: candidate c of column v is column
+// v + c. If the max has a column of padding, that is column 0. Finished values are then delayed by
+// one block, so that dx is written in whole vectors.
 #pragma once
 
 #include "cpu/kernels/sweep.h"
@@ -16,14 +17,14 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 
-// Whether FusedRowsBack can do a call. Each row handles every column of padding.
+// Whether FusedRowsBack serves a call. Each row handles every padding column, so these must be few.
 inline bool fuses_nchw(const Params& p) {
   constexpr int64_t kMaxPadding = 8;
   return p.pixel_stride() == 1 && p.w.stride == 2 && p.w.pad <= 1 && p.w.before <= kMaxPadding &&
          p.w.after <= kMaxPadding;
 }
 
-template <class V, class T, int K, int F>  // window of the max, K x K; taps along a row
+template <class V, class T, int K, int F>  // the window is K x K; F taps along a row
 class FusedRowsBack {
  public:
   using S = typename V::Scalar;
@@ -54,19 +55,20 @@ class FusedRowsBack {
       ++interior_end_;
   }
 
-  // Rows [x0, x1) of a plane's dx.
+  // Computes rows [x0, x1) of dx of a plane.
   void make(int64_t plane, int64_t x0, int64_t x1, T* dx) {
     const Params& p = sweep_.p;
     std::memset((void*)partial_[0], 0, sizeof(S) * size_t(blocks_ * kPartial));
-    // The first row of padded m that reaches these, and that exists.
+    // The first row of m that exists and reaches row x0 of dx, counted in padded m.
     const int64_t reach = max(x0 + p.h.pad - K + 1, 0) + p.h.before;
     const int64_t end = x1 + p.h.pad;
-    // Two rows are an even one of padded m and the next, wherever x0 is: so is the order of sums.
+    // The two rows of a pair are always an even row of padded m and the next one, wherever x0 is.
+    // So the order of the sums does not depend on x0.
     for (int64_t u = 2 * (reach >> 1) - p.h.before, next; u < end; u = next) {
       next = min(u + band_, end);
       make_rows_of_dv(plane, u, next);
       with_truth(p.relu, [&](auto relu) {
-        // A window of one element has no padding.
+        // A window of one element has no padding, so nothing is delayed.
         if (K > 1 && delayed_) sweep_columns<relu(), (K > 1)>(plane, u, next, x0, x1, dx);
         else sweep_columns<relu(), false>(plane, u, next, x0, x1, dx);
       });
@@ -76,20 +78,20 @@ class FusedRowsBack {
  private:
   static constexpr int L = V::kLanes;
   static constexpr int64_t kBlock = 2 * L;
-  static constexpr int64_t kPartial = (K - 1) * kBlock;  // of a block
-  static constexpr int64_t kGap = 2 * L;  // zeros between rows of dv, more than are read
+  static constexpr int64_t kPartial = (K - 1) * kBlock;  // partial sums of a block
+  static constexpr int64_t kGap = 2 * L;  // zeros between rows of dv: more than are read
 
-  // What a column of the padding gives to one lane of a block; see Fold.
+  // What a padding column gives back to one lane of a block; see Fold.
   struct LaneFold {
     int64_t from;
     S weight;
-    unsigned lane;
-    bool odd;  // of its two vectors
+    unsigned lane;  // as a bit of LaneBits
+    bool odd;       // whether it is a lane of the odd columns
   };
 
-  // What a block at the end of a row has to apply: see apply_edge.
+  // What apply_edge needs for a block at an end of a row.
   struct Edge {
-    typename V::LaneBits exists[2];  // windows of even and odd columns
+    typename V::LaneBits exists[2];  // which windows exist, in even and in odd columns
     std::vector<LaneFold> folds;
   };
 
@@ -105,14 +107,14 @@ class FusedRowsBack {
     return edge;
   }
 
-  // Whether all windows of a block and all columns of dx that it finishes exist, and no padding
-  // adds to them.
+  // Whether a block does not need apply_edge: all its windows and all columns of dx that it
+  // finishes exist, and no padding adds to them.
   bool is_interior(int64_t block) const {
     return edges_[size_t(block)].folds.empty() && block >= delayed_ &&
            block * kBlock + kBlock <= min(sweep_.x_row, sweep_.m_row);
   }
 
-  // B_v': rows [u, end) of dv, those that do not exist being zero.
+  // B_v': computes rows [u, end) of dv. Rows that do not exist are zero.
   void make_rows_of_dv(int64_t plane, int64_t u, int64_t end) {
     const T* const dy = dy_ + plane * sweep_.p.h.out() * sweep_.y_row;
     const auto outputs = [&](int64_t u) {
@@ -155,7 +157,7 @@ class FusedRowsBack {
     }
   }
 
-  // Near the borders, which for a small map is nearly everywhere.
+  // One row of dv near the borders. In a small map, nearly all rows are.
   void sum_row(VerticalTaps::List outputs, const T* dy, S* dv) {
     const int64_t n = sweep_.y_row;
     for (int64_t i = 0; i < n; i += L) {
@@ -170,20 +172,21 @@ class FusedRowsBack {
     }
   }
 
-  // Two rows of m, and of dx those that have all they get after these.
+  // Two rows of m, and the two rows of dx that are complete after them.
   struct Rows {
     const S* dv[2];
     const uint8_t* code[2];
-    int64_t bitplane[2];  // from bitplane to bitplane
+    int64_t bitplane[2];  // bytes from one bit plane to the next
     T* dx[2];
     S* partial;
     int64_t columns;              // of dx
-    int64_t even_from, odd_from;  // columns of dv for the even and the odd taps
-    bool swaps;                   // whether even columns of m are odd ones with the padding
+    int64_t even_from, odd_from;  // first columns of dv for the even and the odd taps
+    bool swaps;                   // whether even columns of m are odd columns of padded m
     bool stream;
   };
 
-  // Copies what two rows of m have as their codes, if behind it more would be read than there is.
+  // Copies the codes of two rows of m if the sweep would read beyond the end of all codes. The
+  // copies have room behind them.
   void keep_from_end(Rows& rows) {
     for (int e = 0; e < 2; ++e) {
       const uint8_t*& code = rows.code[e];
@@ -195,12 +198,12 @@ class FusedRowsBack {
     }
   }
 
-  // Sums of a block, for each row of dx that two rows of m reach.
+  // The sums of a block, for each of the K + 1 rows of dx that two rows of m reach.
   struct Sums {
     V even[K + 1], odd[K + 1];
   };
 
-  // Rows [u, end) of m, two at a time.
+  // Sweeps along rows [u, end) of m, two at a time.
   template <bool kRelu, bool kDelayed>
   __attribute__((noinline)) void sweep_columns(int64_t plane, int64_t u, int64_t end, int64_t x0,
                                                int64_t x1, T* dx) {
@@ -225,7 +228,7 @@ class FusedRowsBack {
         const int64_t x = u + e - sweep_.p.h.pad;
         rows.dv[e] = dv + e * dv_pitch_;
         rows.dx[e] = x >= x0 && x < x1 ? dx + x * sweep_.x_row : discard_[0];
-        // If a row does not exist, those of another.
+        // A row that does not exist has dv = 0, so any codes will do.
         rows.code[e] = codes + max(0, min(u + e, last_row)) * code_row;
         rows.bitplane[e] = bitplane_;
       }
@@ -249,12 +252,13 @@ class FusedRowsBack {
     }
   }
 
-  // Of one block: the gradients of its windows, and the rows of dx that these reach. The columns of
-  // the next block that they reach, too, wait in `next`.
+  // Computes the gradients of the windows of one block, and adds them to the rows of dx that these
+  // reach. The sums for columns of the next block are in next_; the next block gets them as
+  // `carried`.
   template <bool kRelu, bool kDelayed, bool kInterior>
   class Block {
    public:
-    // held, if kDelayed: the last block of rows of dx, which waits for this one.
+    // held: with kDelayed, the finished values of the block before, which are not written yet.
     FASTBLUR_INLINE Block(const Rows& rows, int64_t j, Sums& carried, Sums& held)
         : rows_(rows),
           j_(j),
@@ -263,7 +267,7 @@ class FusedRowsBack {
           partial_(rows.partial + j * kPartial) {}
 
     FASTBLUR_INLINE void make(const V* taps, const Edge* edge) {
-      V dm[2][2];  // rows of windows, even and odd columns
+      V dm[2][2];  // dm[e]: even and odd columns of row e of the windows
       blur_transposed(taps, dm);
       if constexpr (!kInterior) apply_edge(*edge, rows_, dm);
 #pragma GCC unroll 2
@@ -286,7 +290,7 @@ class FusedRowsBack {
       }
     }
 
-    // S_h' S_v' of a row of windows.
+    // S_h' S_v' of row e of the windows.
     FASTBLUR_INLINE void route(int e, const V* dm) {
       Routing<V, K> of_even, of_odd;
       const auto code = [&](int b) __attribute__((always_inline)) {
@@ -300,6 +304,7 @@ class FusedRowsBack {
       });
 #pragma GCC unroll 3
       for (int w = 0; w < K; ++w) {
+        // Row r of dx is fresh if nothing of this block has reached it yet.
         const int r = w + e;
         const bool fresh = e == 0 || w == K - 1, begins = fresh && r >= K - 1;
         if (fresh && !begins) {
@@ -320,7 +325,7 @@ class FusedRowsBack {
       }
     }
 
-    // Row r has all it gets from these windows.
+    // The two rows of windows add no more to row r: it goes to dx or, if partial, to partial_.
     FASTBLUR_INLINE void finish(int r) {
       V &even = here_.even[r], &odd = here_.odd[r];
       if constexpr (K > 1) {
@@ -372,13 +377,13 @@ class FusedRowsBack {
     dm[1][1] = V::if_then_else(exist[1], odd_below, zero);
   }
 
-  // Block j of row r of dx.
+  // Writes block j of row r of dx.
   template <bool kInterior>
   __attribute__((always_inline)) static void put(V even, V odd, const Rows& rows, int r,
                                                  int64_t j) {
     T* const dx = rows.dx[r] + j * kBlock;
     const int64_t n = kInterior ? kBlock : rows.columns - j * kBlock;
-    if (!rows.stream)  // then memory's lines are written in part, and have to be there
+    if (!rows.stream)  // a cache line that is written in part must be there first
       for (int64_t i = 0; i < kBlock; i += 64 / int64_t(sizeof(T)))
         prefetch(dx + kPrefetchAhead + i);
     if constexpr (requires { V::store_pairs(even, odd, dx); }) {
@@ -401,17 +406,18 @@ class FusedRowsBack {
   const Sweep<V>& sweep_;
   const T* dy_;
   const uint8_t *codes_, *end_of_codes_;
-  bool delayed_;  // whether what is finished waits
+  bool delayed_;  // whether finished values are written one block later
   int64_t blocks_, interior_begin_ = 0, interior_end_ = 0;
-  int64_t band_;  // rows of m at a time, an even number
+  int64_t band_;  // rows of m in a band, an even number
   int64_t dv_pitch_;
   Scratch<S> dv_;
-  // Bytes of a row of codes, to the next bitplane, and from a row on to the end of what it needs.
+  // In bytes: the size of a row of codes, the distance to the next bit plane, and how far codes are
+  // read from the start of a row on.
   int64_t code_row_, bitplane_, code_reach_;
-  Bits last_codes_;          // copies, behind which more can be read
-  Scratch<S> partial_;       // the rows of dx that are partial, block after block
-  Scratch<T> discard_;       // a row of dx for those that others make
-  std::vector<Edge> edges_;  // of all blocks
+  Bits last_codes_;          // copies of codes; see keep_from_end
+  Scratch<S> partial_;       // partial rows of dx, block after block
+  Scratch<T> discard_;       // stands in for rows of dx outside [x0, x1)
+  std::vector<Edge> edges_;  // one for each block
 };
 
 }  // namespace fastblur::cpu::FASTBLUR_CPU_TARGET

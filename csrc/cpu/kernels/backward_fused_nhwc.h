@@ -1,11 +1,12 @@
-// S_h' S_v' B_h' B_v' for channels_last maps, in one go: rows of dy in, rows of dx out.
+// FusedPixelsBack: dx = S_h' S_v' B_h' B_v' dy in one pass, for channels_last maps.
 //
-// One vector of channels sweeps along two rows of m. It adds the gradient of each window, which is
-// not stored, to the element of x that won. The sums of an element stay in registers until no later
-// window reaches it. Partial rows of dx, to which the rows of m below still add, are kept.
+// One vector of channels sweeps along two rows of m (VectorSweep). It computes the gradient of each
+// window in registers, and adds it to the element of dx that its code names. The sums of an element
+// stay in registers until no later window reaches it. Partial rows of dx, to which the rows of m
+// below still add, are kept.
 //
 // The sweep covers a tile of a few columns, then the next vector of channels follows. The registers
-// at the end of a tile are kept for the next one. So dx is written nearly in memory order.
+// at the end of a tile go to the carry for the next tile. So dx is written nearly in memory order.
 #pragma once
 
 #include "cpu/kernels/sweep.h"
@@ -13,7 +14,8 @@
 
 namespace fastblur::cpu::FASTBLUR_CPU_TARGET {
 
-// Whether FusedPixelsBack can do a call. What padding adds is looked for at every edge column.
+// Whether FusedPixelsBack serves a call. Every edge column searches a list of what all padding
+// columns add, so these must be few.
 template <class V>
 bool fuses_nhwc(const Params& p) {
   constexpr int64_t kMaxPadding = 8;
@@ -21,7 +23,7 @@ bool fuses_nhwc(const Params& p) {
          p.w.before <= kMaxPadding && p.w.after <= kMaxPadding;
 }
 
-template <class V, class T, int K, int F>  // window of the max, K x K; taps along a row
+template <class V, class T, int K, int F>  // the window is K x K; F taps along a row
 class FusedPixelsBack {
  public:
   using S = typename V::Scalar;
@@ -44,19 +46,20 @@ class FusedPixelsBack {
         discard_(1, sweep.x_row, 0),
         row_(1, spreads_ ? code_row_length(sweep.p) : 0),
         spread_(spreads_ ? 2 * sweep.code_bits : 0, 8 * column_bytes_ * sweep.p.w.pooled()) {
-    // The first pair finds nothing kept.
+    // The first pair has no carry, so interior_begin_ is at least 1.
     while (interior_begin_ < end_of_pairs_ && !is_interior(interior_begin_)) ++interior_begin_;
     for (interior_end_ = interior_begin_; is_interior(interior_end_);) ++interior_end_;
   }
 
-  // Rows [x0, x1) of a plane's dx.
+  // Computes rows [x0, x1) of dx of a plane.
   void make(int64_t plane, int64_t x0, int64_t x1, T* dx) {
     const Params& p = sweep_.p;
     for (int64_t k = 0; K > 1 && k < vectors_; ++k)
       std::memset((void*)partial_[k], 0, sizeof(S) * size_t(p.w.size * (K - 1) * L));
-    // Two rows are an even one of padded m and the next, wherever x0 is: so is the order of sums.
-    // The first row of padded m that reaches these, and that exists.
+    // The first row of m that exists and reaches row x0 of dx, counted in padded m.
     const int64_t reach = max(x0 + p.h.pad - K + 1, 0) + p.h.before;
+    // The two rows of a pair are always an even row of padded m and the next one, wherever x0 is.
+    // So the order of the sums does not depend on x0.
     for (int64_t u = 2 * (reach >> 1) - p.h.before; u - p.h.pad < x1; u += 2) {
       Rows rows;
       rows.dy = dy_ + plane * p.h.out() * sweep_.y_row;
@@ -74,24 +77,24 @@ class FusedPixelsBack {
 
  private:
   static constexpr int L = V::kLanes;
-  static constexpr int kHistory = (F - 1) / 2;  // columns of dy behind the last that take part
+  static constexpr int kHistory = (F - 1) / 2;  // earlier columns of dv that a column of dm reads
   static constexpr int kReached = K + 1;        // rows of dx that two rows of m reach
   static constexpr int kCarry = kReached * (K - 1) + 2 * kHistory;
   static constexpr int kEven = InteriorRows<F>::kEven, kOdd = InteriorRows<F>::kOdd;
   static constexpr int64_t kPairsOfTile = 8;
-  // Only whole lines of memory go past the caches: the other half of one is not written next.
+  // Only whole cache lines bypass the caches, because the other half of a line is not written next.
   static constexpr bool kLines = L * sizeof(T) % 64 == 0;
 
   // Two rows of m.
   struct Rows {
-    T* dx[2];  // that have all they get after these rows
+    T* dx[2];  // the rows that are complete after these rows of m
     VerticalTaps::List outputs[2];
-    const T* dy;  // of the plane
+    const T* dy;  // the plane
     const uint8_t* codes[2];
   };
 
-  // Columns of padded m are taken in pairs, too: 2 t and 2 t + 1. Whether those of t and the
-  // columns of dx that they reach exist, and no padding is to be added to them.
+  // Columns of padded m are processed in pairs: 2 t and 2 t + 1. Returns whether those of t and the
+  // columns of dx that they reach exist, and no padding adds to them.
   bool is_interior(int64_t t) const {
     const Axis& w = sweep_.p.w;
     const int64_t v = 2 * t - w.before;
@@ -100,13 +103,13 @@ class FusedPixelsBack {
     return t < w.out() && v >= max(0, w.pad) && v + 1 < min(w.pooled(), w.size + w.pad - K + 1);
   }
 
-  // Where vector k begins. If the channels are not whole vectors, the last one is that much further
-  // to the front, and dx there is written twice.
+  // The first channel of vector k. If the channels are not whole vectors, the last vector overlaps
+  // the one before, and both write the same values to dx there.
   int64_t channel_of(int64_t k) const { return min(k * L, channels_ - L); }
   int64_t code_of(int64_t k) const { return (spreads_ ? k * L : channel_of(k)) / 8; }
 
-  // The codes of row u, which is row e of two. If a column is not whole bytes, they are spread so
-  // that each vector's are.
+  // The codes of row u of m, which is row e of the two. If a column is not whole bytes, the codes
+  // are copied to spread_, where the codes of each vector are whole bytes.
   const uint8_t* codes_of(int64_t plane, int64_t u, int e) {
     const Params& p = sweep_.p;
     const uint8_t* const codes = codes_ + code_row_start(p, plane, 0, u);
@@ -115,7 +118,7 @@ class FusedPixelsBack {
     const int64_t channels = channels_, words = ((vectors_ - 1) * L + 63) / 64;
     for (int b = 0; b < sweep_.code_bits; ++b) {
       const uint8_t* row = codes + b * p.h.pooled() * bytes;
-      if (end_of_codes_ - row < bytes + 16)  // more of which is read
+      if (end_of_codes_ - row < bytes + 16)  // the loop reads beyond the row
         row = static_cast<const uint8_t*>(std::memcpy(row_[0], row, size_t(bytes)));
       uint8_t* column = spread_[e * sweep_.code_bits + b];
       for (int64_t bit = 0; bit < columns * channels; bit += channels, column += to_bytes) {
@@ -130,7 +133,7 @@ class FusedPixelsBack {
     return spreads_ ? spread_.stride() : sweep_.p.h.pooled() * code_row_bytes(sweep_.p);
   }
 
-  // Of the rows below, those beside a tile.
+  // Prefetches the codes of the next two rows at the columns of a tile.
   void prefetch_codes(const Rows& rows, int64_t t, int64_t end) const {
     if (spreads_) return;
     const int64_t column = 2 * t - sweep_.p.w.before, bytes = 2 * (end - t) * column_bytes_;
@@ -155,13 +158,13 @@ class FusedPixelsBack {
     sweep_columns<kInteriorRows, false>(rows, interior_end_, end_of_pairs_);
   }
 
-  // What a vector of channels has in registers.
+  // What a vector of channels keeps in registers from column to column.
   struct Sums {
     static constexpr int kRoom = kHistory ? kHistory : 1;
-    V of[kReached][K];  // of[r][c]: for row r of dx, column c of those that a window reaches
+    V of[kReached][K];  // of[r][c]: row r of dx, column c of those that a window reaches
     V dv[2][kRoom];     // the last columns of B_v' dy
 
-    // Calls f(vector, index) for each that is of use to the next window.
+    // Calls f(vector, index) for each vector that the next window needs.
     template <class Function>
     __attribute__((always_inline)) void each(Function f) {
 #pragma GCC unroll 4
@@ -173,8 +176,8 @@ class FusedPixelsBack {
     }
   };
 
-  // All vectors of channels, along pairs of columns [begin, end). kInteriorRows: see InteriorRows;
-  // kInterior: see is_interior.
+  // Sweeps all vectors of channels along pairs of columns [begin, end). kInteriorRows: see
+  // InteriorRows; kInterior: see is_interior; kMayRelu is false if there is no ReLU.
   template <bool kInteriorRows, bool kInterior, bool kMayRelu = true>
   __attribute__((noinline)) void sweep_columns(const Rows& rows, int64_t begin, int64_t end) {
     VectorSweep<kInteriorRows, kInterior, kMayRelu> vector(*this, rows);
@@ -185,7 +188,7 @@ class FusedPixelsBack {
     }
   }
 
-  // One vector of channels on its way along two rows of m.
+  // Sweeps one vector of channels along two rows of m.
   template <bool kInteriorRows, bool kInterior, bool kMayRelu>
   class VectorSweep {
    public:
@@ -215,7 +218,7 @@ class FusedPixelsBack {
         odd_[k] = V::set1(S(rows.outputs[1].begin()[k].weight));
     }
 
-    // Vector k, at pair `begin`.
+    // Moves to vector k and pair `begin`. Loads the carry, or at the first pair the partial sums.
     FASTBLUR_INLINE void start(int64_t k, int64_t begin) {
       const int64_t first = 2 * begin - before_, first_x = first - pad_;
       const int64_t code = kernel_.code_of(k);
@@ -242,7 +245,7 @@ class FusedPixelsBack {
       sums_.each([&](V& v, int at) FASTBLUR_INLINE { v.store(to + at * L); });
     }
 
-    // Columns 2 t and 2 t + 1 of padded m.
+    // Processes columns 2 t and 2 t + 1 of padded m.
     FASTBLUR_INLINE void step(int64_t t) {
       V dm[2][2];
       blur(t, dm);
@@ -262,7 +265,7 @@ class FusedPixelsBack {
     }
 
    private:
-    // B_v': column t of both rows.
+    // B_v': column t of both rows of dv.
     FASTBLUR_INLINE void vertical(int64_t t, const T* dy, V& low, V& high) const {
       low = high = V::set1(0);
       if (!kInterior && (t < 0 || t >= y_columns_)) return;
@@ -300,7 +303,7 @@ class FusedPixelsBack {
       }
     }
 
-    // What the padding gives back to column v of m.
+    // Adds what the padding gives back to column v of m.
     FASTBLUR_INLINE void apply_edge(int64_t v, V& dm, V& dm_below) const {
       for (const auto& fold : kernel_.folds_) {
         if (fold.to != v) continue;
@@ -311,7 +314,7 @@ class FusedPixelsBack {
       }
     }
 
-    // S_h' S_v' of one window: its gradient goes to where its code says.
+    // S_h' S_v' of one window: adds its gradient to the candidate that its code names.
     FASTBLUR_INLINE void route(V dm, const uint8_t* code, V (*to)[K]) const {
       Routing<V, K> routing;
       routing.decode(dm, relu_,
@@ -322,7 +325,7 @@ class FusedPixelsBack {
         for (int c = 0; c < K; ++c) routing.accumulate(false, r, c, to[r][c]);
     }
 
-    // The sums of column x of dx, the last that the window reaches, so far.
+    // Loads the partial sums of column x of dx, the last column that the window reaches.
     FASTBLUR_INLINE void load_partial(int64_t x) {
       const bool exists = K > 1 && (kInterior || (x >= 0 && x < x_columns_));
 #pragma GCC unroll 4
@@ -331,9 +334,9 @@ class FusedPixelsBack {
             exists && r < K - 1 ? V::load(partial_ + ((K - 1) * (K - 1) + r) * L) : V::set1(0);
     }
 
-    // Two elements of dx are complete; those of the rows below are not yet.
+    // Stores a column: two elements of dx are complete, those of the rows below are partial.
     FASTBLUR_INLINE void flush() {
-      // Lines that are written in part would have to be waited for.
+      // A line that is written in part must be in the cache, so it is prefetched.
       if (kInterior && !stream_) prefetch(to_[0] + next_tile_), prefetch(to_[1] + next_tile_);
       if (stream_) sums_.of[0][0].stream(to_[0]), sums_.of[1][0].stream(to_[1]);
       else sums_.of[0][0].store(to_[0]), sums_.of[1][0].store(to_[1]);
@@ -358,7 +361,7 @@ class FusedPixelsBack {
     const bool stream_, relu_;
     const T* const first_dy_;
     V taps_[F], even_[kEven], odd_[kOdd];
-    // Where the vector is.
+    // The position of the vector.
     int64_t i_;  // its first channel
     S* partial_;
     const T* dy_;
@@ -372,12 +375,12 @@ class FusedPixelsBack {
   const uint8_t *codes_, *end_of_codes_;
   int64_t channels_, vectors_;
   bool spreads_, stream_;
-  int64_t column_bytes_;                                          // of codes
-  int64_t end_of_pairs_, interior_begin_ = 1, interior_end_ = 0;  // of columns
+  int64_t column_bytes_;                                          // bytes of codes in a column
+  int64_t end_of_pairs_, interior_begin_ = 1, interior_end_ = 0;  // pairs of columns
   std::vector<Fold<S>> folds_;
-  // Of each vector, column after column, the rows of dx that are partial; and its Sums.
+  // For each vector of channels: the partial rows of dx, column after column, and its Sums.
   Scratch<S> partial_, carry_;
-  Scratch<T> discard_;  // a row of dx for those that others make
+  Scratch<T> discard_;  // stands in for rows of dx outside [x0, x1)
   Bits row_, spread_;
 };
 
