@@ -1,4 +1,4 @@
-// The memory that each thread keeps for scratch. Blocks that do not fit into it come from malloc.
+// The memory that each thread keeps for scratch. Other blocks are allocated one by one.
 #include "cpu/arena.h"
 
 #include <cstdlib>

@@ -68,8 +68,8 @@ class GradientRows {
   Scratch<S> weights_;
 };
 
-// The winners as some elements of dx see them. Bit i of the string at row[r] + c * stride says
-// whether element i won as candidate (r, c) of a window.
+// The winners for some elements of dx. Bit i of the string at row[r] + c * stride says whether
+// element i won as candidate (r, c) of a window.
 struct Won {
   const uint8_t* row[kMaxPool];
   int64_t stride;

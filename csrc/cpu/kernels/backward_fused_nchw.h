@@ -157,7 +157,7 @@ class FusedRowsBack {
     }
   }
 
-  // One row of dv near the borders. In a small map, nearly all rows are.
+  // One row of dv near the borders. In a small map, that is nearly every row.
   void sum_row(VerticalTaps::List outputs, const T* dy, S* dv) {
     const int64_t n = sweep_.y_row;
     for (int64_t i = 0; i < n; i += L) {

@@ -92,7 +92,7 @@ class FusedRows {
                               : row >= -h.pad && row < h.size + h.pad ? nullptr
                                                                       : zeros_[0];
     }
-    // Calls f(here, carry, bytes) for the strings of K - 1 rows of x, from row `row` of them on.
+    // Calls f(here, carry, bytes) for the strings of K - 1 rows of x, from row `row` on.
     const auto for_each_carry = [&](int64_t row, auto f) {
       for (int c = 1; kStrings && c < K; ++c)
         for (int r = 0; r < K - 1; ++r)
@@ -386,9 +386,9 @@ class FusedRows {
   Scratch<const T*> x_rows_;
   Scratch<T> zeros_;
   Bits won_columns_, won_rows_, bitplanes_;
-  // The carry of the last band, which ended before row reached_ of y of plane plane_, or -1 if
-  // there is none. carry_ has the maxima along K - 1 rows of x, one row of m, and the partial rows
-  // of y. carry_columns_ has the strings, or with kNames the masks, of those rows of x.
+  // The carry of the last band, which ended before row reached_ of y in plane plane_. reached_ is
+  // -1 if there is none. carry_ has the maxima along K - 1 rows of x, one row of m, and the partial
+  // rows of y. carry_columns_ has the strings, or with kNames the masks, of those rows of x.
   int64_t plane_ = -1, reached_ = -1;
   bool resumes_ = false;  // whether this band continues from the carry
   Scratch<S> carry_;

@@ -10,7 +10,7 @@ inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Prefetches to the second-level cache, because far more lines can be in flight to it than to the
-// first. Always inlined, because GCC drops calls of a function if it knows of no effect of it.
+// first. Always inlined, because GCC drops a call of a function without any effect that it knows.
 __attribute__((always_inline)) inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 constexpr int64_t kPrefetchAhead = 1024;  // elements, for code that goes through memory in order

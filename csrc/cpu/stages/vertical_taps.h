@@ -1,6 +1,6 @@
 // The vertical blur B_v and its transpose as lists: the rows of m that each row of y reads, and the
-// rows of y that each row of m reaches. The border mode is part of the lists, so the kernels need
-// not know it.
+// rows of y that each row of m reaches. The border mode is folded in: a padding row counts as the
+// row of m that it copies.
 #pragma once
 
 #include <cstddef>

@@ -82,8 +82,8 @@ struct Entry {
 
   static constexpr int64_t kVector = V::kLanes * sizeof(T);
 
-  // Whether a result bypasses the caches: it has at least `large` bytes, and its rows are aligned
-  // to and made of whole units of `bytes` bytes.
+  // Whether a result bypasses the caches: it has at least `large` bytes, and its rows are whole
+  // units of `bytes` bytes, aligned to that size.
   static bool streams(const T* out, int64_t rows, int64_t row, int64_t large, int64_t bytes) {
     const int64_t row_bytes = row * int64_t(sizeof(T));
     return rows * row_bytes >= large && row_bytes % bytes == 0 &&
