@@ -13,7 +13,6 @@ import functools
 import types
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .source import NoProof, is_source_of, tree_of
