@@ -36,7 +36,7 @@ T* pointer(Address address) {
 }
 
 void bind_plan(py::module_& m) {
-  py::class_<Plan>(m, "Plan", "The geometry of calls, checked.", py::module_local())
+  py::class_<Plan>(m, "Plan", "A checked geometry.", py::module_local())
       .def(py::init<const std::vector<int64_t>&, const std::vector<int64_t>&,
                     const std::vector<int64_t>&, const std::vector<double>&,
                     const std::vector<double>&, const std::vector<int64_t>&, const std::string&,
@@ -45,7 +45,7 @@ void bind_plan(py::module_& m) {
            py::arg("taps_w"), py::arg("blur_padding"), py::arg("padding_mode"), py::arg("relu"))
       .def_property_readonly(
           "linear", [](const Plan& plan) { return plan.geometry().linear(); },
-          "Whether there are no codes.")
+          "Whether there is neither max nor ReLU, so that y is linear in x and there are no codes.")
       .def(
           "output_size",
           [](const Plan& plan, int64_t h, int64_t w) {
@@ -58,7 +58,7 @@ void bind_plan(py::module_& m) {
 // Binds a class with the constructor Call(plan, dtype, channels_last, n, c, h, w).
 template <class Call>
 py::class_<Call> bind_call(py::module_& m) {
-  return py::class_<Call>(m, "Call", "A call but for its tensors; the sizes are those of x.",
+  return py::class_<Call>(m, "Call", "A checked call: geometry, dtype, layout and the size of x.",
                           py::module_local())
       .def(py::init([](const Plan& plan, int dtype, bool channels_last, int64_t n, int64_t c,
                        int64_t h, int64_t w) {
@@ -84,20 +84,23 @@ void bind_cpu(py::module_ m) {
           [](const CpuCall& call, Address x, Address y, Address codes, int threads) {
             return call.forward(pointer(x), pointer(y), pointer<uint8_t>(codes), threads);
           },
-          FreeGil(), "(x, y, codes, threads) -> whether in one pass; codes 0: none are kept.")
+          FreeGil(),
+          "(x, y, codes, threads) -> whether one pass sufficed. Codes at address 0 are not "
+          "written.")
       .def(
           "backward",
           [](const CpuCall& call, Address dy, Address codes, Address dx, int threads) {
             return call.backward(pointer(dy), pointer<uint8_t>(codes), pointer(dx), threads);
           },
-          FreeGil(), "(dy, codes, dx, threads) -> whether in one pass")
+          FreeGil(), "(dy, codes, dx, threads) -> whether one pass sufficed.")
       .def(
           "apply",
           [](const CpuCall& call, Address x, Address codes, Address y, int threads) {
             call.apply(pointer(x), pointer<uint8_t>(codes), pointer(y), threads);
           },
-          FreeGil(), "(x, codes, y, threads): forward with the winners given, not chosen.")
-      .def("specialisation", &cpu::Call::specialisation, "How the kernels run the call, in words.");
+          FreeGil(), "(x, codes, y, threads): forward with the winners that the codes name.")
+      .def("specialisation", &cpu::Call::specialisation,
+           "Describes the kernels that run the call.");
   m.def("targets", &cpu::usable_targets,
         "The instruction-set targets of this machine, best first.");
   m.def("target", [] { return cpu::target().name; }, "The target in use.");
@@ -125,7 +128,7 @@ void bind_cuda(py::module_ m) {
             cuda::forward_on({device, stream}, call.p, call.type, pointer(x), pointer(y),
                              pointer<uint32_t>(codes));
           },
-          FreeGil(), "(x, y, codes, device, stream); codes 0: none are kept.")
+          FreeGil(), "(x, y, codes, device, stream). Codes at address 0 are not written.")
       .def(
           "backward",
           [](const CudaCall& call, Address dy, Address codes, Address dx, int device,
@@ -141,12 +144,12 @@ void bind_cuda(py::module_ m) {
             cuda::apply_on({device, stream}, call.p, call.type, pointer(x),
                            pointer<uint32_t>(codes), pointer(y));
           },
-          FreeGil(), "(x, codes, y, device, stream): forward with the winners given, not chosen.")
+          FreeGil(), "(x, codes, y, device, stream): forward with the winners that the codes name.")
       .def(
           "specialisation",
           [](const CudaCall& call) { return cuda::specialisation(call.p, call.type); },
-          "Which kernels run the call, in words.");
-  m.def("problem", &cuda::problem, "Why no call can work here, or None.");
+          "Describes the kernels that run the call.");
+  m.def("problem", &cuda::problem, "The reason why no call can run on this machine, or None.");
 }
 #endif
 
@@ -182,5 +185,5 @@ PYBIND11_MODULE(_C, m) {
 #if defined(FASTBLUR_CUDA_ARCHS)
   bind_cuda(m.def_submodule("cuda", "The CUDA backend."));
 #endif
-  m.def("build_info", &build_info, "What this extension was built with, and for.");
+  m.def("build_info", &build_info, "Compiler, CUDA version and GPU architectures of this build.");
 }

@@ -8,7 +8,8 @@
 
 namespace fastblur::cpu {
 
-static_assert(std::endian::native == std::endian::little, "bits are moved in 64-bit words");
+static_assert(std::endian::native == std::endian::little,
+              "bits move in 64-bit words, which needs a little-endian machine");
 
 inline uint64_t get_word(const uint8_t* string, int64_t word) {
   uint64_t bits;

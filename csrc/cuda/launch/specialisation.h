@@ -25,20 +25,22 @@ struct Sizes {
   // What the kernels assume, and where. A size that breaks an assumption must not compile: it would
   // run, but be wrong at borders or write beyond the codes.
   static_assert(K <= 3, "TileCode: a tile's winners have 16 (K - 1) bits, and a code at most 32");
-  static_assert(F / 2 <= 2,
-                "ColumnBorder, pad_columns, fold_columns, padding_tap: a window reads at most two "
-                "columns of padding at the right end, whose sources are at most three away");
-  static_assert(kBefore <= 2, "ColumnBorder::kHalo: so many columns are kept before a lane's own");
+  static_assert(
+      F / 2 <= 2,
+      "ColumnBorder, pad_columns, fold_columns, padding_tap: a window reads at most two "
+      "columns of right padding, and their sources are at most three columns to the left");
+  static_assert(kBefore <= 2,
+                "ColumnBorder::kHalo: a lane keeps at most two columns before its own");
   static_assert(F - kBefore <= 3,
-                "ColumnBorder::kWindow, spread_columns: of the lane to the right one column is "
-                "read, and of dy one of each neighbour");
+                "ColumnBorder::kWindow, spread_columns: a lane reads one column of the lane to its "
+                "right, and one column of dy from each neighbour");
   static_assert(kRows.first_row(-kRows.tile_shift()) <= -kRows.ahead() &&
                     kRows.first_row(-kRows.tile_shift()) + 2 > -kRows.ahead(),
                 "TileRows::tile_shift, and _tile_rows of fastblur/_backends/compiled.py: the first "
                 "tile row holds the first winners");
   static_assert(kRows.first_row(-kRows.first_row(0)) <= 0 &&
                     kRows.first_row(-kRows.first_row(0)) + 2 > 0,
-                "kStepOfRow0 of both forward kernels: that step has row 0 of m");
+                "kStepOfRow0 of both forward kernels: that step must make row 0 of m");
 };
 
 // The specialised sizes: the pairs of pool and padding, and the numbers of taps. Each pair is
