@@ -26,9 +26,10 @@ if not (ROOT / "benchmarks").exists():
 for name in ("matplotlib", "pytest_benchmark", "rich"):
     pytest.importorskip(name, reason="the benchmarks need it")
 
-from benchmarks import baselines, report, results, roofline, tables, test_models, timing, workloads  # noqa: E402
+from benchmarks import baselines, report, roofline, test_models, timing, workloads  # noqa: E402
 from benchmarks.comparison import Comparison  # noqa: E402
 from benchmarks.conftest import command  # noqa: E402
+from benchmarks.pages import results, tables  # noqa: E402
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

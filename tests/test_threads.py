@@ -172,6 +172,13 @@ class Pooled(Dataset[Tensor]):
 
 @torch_alone
 def test_forked_workers() -> None:
+    """In a process of its own: after a backward of fake tensors, torch forbids those of a fork."""
+    code = "from tests.test_threads import use_forked_workers; use_forked_workers()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def use_forked_workers() -> None:
     """Forked after this process used several threads, as a DataLoader does."""
     torch.set_num_threads(2)
     want = [compute(index)[0] for index in range(6)]
