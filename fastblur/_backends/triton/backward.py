@@ -231,12 +231,12 @@ def backward(
     VECTORS: tl.constexpr = WHOLE and not CHANNELS_LAST
     PAIRS: tl.constexpr = VECTORS and K - 1 - 2 * P < 2
     HAS_CODES: tl.constexpr = K > 1 or RELU
-    # Of equal forms, those with which fewest values spill: on sm_90 nothing at all sizes, elsewhere
-    # nothing at those in docs/triton.md. Known from compiling alone.
-    HIDE_CHUNK: tl.constexpr = not (CHANNELS_LAST and (K == 2 or (K == 3 and F == 4 and not RELU)))
-    HIDE_CHANNELS: tl.constexpr = CHANNELS_LAST and K == 3 and RELU
-    HIDE_STEP: tl.constexpr = CHANNELS_LAST or K == 3
-    HIDE_ENDS: tl.constexpr = not CHANNELS_LAST and K == 3 and P == 1 and F % 2 == 0
+    # In channels_last, a step's loads are under way while the steps before it are computed. With
+    # three stages, the kernels of a 3 x 3 pool spill.
+    STAGES: tl.constexpr = (2 if K == 3 else 3) if CHANNELS_LAST else 1
+    # What is hidden below, and where, comes from compiling for sm_90 with Triton 3.8. Without it,
+    # some kernel spills or takes more registers.
+    HIDE_CHUNK: tl.constexpr = not (CHANNELS_LAST and K == 2)
 
     if WHOLE:
         width = width * 4
@@ -245,6 +245,7 @@ def backward(
     x_strips = tl.cdiv(width, 4)
     nothing = tl.zeros((STRIPS, CHANNELS) if CHANNELS_LAST else (STRIPS,), tl.float32)
     opaque = images >> 31  # zero, and the compiler cannot know; see `sweep.py`
+    mask = 0 if CHANNELS_LAST and K == 3 else opaque
 
     first_step = (P - AHEAD) >> 1
     pending = ()  # what K - 1 rows of dx have received
@@ -255,15 +256,12 @@ def backward(
         hidden = opaque & step
         begin, end = chunk_of(hidden if HIDE_CHUNK else 0, first_step, steps, chunk)
         fast_begin = tl.maximum(begin, 1)
-        hidden_end = hidden if HIDE_ENDS else 0
         fast_end = tl.minimum(
-            tl.minimum(end, y_h + hidden_end - SUMS + 1),
-            ((m_h + hidden_end - 3 - F // 2 - AHEAD) >> 1) + 1,
+            tl.minimum(end, y_h - SUMS + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1
         )
         place, lane, strip, exists = lanes(
-            hidden, images, channels + (16 * hidden if HIDE_CHANNELS else 0), x_strips,
-            CHANNELS_LAST, STRIPS, CHANNELS,
-        )  # fmt: skip
+            hidden, images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS
+        )
         (
             x_from, y_from, code_from, x_lane, y_lane, code_lane, pixel, x_row, y_row, code_row,
         ) = offsets_of(
@@ -272,7 +270,8 @@ def backward(
         x_at = dx + x_from
         y_at = dy + y_from
         code_at = codes + code_from
-        end_strip = strips + hidden_end - 1
+        end_strip = strips - 1
+        by = 1 + hidden if K == 3 and not CHANNELS_LAST else 1
         at_end = _at_end(strip, end_strip, last_columns, LAST)
         if (step == fast_begin) & (step < fast_end):
             y_at += fast_begin * y_row
@@ -287,9 +286,9 @@ def backward(
                 y_at += y_row
             before = _load_words(
                 code_at - P * code_row, strip, end_strip, code_lane, pixel,
-                exists, opaque, K, P, HAS_CODES,
+                exists, mask, K, P, HAS_CODES,
             )  # fmt: skip
-            while step < fast_end:
+            for s in tl.range(fast_begin, fast_end, by, num_stages=STAGES):
                 spread = spread + _spread_columns(
                     y_at, strip, at_end, pixel, y_lane, y_w,
                     exists, TAPS_W, K, P, MODE, LAST, PAIRS,
@@ -297,7 +296,7 @@ def backward(
                 for e in tl.static_range(2):
                     words = _load_words(
                         code_at, strip, end_strip, code_lane, pixel,
-                        exists, opaque, K, P, HAS_CODES,
+                        exists, mask, K, P, HAS_CODES,
                     )  # fmt: skip
                     if P == 0:
                         before = words
@@ -318,7 +317,7 @@ def backward(
                     x_at += x_row
                 spread = spread[G:]
                 y_at += y_row
-                step += 1 + hidden if HIDE_STEP else 1
+            step = fast_end
         else:
             for e in range(2):
                 u = 2 * step + AHEAD + e
@@ -346,11 +345,11 @@ def backward(
                                     dm = total
                 words = _load_words(
                     code_at + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, strip, end_strip,
-                    code_lane, pixel, exists, opaque, K, P, HAS_CODES,
+                    code_lane, pixel, exists, mask, K, P, HAS_CODES,
                 )  # fmt: skip
                 before = _load_words(
                     code_at + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip,
-                    end_strip, code_lane, pixel, exists, opaque, K, P, HAS_CODES,
+                    end_strip, code_lane, pixel, exists, mask, K, P, HAS_CODES,
                 )  # fmt: skip
                 out, pending = _route(dm, pending, words, before, K, P, RELU)
                 r = u - P
