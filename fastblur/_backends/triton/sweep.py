@@ -56,7 +56,7 @@ def lanes(
         unit = rest % strips + tl.arange(0, STRIPS)
         lane = unit // strips
         strip = unit % strips
-        exists = place + lane < images.to(tl.int64) * channels
+        exists = place + lane < tl.cast(images, tl.int64) * channels
     return place, lane, strip, exists
 
 
