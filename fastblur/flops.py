@@ -7,6 +7,7 @@ takes.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -57,8 +58,10 @@ def register(operators: Operators) -> None:
     """
 
     def tell(counter: Any) -> None:
-        for name, first in _TAPS.items():
-            counter.register_flop_formula(operators.named(name))(_formula(name, first))
+        # This runs while somebody imports the counter, which must not fail for our sake.
+        with contextlib.suppress(Exception):
+            for name, first in _TAPS.items():
+                counter.register_flop_formula(operators.named(name))(_formula(name, first))
 
     _when_imported(_COUNTER, tell)
 
@@ -76,17 +79,23 @@ class _Importer(MetaPathFinder):
 
     def __init__(self, name: str, tell: Callable[[Any], None]) -> None:
         self._name, self._tell = name, tell
+        self._asks = False  # the others
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name != self._name:
+        if name != self._name or self._asks:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        self._asks = True
+        try:
+            spec = find_spec(name)
+        finally:
+            self._asks = False
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
             def run_and_tell(module: Any) -> None:
                 run(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 self._tell(module)
 
             spec.loader.exec_module = run_and_tell  # type: ignore[method-assign]

@@ -71,6 +71,8 @@ def test_either_may_be_imported_first(first: str) -> None:
     code = f"""if True:
         import {first}, sys, torch, fastblur
         finders = len(sys.meta_path)
+        from importlib.util import find_spec
+        assert find_spec("torch.utils.flop_counter") is not None  # asking is not importing
         from torch.utils.flop_counter import FlopCounterMode
         with FlopCounterMode(display=False) as counter:
             fastblur.FusedMaxBlurPool()(torch.ones(1, 1, 4, 4))
