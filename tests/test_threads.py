@@ -186,6 +186,25 @@ def use_forked_workers() -> None:
     assert_same(list(loader), want)
 
 
+AS_MANY = """
+import os, numpy, torch
+from fastblur.functional import max_blur_pool2d
+torch.set_num_threads(3)
+x = torch.from_numpy(numpy.ones((8, 16, 112, 112), numpy.float32))  # by this thread alone
+before = len(os.listdir("/proc/self/task"))
+max_blur_pool2d(x, 2, backend="cpu")
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux lists threads there")
+def test_as_many_threads_as_torch_is_set_to() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AS_MANY], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == "2\n", done.stdout + done.stderr
+
+
 OUT_OF_MEMORY = """
 import resource, torch
 from fastblur.functional import max_blur_pool2d

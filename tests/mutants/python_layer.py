@@ -86,7 +86,6 @@ DIRECT = of(
     ("or profiler._is_profiler_enabled", "", "paths.py"),
     ("if x.dtype is not call.dtype:", "if False:", "paths.py"),
     ("and _with_grad() and not _is_excluded(_AUTOGRAD)", "and _with_grad()", "paths.py"),
-    ("and dy.shape == call.output_size", "", "paths.py"),
     ("and codes.shape == call.codes_shape", "", "paths.py"),
     ("and codes.is_contiguous()", "", "paths.py"),
     ("if not dy.is_contiguous(memory_format=call.memory_format):", "if False:",
