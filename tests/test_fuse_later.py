@@ -238,3 +238,16 @@ def test_flexible_decoder_of_the_report() -> None:
     want = net(x)
     fuse_(net)
     torch.testing.assert_close(net(x), want)
+
+
+def test_a_hook_on_the_pool_sees_what_is_in_front() -> None:
+    """It is called, with the maximum as input: nothing joins a layer that somebody watches."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, 1), FilteredPool.zhang(4))
+    x = torch.randn(1, 3, 12, 12)
+    want = net[2](net[1](net[0](x)))
+    assert fuse_(net).fused
+    seen: list[torch.Tensor] = []
+    net[3].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    net(x)
+    assert len(seen) == 1
+    assert torch.equal(seen[0], want)

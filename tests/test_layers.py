@@ -297,3 +297,7 @@ def test_circular_rows_come_from_both_ends_of_a_tall_map() -> None:
     want = F.conv2d(padded, torch.outer(taps, taps).expand(3, 1, 4, 4), stride=2, groups=3)
     for _ in range(20):
         torch.testing.assert_close(layer(x), want)
+
+
+def test_the_longest_filter() -> None:
+    assert [len(taps) for taps in FusedMaxBlurPool(filter_size=31).taps] == [31, 31]
