@@ -70,7 +70,7 @@ class Direct:
             or included().raw_repr() not in self._around
             or function_modes()
             or forward_ad._current_level >= 0
-            or profiler._is_profiler_enabled  # shows operators by name, and a kernel not at all
+            or profiler._is_profiler_enabled  # it shows operators by name, but no direct call
             or (self._device is not None and x.device != self._device)
         ):
             return None
@@ -133,7 +133,7 @@ class DirectMaxBlurPool(Function):
                 call.operators, dy, codes, call.input_size, *call.arguments
             )
         else:
-            if not dy.is_contiguous(memory_format=call.memory_format):  # saves half of contiguous()
+            if not dy.is_contiguous(memory_format=call.memory_format):  # faster than contiguous()
                 dy = dy.contiguous(memory_format=call.memory_format)
             dx = call.backward(dy, codes)
         return dx, None

@@ -306,7 +306,7 @@ def geometry_from(arguments: Sequence[Any]) -> Geometry:
 def _hashable(arguments: Sequence[Any]) -> Arguments:
     """Turns lists, which a schema makes of tuples, back into tuples."""
     # From a list, because compiled code calls this, and a generator takes longer.
-    return tuple([tuple(a) if type(a) is list else a for a in arguments])
+    return tuple([tuple(a) if isinstance(a, list) else a for a in arguments])
 
 
 # ---- layouts -----------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def is_plain(*tensors: Any) -> bool:
     keys, around = states(tensors[0].device.type)
     if included().raw_repr() not in around or function_modes() or forward_ad._current_level >= 0:
         return False
-    for t in tensors:  # a loop, for a generator would take half of the time
+    for t in tensors:  # a loop, because a generator is much slower
         if (type(t) is not Tensor and type(t) is not Parameter) or (
             keys_of(t).raw_repr() not in keys
         ):

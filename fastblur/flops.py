@@ -58,7 +58,7 @@ def register(operators: Operators) -> None:
     """
 
     def tell(counter: Any) -> None:
-        # This runs while somebody imports the counter, which must not fail for our sake.
+        # This runs inside a user's import of the counter, which must not fail because of fastblur.
         with contextlib.suppress(Exception):
             for name, first in _TAPS.items():
                 counter.register_flop_formula(operators.named(name))(_formula(name, first))
@@ -67,7 +67,10 @@ def register(operators: Operators) -> None:
 
 
 def _when_imported(name: str, tell: Callable[[Any], None]) -> None:
-    """Passes a module on once somebody has imported it; that of torch imports Triton."""
+    """Calls ``tell`` with the module once it is imported.
+
+    It does not import the module itself, because torch's counter imports Triton.
+    """
     if name in sys.modules:
         tell(sys.modules[name])
     else:
@@ -75,20 +78,20 @@ def _when_imported(name: str, tell: Callable[[Any], None]) -> None:
 
 
 class _Importer(MetaPathFinder):
-    """Lets the others find one module, and passes it on after its own code has run."""
+    """Finds one module through the other finders, and calls ``tell`` after its code has run."""
 
     def __init__(self, name: str, tell: Callable[[Any], None]) -> None:
         self._name, self._tell = name, tell
-        self._asks = False  # the others
+        self._searching = False  # whether the other finders are being asked
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name != self._name or self._asks:
+        if name != self._name or self._searching:
             return None
-        self._asks = True
+        self._searching = True
         try:
             spec = find_spec(name)
         finally:
-            self._asks = False
+            self._searching = False
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
@@ -104,9 +107,9 @@ class _Importer(MetaPathFinder):
 
 def _formula(name: str, first: int) -> Callable[..., int]:
     def formula(*arguments: Any, out_shape: Any = None, **_: Any) -> int:
-        # On the small side of the blur: y's, or that of its gradient, the first argument.
-        small = {"forward": out_shape and out_shape[0], "backward": arguments[0]}
-        return 2 * _multiply_adds(small.get(name, out_shape), *arguments[first : first + 2])
+        # The size of y. Forward returns (y, codes); backward's first argument is y's gradient.
+        size = {"forward": out_shape and out_shape[0], "backward": arguments[0]}
+        return 2 * _multiply_adds(size.get(name, out_shape), *arguments[first : first + 2])
 
     return formula
 
