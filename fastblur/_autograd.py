@@ -28,7 +28,7 @@ from torch.autograd.function import Function
 from . import _compat
 from ._geometry import Geometry
 from ._operators import Operators, batch_of, check_dense, fold, is_channels_last, unfold
-from ._plain import is_plain
+from ._plain import is_plain, states
 
 _Context = Any  # attributes are added to torch's context
 
@@ -225,10 +225,12 @@ def _at_key(
     check_dense("grad_output" if name == "backward" else "input", x)
     if name != "forward":
         check_dense("codes", rest[0])
-    kernels = operators.on.get(x.device.type)
+    device_type = x.device.type
+    kernels = operators.on.get(device_type)
     tensors = (x,) if name == "forward" else (x, rest[0])
     # Skips the dispatcher, which takes longer than the kernels in compiled code.
-    if not (x.requires_grad and torch.is_grad_enabled()) and kernels and is_plain(*tensors):
+    not_recorded = kernels and not (x.requires_grad and torch.is_grad_enabled())
+    if not_recorded and is_plain(states(device_type), *tensors):
         return getattr(kernels, name)(x, *rest)
     x, tangent = _split(x)
     recorded = _is_recorded(x)

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 from . import _autograd, _compat
 from ._operators import Arguments, Call, Operators, Size
-from ._plain import function_modes, included, keys_of, states
+from ._plain import function_modes, included, is_plain, keys_of, states
 
 # Bound once, because every call reads all of them.
 _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
@@ -144,14 +144,8 @@ _apply = _compat.plain_apply(DirectMaxBlurPool)
 
 def _fits(call: DirectCall, dy: Tensor, codes: Tensor) -> bool:
     """Whether a kernel accepts them; a hook may have replaced either with anything."""
-    keys, around = call.plain
     return (
-        type(dy) is type(codes) is Tensor
-        and keys_of(dy).raw_repr() in keys
-        and keys_of(codes).raw_repr() in keys
-        and included().raw_repr() in around
-        and not function_modes()
-        and forward_ad._current_level < 0
+        is_plain(call.plain, dy, codes)
         and dy.shape == call.output_size
         and dy.dtype is call.dtype
         and codes.shape == call.codes_shape

@@ -39,9 +39,12 @@ def states(device_type: str) -> tuple[frozenset[int], frozenset[int]]:
     return frozenset(keys), frozenset(around)
 
 
-def is_plain(*tensors: Any) -> bool:
-    """Whether the tensors are memory of a CPU or GPU, and only autograd is active."""
-    keys, around = states(tensors[0].device.type)
+def is_plain(known: tuple[frozenset[int], frozenset[int]], *tensors: Any) -> bool:
+    """Whether the tensors are memory of one type of device, and only autograd is active.
+
+    ``known`` is what :func:`states` returns for that type.
+    """
+    keys, around = known
     if included().raw_repr() not in around or function_modes() or forward_ad._current_level >= 0:
         return False
     for t in tensors:  # a loop, because a generator is much slower
