@@ -12,7 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from . import export, flops, functional, metrics
 from ._backends.compiled import MaxBlurPoolFunction
 from ._explain import Explanation, explain
-from .modules import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d
+from .modules import (
+    FusedBlurPool,
+    FusedBlurPool1d,
+    FusedBlurUpsample,
+    FusedBlurUpsample1d,
+    FusedMaxBlurPool,
+    FusedMaxBlurPool1d,
+)
 from .surgery import (
     AntialiasReport,
     AntialiasRow,
@@ -39,6 +46,8 @@ __all__ = [
     "FuseRow",
     "FusedBlurPool",
     "FusedBlurPool1d",
+    "FusedBlurUpsample",
+    "FusedBlurUpsample1d",
     "FusedMaxBlurPool",
     "FusedMaxBlurPool1d",
     "MaxBlurPoolFunction",

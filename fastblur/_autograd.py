@@ -45,6 +45,18 @@ def max_blur_pool(x: Tensor, geometry: Geometry, operators: Operators) -> Tensor
     return operators.forward(x, (*geometry.arguments(), is_channels_last(x)), need_codes)[0]
 
 
+def blur_upsample(x: Tensor, geometry: Geometry, operators: Operators) -> Tensor:
+    """The transpose of a blur on a checked map [N, C, H, W]."""
+    if not torch.compiler.is_compiling() and _transforms_at_work():
+        channels_last = not _is_mapped(x) and is_channels_last(x)
+        x, codes, size, arguments = operators.backward_of_blur(
+            x, *geometry.arguments(), channels_last
+        )
+        y: Tensor = MaxBlurPoolBackward.apply(operators, x, codes, size, *arguments)
+        return y
+    return operators.upsample(x, (*geometry.arguments(), is_channels_last(x)))
+
+
 def is_tracing() -> bool:
     """Whether ``torch.jit.trace`` is recording."""
     return torch._C._get_tracing_state() is not None  # faster than torch.jit.is_tracing

@@ -7,6 +7,7 @@ here and go through the operators, which also raise the errors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -15,8 +16,8 @@ from torch.autograd import forward_ad, profiler
 from torch.autograd.function import Function
 from torch.nn import Parameter
 
-from . import _autograd, _compat
-from ._operators import Arguments, Call, Operators, Size
+from . import _compat
+from ._operators import Size
 from ._plain import function_modes, included, is_plain, keys_of, states
 
 # Bound once, because every call reads all of them.
@@ -28,12 +29,13 @@ _CAST = {torch.float32, torch.float16, torch.bfloat16}  # what autocast casts, o
 _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 
 
-class DirectCall(Call, Protocol):
-    """A call to a compiled backend."""
+class DirectCall(Protocol):
+    """A call to a compiled backend: of a pooling or of an upsampling."""
 
-    operators: Operators
-    arguments: Arguments
     input_size: Size
+    output_size: Size
+    codes_shape: tuple[int, ...]
+    codes_dtype: torch.dtype
     dtype: torch.dtype
     memory_format: torch.memory_format
     alignment: int
@@ -43,20 +45,26 @@ class DirectCall(Call, Protocol):
         """Returns y; keeps no codes."""
         ...
 
+    def forward(self, x: Tensor, need_codes: bool) -> tuple[Tensor, Tensor]: ...
+    def backward(self, dy: Tensor, codes: Tensor) -> Tensor: ...
+    def differentiable_backward(self, dy: Tensor, codes: Tensor) -> Tensor:
+        """:meth:`backward` of any tensors, recorded by autograd."""
+        ...
+
 
 class Direct:
     """One geometry on one device: ``(x) -> y``, or None if the call is not plain.
 
     Args:
         plan: the plan of all calls, made by ``_backends/compiled.py``.
+        calls: makes the calls, from the plan, the size of x, its layout, dtype and device.
         device: the device of all inputs.
     """
 
-    def __init__(self, plan: Any, device: torch.device) -> None:
-        self._plan = plan
+    def __init__(self, plan: Any, calls: Callable[..., Any], device: torch.device) -> None:
+        self._plan, self._calls = plan, calls
         self._device = None if device.type == "cpu" else device  # there is only one CPU device
         self._device_type = device.type
-        self._calls = plan.backend.calls
         self._alignment = plan.backend.alignment
         self._keys, self._around = states(device.type)
         self._last: DirectCall | None = None  # most layers see one size repeatedly
@@ -129,9 +137,7 @@ class DirectMaxBlurPool(Function):
         call: DirectCall = ctx.call
         (codes,) = ctx.saved_tensors
         if _with_grad() or not _fits(call, dy, codes):
-            dx = _autograd.MaxBlurPoolBackward.apply(
-                call.operators, dy, codes, call.input_size, *call.arguments
-            )
+            dx = call.differentiable_backward(dy, codes)
         else:
             if not dy.is_contiguous(memory_format=call.memory_format):  # faster than contiguous()
                 dy = dy.contiguous(memory_format=call.memory_format)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _backends
-from ._geometry import Geometry
+from ._backends import BackendName
+from ._geometry import Geometry, Pair
 from ._operators import autocast, is_channels_last
 from ._signatures import arguments_of, check_names
 from .functional import as_map, max_blur_pool2d
-from .modules import Pool
+from .modules import Layer, Pool, Upsample
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Explanation:
+def explain(input: Tensor, layer: Layer | None = None, **arguments: Any) -> Explanation:
     """Reports which backend and kernel run a call and why, and the bytes it moves and keeps.
 
     Does not run the call, which is ``layer(input)``, or without a layer
@@ -63,7 +65,8 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
 
     Args:
         input: the input of the call; only its metadata is read.
-        layer: a fastblur pooling layer, also one that :func:`fastblur.fuse_` created.
+        layer: a pooling or upsampling layer of fastblur, also one that :func:`fastblur.fuse_`
+            created.
         **arguments: arguments of :func:`fastblur.functional.max_blur_pool2d`, including
             ``backend``.
 
@@ -79,30 +82,22 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
         >>> fastblur.explain(x, kernel_size=3, padding=1, backend="reference").backend
         'reference'
     """
-    if layer is None:
-        of_the_call = [name for name in arguments_of(max_blur_pool2d) if name != "input"]
-        check_names("explain", arguments, of_the_call)
-        backend = arguments.pop("backend", "auto")
-        geometry = Geometry.resolve(**arguments)
-    elif not (isinstance(layer, Pool) and layer.only_pools):
-        raise TypeError(f"layer must be a pooling layer of fastblur, got {type(layer).__name__}")
-    elif arguments:
-        raise TypeError("pass either a layer or arguments, not both")
-    else:
-        backend, geometry = layer.backend, layer.geometry
-    one_dimensional = layer is not None and layer.one_dimensional
-    if one_dimensional:
+    called = _called(layer, arguments)
+    geometry = called.geometry
+    if called.one_dimensional:
         input = as_map(input, geometry)
     geometry.check_input(input)
-    chosen = _backends.choose(backend, input.device)
+    chosen = _backends.choose(called.backend, input.device)
 
     *lead, height, width = input.shape
     dtype = autocast(input.new_empty(0)).dtype
-    output_size = (*lead, *geometry.output_size(height, width))
-    shown_size = (*lead, output_size[-1]) if one_dimensional else output_size
+    output_size = (*lead, *called.output_size(height, width))
+    shown_size = (*lead, output_size[-1]) if called.one_dimensional else output_size
     batched = input if input.dim() == 4 else input.unsqueeze(0)
-    size = (*batched.shape[:2], height, width)
-    x_bytes, y_bytes = (prod(shape) * dtype.itemsize for shape in (size, output_size))
+    # Kernels are chosen by the size of the blur's input, which is the output of its transpose.
+    map_size = output_size[-2:] if called.transposed else (height, width)
+    size = (*batched.shape[:2], *map_size)
+    moved = (prod(input.shape) + prod(output_size)) * dtype.itemsize
     call = geometry, size, is_channels_last(batched), batched.new_empty(0, dtype=dtype)
     codes = 0
     if chosen.keeps_codes:
@@ -110,13 +105,45 @@ def explain(input: Tensor, layer: Pool | None = None, **arguments: Any) -> Expla
         codes = prod(code_shape) * code_type.itemsize
     return Explanation(
         backend=chosen.name,
-        specialisation=chosen.kernels(*call),
-        refused=_refused(backend, chosen.name, input.device),
+        specialisation=(chosen.upsampling_kernels if called.transposed else chosen.kernels)(*call),
+        refused=_refused(called.backend, chosen.name, input.device),
         output_size=shown_size,
-        bytes_forward=x_bytes + y_bytes + codes,
-        bytes_backward=x_bytes + y_bytes + codes,
+        bytes_forward=moved + codes,
+        bytes_backward=moved + codes,
         bytes_saved=codes if chosen.keeps_codes else None,
     )
+
+
+class _Called(NamedTuple):
+    """What a layer, or a function with its arguments, calls."""
+
+    geometry: Geometry
+    backend: BackendName
+    output_size: Callable[[int, int], Pair]
+    one_dimensional: bool = False
+    transposed: bool = False
+
+
+def _called(layer: Layer | None, arguments: dict[str, Any]) -> _Called:
+    if layer is None:
+        of_the_call = [name for name in arguments_of(max_blur_pool2d) if name != "input"]
+        check_names("explain", arguments, of_the_call)
+        backend = arguments.pop("backend", "auto")
+        geometry = Geometry.resolve(**arguments)
+        return _Called(geometry, backend, geometry.output_size)
+    known = isinstance(layer, Upsample) or (isinstance(layer, Pool) and layer.only_pools)
+    if not known:
+        raise TypeError(
+            f"layer must be a pooling or upsampling layer of fastblur, got {type(layer).__name__}"
+        )
+    if arguments:
+        raise TypeError("pass either a layer or arguments, not both")
+    if isinstance(layer, Upsample):
+        up = layer.upsampling
+        return _Called(up.blur, layer.backend, up.output_size, layer.one_dimensional, True)
+    assert isinstance(layer, Pool)
+    g = layer.geometry
+    return _Called(g, layer.backend, g.output_size, layer.one_dimensional)
 
 
 def _refused(asked: str, chosen: str, device: torch.device) -> dict[str, str]:

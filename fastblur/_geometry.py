@@ -110,13 +110,14 @@ class Geometry:
         """The fields in order: the arguments of the operators' schemas."""
         return tuple(getattr(self, name) for name in FIELDS)
 
+    def plain(self) -> dict[str, Any]:
+        """Arguments of :meth:`resolve` that give the same."""
+        values = {name: getattr(self, name) for name in FIELDS}
+        return values | {"taps": (values.pop("taps_h"), values.pop("taps_w"))}
+
     def checked(self) -> Geometry:
         """Checks fields that were not resolved here; raises as :meth:`resolve`."""
-        taps = self.taps_h, self.taps_w
-        return Geometry.resolve(
-            *(self.kernel_size, self.stride, self.padding, None, taps),
-            *(self.blur_padding, self.padding_mode, self.relu),
-        )
+        return Geometry.resolve(**self.plain())
 
     @property
     def linear(self) -> bool:
@@ -142,6 +143,15 @@ class Geometry:
         return (
             (m_h + top + bottom - len(self.taps_h)) // s_h + 1,
             (m_w + left + right - len(self.taps_w)) // s_w + 1,
+        )
+
+    def largest_map(self, height: int, width: int) -> Pair:
+        """Size of the largest pooled map from which the blur makes an output of this size."""
+        top, bottom, left, right = self.blur_padding
+        s_h, s_w = self.stride
+        return (
+            s_h * height + len(self.taps_h) - 1 - top - bottom,
+            s_w * width + len(self.taps_w) - 1 - left - right,
         )
 
     def check_input(self, x: Tensor) -> None:

@@ -8,6 +8,9 @@ codes::
     backward  (grad_output, codes, input_size, *geometry, channels_last) -> dx
     apply     (x, codes, *geometry, channels_last) -> y, with given winners: linear in x
 
+A fourth one, ``torch.ops.fastblur.blur_upsample``, has no kernel of its own: it is backward of a
+blur, which has no winners. Graphs and profilers show it by this name.
+
 The compiled backends share a family, because codes of a CPU and of a GPU never meet. Triton has its
 own. Backends compute on raw addresses, so this module checks every call. The derivatives are in
 ``_autograd.py``.
@@ -47,6 +50,7 @@ _SCHEMAS = {
     "backward": f"(Tensor grad_output, Tensor codes, SymInt[] input_size, {_GEOMETRY}) -> Tensor",
     "apply": f"(Tensor x, Tensor codes, {_GEOMETRY}) -> Tensor",
 }
+_UPSAMPLE_SCHEMA = f"(Tensor x, {_GEOMETRY}) -> Tensor"
 
 
 class Call(Protocol):
@@ -96,6 +100,7 @@ class Operators:
 
     def __init__(self, family: str, codes_of: CodesOf) -> None:
         self.family = family
+        self.upsample_name = family.replace("max_blur_pool", "blur_upsample")
         self._codes_of = codes_of
         self.library: Any = None  # the torch Library, once defined
         self.on: dict[str, Checked] = {}  # by device type: the kernels, behind the checks
@@ -119,6 +124,19 @@ class Operators:
         y: Tensor = self.named("apply")(x, codes, *arguments)
         return y
 
+    def upsample(self, x: Tensor, arguments: Arguments) -> Tensor:
+        """The transpose of a blur, to the largest map from which it makes a map of x's size."""
+        y: Tensor = getattr(torch.ops.fastblur, self.upsample_name)(x, *arguments)
+        return y
+
+    def backward_of_blur(self, x: Tensor, *arguments: Any) -> tuple[Any, ...]:
+        """The arguments of the backward operator that :meth:`upsample` stands for."""
+        *geometry, channels_last = arguments
+        g = geometry_from(geometry)
+        size: Any = (*x.shape[:2], *g.largest_map(*x.shape[2:]))
+        shape, dtype = self._codes_of(g, size, channels_last, x)
+        return x, torch.empty(shape, dtype=dtype, device=x.device), size, arguments
+
     def named(self, name: str) -> Any:
         """The operator of this family with this name."""
         return getattr(torch.ops.fastblur, f"{self.family}_{name}")
@@ -140,7 +158,12 @@ class Operators:
             qualified = f"fastblur::{operator}"
             torch.library.register_fake(qualified, getattr(fake, name), lib=library)
             torch.library.register_vmap(qualified, self._vmap(name), lib=library)
+        library.define(self.upsample_name + _UPSAMPLE_SCHEMA, tags=_compat.OPERATOR_TAGS)
+        library.impl(self.upsample_name, self._upsample, "CompositeImplicitAutograd")
         flops.register(self)
+
+    def _upsample(self, x: Tensor, *arguments: Any) -> Tensor:
+        return self.backward(*self.backward_of_blur(x, *arguments))
 
     def _fake_call(
         self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor

@@ -22,15 +22,15 @@ __all__ = ["decompositions"]
 
 
 def decompositions() -> dict[OpOverload, Callable[..., Any]]:
-    """Decompositions of the fused forward operator into pooling, padding and convolution.
+    """Decompositions of the fused operators into pooling, padding and convolution.
 
     Pass them to ``torch.export.ExportedProgram.run_decompositions``. The resulting programs are
     for inference. They round 16-bit types after the max and after the blur, as the unfused chain
     does.
 
     Returns:
-        An entry for each forward operator that a program can contain: that of the compiled
-        extension, if it is installed, and that of Triton, if it has been used.
+        An entry for each operator that a program can contain: those of pooling and of upsampling;
+        for the compiled extension, if it is installed, and for Triton, if it has been used.
 
     Example:
         >>> import torch, fastblur
@@ -42,9 +42,13 @@ def decompositions() -> dict[OpOverload, Callable[..., Any]]:
     """
     # Not registered globally: fake tensors use torch's global table too, and would take the shape
     # of the codes from here.
-    names = ("max_blur_pool_forward", "triton_max_blur_pool_forward")
-    there = (getattr(torch.ops.fastblur, name, None) for name in names)
-    return {operator.default: _forward for operator in there if operator is not None}
+    found = {}
+    for family in ("", "triton_"):
+        for name, by in (("max_blur_pool_forward", _forward), ("blur_upsample", _upsample)):
+            operator = getattr(torch.ops.fastblur, family + name, None)
+            if operator is not None:
+                found[operator.default] = by
+    return found
 
 
 def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -53,6 +57,31 @@ def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     y = reference.chain(x, g, torch.outer(_row(g.taps_h), _row(g.taps_w)), _pad)
     # Only the training operators read codes, and they reject these.
     return y, torch.empty((x.shape[0], 0), dtype=torch.uint8, device=x.device)
+
+
+def _upsample(x: Tensor, *arguments: Any) -> Tensor:
+    *geometry, _channels_last = arguments
+    g = geometry_from(geometry)
+    weight = torch.outer(_row(g.taps_h), _row(g.taps_w)).to(device=x.device, dtype=x.dtype)
+    channels = x.shape[1]
+    y = F.conv_transpose2d(x, weight.expand(channels, 1, -1, -1), stride=g.stride, groups=channels)
+    top, bottom, left, right = g.blur_padding
+    y = _crop(y, -2, top, bottom - g.stride[0] + 1, g.padding_mode)
+    return _crop(y, -1, left, right - g.stride[1] + 1, g.padding_mode)
+
+
+def _crop(y: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
+    """Cuts both ends off, and with "replicate" adds them to the edges that are left."""
+    if after < 0:
+        y = F.pad(y, (0, 0, 0, -after) if axis == -2 else (0, -after))
+        after = 0
+    size = y.shape[axis] - before - after
+    inside = y.narrow(axis, before, size)
+    if mode == "zeros" or before == after == 0:
+        return inside
+    ends = (y.narrow(axis, 0, before + 1), y.narrow(axis, before + size - 1, after + 1))
+    lower, upper = (end.sum(axis, keepdim=True) for end in ends)
+    return torch.cat((lower, inside.narrow(axis, 1, size - 2), upper), axis)
 
 
 # Decompositions must not write in place, as torch.tensor and circular F.pad do.

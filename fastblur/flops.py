@@ -30,24 +30,40 @@ def fvcore_handles() -> dict[str, Callable[[list[Any], list[Any]], int]]:
     """What ``fvcore.nn.FlopCountAnalysis`` needs to count the layers.
 
     Returns:
-        For the name of each forward operator a handle. fvcore counts multiply-adds, so a handle
-        returns ``numel(y) * f_h * f_w``, as fvcore's own does for the depthwise convolution.
+        For the name of each operator in a model's forward a handle. fvcore counts multiply-adds, so
+        a handle returns ``numel(y) * f_h * f_w``, as fvcore's own does for the depthwise
+        convolution; of an upsampling, ``y`` is the input, as for a transposed convolution.
 
     Example:
         >>> from fastblur.flops import fvcore_handles
         >>> sorted(fvcore_handles())
-        ['fastblur::max_blur_pool_forward', 'fastblur::triton_max_blur_pool_forward']
+        ['fastblur::blur_upsample', 'fastblur::max_blur_pool_forward',
+         'fastblur::triton_blur_upsample', 'fastblur::triton_max_blur_pool_forward']
 
         ``FlopCountAnalysis(model, x).set_op_handle(**fvcore_handles())``
     """
-    families = ("max_blur_pool", "triton_max_blur_pool")
-    return {f"fastblur::{family}_forward": _fvcore_forward for family in families}
+    return {
+        f"fastblur::{family}{name}": handle
+        for family in ("", "triton_")
+        for name, handle in (
+            ("max_blur_pool_forward", _fvcore_forward),
+            ("blur_upsample", _fvcore_upsample),
+        )
+    }
 
 
 def _fvcore_forward(inputs: list[Any], outputs: list[Any]) -> int:
+    return _fvcore(outputs[0], inputs[_TAPS["forward"] :])
+
+
+def _fvcore_upsample(inputs: list[Any], outputs: list[Any]) -> int:
+    return _fvcore(inputs[0], inputs[_TAPS["forward"] :])
+
+
+def _fvcore(y: Any, taps: list[Any]) -> int:
     # A list in a graph is a node with an input for each entry.
-    taps_h, taps_w = (list(value.node().inputs()) for value in inputs[_TAPS["forward"] :][:2])
-    return _multiply_adds(outputs[0].type().sizes(), taps_h, taps_w)
+    taps_h, taps_w = (list(value.node().inputs()) for value in taps[:2])
+    return _multiply_adds(y.type().sizes(), taps_h, taps_w)
 
 
 def register(operators: Operators) -> None:

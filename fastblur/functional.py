@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -30,8 +31,16 @@ from ._geometry import (
 )
 from ._operators import autocast
 from ._signatures import names_its_arguments
+from ._upsampling import Gain, Operation, UpsamplePadding, Upsampling
 
-__all__ = ["blur_pool1d", "blur_pool2d", "max_blur_pool1d", "max_blur_pool2d"]
+__all__ = [
+    "blur_pool1d",
+    "blur_pool2d",
+    "blur_upsample1d",
+    "blur_upsample2d",
+    "max_blur_pool1d",
+    "max_blur_pool2d",
+]
 
 
 @names_its_arguments
@@ -186,27 +195,99 @@ def blur_pool1d(
     return run_1d(input, geometry, backend)
 
 
-def run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
+@names_its_arguments
+def blur_upsample2d(
+    input: Tensor,
+    filter_size: IntOrPair | None = None,
+    stride: IntOrPair = 2,
+    *,
+    taps: TapsArgument | None = None,
+    gain: Gain = "auto",
+    padding_mode: UpsamplePadding = "zeros",
+    backend: BackendName = "auto",
+) -> Tensor:
+    r"""Anti-aliased upsampling: zeros between the pixels, then a blur; the other half of BlurPool.
+
+    It is the transpose of :func:`blur_pool2d`, and ``conv_transpose2d`` with the same taps, cropped
+    to ``stride`` times the input:
+
+    .. math::
+        y_{uv} = g \sum_{i,j} t^h_{u - s i + p_h}\, t^w_{v - s j + p_w}\, x_{ij}, \qquad
+        p = \lfloor (f - 1) / 2 \rfloor
+
+    Four taps with "replicate" are ``interpolate(scale_factor=2, mode="bilinear")``, two are
+    ``mode="nearest"``. The filter and gain are those of StyleGAN2's ``upsample_2d`` (Karras et al.,
+    CVPR 2020).
+
+    Args:
+        input: [N, C, H, W] or [C, H, W]; float32, float64, float16 or bfloat16. Contiguous and
+            channels_last layouts are native, and the output has the input's layout.
+        filter_size: number of binomial taps, int or (h, w), 1 to 31. Default 4. With ``taps``,
+            omit it or pass ``len(taps)``.
+        stride: how many times larger the output is, int or (h, w).
+        taps: the filter itself, instead of ``filter_size``, as in :func:`max_blur_pool2d`.
+        gain: a number that multiplies the output of ``conv_transpose2d``, or "auto": a constant
+            stays a constant in the interior. For that, along each axis, the taps that meet in an
+            output are divided by their sum. Binomial taps with stride 2 are thus multiplied by 2
+            along each axis.
+        padding_mode: what lies around the input: "zeros", as in ``conv_transpose2d``, or
+            "replicate", which keeps a constant up to the edges.
+        backend: as in :func:`max_blur_pool2d`.
+
+    Returns:
+        [N, C, stride_h * H, stride_w * W] or [C, stride_h * H, stride_w * W] in the dtype of the
+        input. 16-bit types are summed in float32 and rounded once.
+
+    Raises:
+        TypeError: an argument has the wrong type, or the input the wrong dtype or layout.
+        ValueError: a value or shape is not allowed; or ``gain="auto"`` and taps that meet in an
+            output sum to 0, as with a stride longer than the filter.
+        RuntimeError: the named backend cannot run this call.
+
+    Nothing is kept for backward. Under autocast the input is cast as that of ``conv2d``.
+
+    Example:
+        >>> import torch
+        >>> from fastblur.functional import blur_upsample2d
+        >>> blur_upsample2d(torch.zeros(1, 64, 28, 28)).shape
+        torch.Size([1, 64, 56, 56])
+    """
+    return run(input, Upsampling.resolve(filter_size, stride, taps, gain, padding_mode), backend)
+
+
+@names_its_arguments
+def blur_upsample1d(
+    input: Tensor,
+    filter_size: int | None = None,
+    stride: int = 2,
+    *,
+    taps: TapsArgument | None = None,
+    gain: Gain = "auto",
+    padding_mode: UpsamplePadding = "zeros",
+    backend: BackendName = "auto",
+) -> Tensor:
+    """:func:`blur_upsample2d` along the last axis of [N, C, L] or [C, L].
+
+    Arguments and errors are those of :func:`blur_upsample2d`, with an int where that takes a pair
+    and one row of taps. Returns [N, C, stride * L] or [C, stride * L].
+    """
+    upsampling = resolve_upsampling_1d(filter_size, stride, taps, gain, padding_mode)
+    return run_1d(input, upsampling, backend)
+
+
+def run(input: Tensor, operation: Operation, backend: str) -> Tensor:
     """Checks the input, chooses the backend and runs it: what functions and modules share."""
     if is_overridden(input):
-        g = geometry
-        plain: dict[str, Any] = dict(
-            kernel_size=g.kernel_size,
-            stride=g.stride,
-            padding=g.padding,
-            taps=(g.taps_h, g.taps_w),
-            blur_padding=g.blur_padding,
-            padding_mode=g.padding_mode,
-            relu=g.relu,
-            backend=backend,
-        )
-        y: Tensor = handle_torch_function(max_blur_pool2d, (input,), input, **plain)
+        pools = isinstance(operation, Geometry)
+        function: Callable[..., Tensor] = max_blur_pool2d if pools else blur_upsample2d
+        plain = operation.plain() | dict(backend=backend)
+        y: Tensor = handle_torch_function(function, (input,), input, **plain)
         return y
     if is_tracing():
         # The checks read sizes and taps, which makes the tracer warn needlessly.
         with warnings.catch_warnings(action="ignore", category=TracerWarning):
-            return _run(input, geometry, backend)
-    return _run(input, geometry, backend)
+            return _run(input, operation, backend)
+    return _run(input, operation, backend)
 
 
 def is_overridden(input: Any) -> bool:
@@ -214,26 +295,30 @@ def is_overridden(input: Any) -> bool:
     return has_torch_function_unary(input) and not torch.compiler.is_compiling()
 
 
-def _run(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
-    geometry.check_input(input)
+def _run(input: Tensor, operation: Operation, backend: str) -> Tensor:
+    operation.check_input(input)
     chosen = _backends.choose(backend, input.device)
     x = autocast(input)
-    if x.dim() == 4:
-        return chosen.run(x, geometry)
-    return chosen.run(x.unsqueeze(0), geometry).squeeze(0)
+    maps = x if x.dim() == 4 else x.unsqueeze(0)
+    y = (
+        chosen.run(maps, operation)
+        if isinstance(operation, Geometry)
+        else chosen.upsample(maps, operation)
+    )
+    return y if x.dim() == 4 else y.squeeze(0)
 
 
-def run_1d(input: Tensor, geometry: Geometry, backend: str) -> Tensor:
+def run_1d(input: Tensor, operation: Operation, backend: str) -> Tensor:
     """:func:`run` on [N, C, L] or [C, L]."""
-    return run(as_map(input, geometry), geometry, backend).squeeze(-2)
+    return run(as_map(input, operation), operation, backend).squeeze(-2)
 
 
-def as_map(input: Tensor, geometry: Geometry) -> Tensor:
+def as_map(input: Tensor, operation: Operation) -> Tensor:
     """[N, C, L] or [C, L] as a map of height 1."""
     if not isinstance(input, Tensor):
         if is_overridden(input):  # and has no sizes to be checked
             return input.unsqueeze(-2)
-        geometry.check_input(input)  # raises
+        operation.check_input(input)  # raises
     if input.dim() not in (2, 3):
         raise ValueError(f"input must be [N, C, L] or [C, L], got shape {tuple(input.shape)}")
     return input.unsqueeze(-2)
@@ -283,6 +368,14 @@ def resolve_1d(
         padding_mode,
         relu,
     )
+
+
+def resolve_upsampling_1d(
+    filter_size: int | None, stride: int, taps: TapsArgument | None, gain: Gain, padding_mode: str
+) -> Upsampling:
+    """The arguments of a 1-D call: a map of height 1, with nothing to do along it."""
+    g = resolve_1d(1, stride, 0, filter_size, taps, "same", "zeros", False)
+    return Upsampling.resolve(None, g.stride, (g.taps_h, g.taps_w), gain, padding_mode)
 
 
 def _resolve(*arguments: Any) -> Geometry:

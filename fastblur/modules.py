@@ -20,15 +20,23 @@ from ._geometry import (
     TapsArgument,
 )
 from ._signatures import names_its_arguments
-from .functional import as_map, resolve_1d, run
+from ._upsampling import Gain, Operation, UpsamplePadding, Upsampling
+from .functional import as_map, resolve_1d, resolve_upsampling_1d, run
 
-__all__ = ["FusedBlurPool", "FusedBlurPool1d", "FusedMaxBlurPool", "FusedMaxBlurPool1d"]
+__all__ = [
+    "FusedBlurPool",
+    "FusedBlurPool1d",
+    "FusedBlurUpsample",
+    "FusedBlurUpsample1d",
+    "FusedMaxBlurPool",
+    "FusedMaxBlurPool1d",
+]
 
 
 class _Path(NamedTuple):
     """What a layer knows about a device: its direct path there, if one exists."""
 
-    geometry: Geometry | None = None
+    operation: Operation | None = None
     backend: BackendName = "auto"
     device: torch.device | None = None
     direct: Callable[[Tensor], Tensor | None] | None = None
@@ -38,21 +46,67 @@ _is_compiling = torch.compiler.is_compiling  # bound once, because every call as
 _NOT_KEPT = {"_path", "_together"}  # left out of copies and files
 
 
-class Pool(nn.Module):
-    """Base of the four layers: a checked geometry, a backend, the arguments to print."""
+class Layer(nn.Module):
+    """Base of all layers: a backend, a direct path to it, and the arguments to print."""
+
+    backend: BackendName
+    _path = _Path()
+
+    def __init__(self, backend: BackendName, shown: dict[str, Any]) -> None:
+        super().__init__()
+        _backends.check_name(backend)
+        self.backend = backend
+        self._shown = {name: _plain(value) for name, value in shown.items()}
+
+    @property
+    def one_dimensional(self) -> bool:
+        """Whether the layer is 1-D: inputs are [N, C, L] or [C, L]."""
+        return False
+
+    def compute(self, input: Tensor, operation: Any) -> Tensor:
+        """Runs an operation: the layer's own, or one that includes the modules that joined it."""
+        if _is_compiling():
+            return run(input, operation, self.backend)
+        known, backend, device, direct = self._path
+        if known is not operation or backend != self.backend:
+            device = direct = None
+        if direct and (y := direct(input)) is not None:
+            return y
+        y = run(input, operation, self.backend)
+        if isinstance(input, Tensor) and device != input.device:
+            self._find_path(operation, input.device)
+        return y
+
+    def _find_path(self, operation: Operation, device: torch.device) -> None:
+        direct = _backends.choose(self.backend, device).direct(operation, device)
+        self._path = _Path(operation, self.backend, device, direct)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {name: value for name, value in state.items() if name not in _NOT_KEPT}
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by ``torch.jit.script``, which cannot compile the layers."""
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile {type(self).__name__}: use torch.export, or "
+            f"torch.jit.trace of the whole model"
+        )
+
+    def extra_repr(self) -> str:
+        """The arguments: the first ones always, the others if they are not the default."""
+        return ", ".join(f"{name}={value!r}" for name, value in self._shown.items())
+
+
+class Pool(Layer):
+    """Base of the pooling layers: a checked geometry."""
 
     geometry: Geometry
-    backend: BackendName
     only_pools = True  # whether a call does only what the geometry says
-    _path = _Path()
     _together: tuple[Any, ...] | None = None  # of surgery/joins: the modules in front that joined
 
     def __init__(self, geometry: Geometry, backend: BackendName, shown: dict[str, Any]) -> None:
-        super().__init__()
-        _backends.check_name(backend)
+        super().__init__(backend, shown)
         self.geometry = geometry
-        self.backend = backend
-        self._shown = {name: _plain(value) for name, value in shown.items()}
 
     @property
     def kernel_size(self) -> Pair:
@@ -89,47 +143,9 @@ class Pool(nn.Module):
         """Whether a ReLU runs before the max."""
         return self.geometry.relu
 
-    @property
-    def one_dimensional(self) -> bool:
-        """Whether the layer is 1-D: inputs are [N, C, L] or [C, L]."""
-        return False
-
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer."""
         return self.compute(input, self.geometry)
-
-    def compute(self, input: Tensor, geometry: Geometry) -> Tensor:
-        """Applies the layer with a geometry that includes the modules that joined it."""
-        if _is_compiling():
-            return run(input, geometry, self.backend)
-        known, backend, device, direct = self._path
-        if known is not geometry or backend != self.backend:
-            device = direct = None
-        if direct and (y := direct(input)) is not None:
-            return y
-        y = run(input, geometry, self.backend)
-        if isinstance(input, Tensor) and device != input.device:
-            self._find_path(geometry, input.device)
-        return y
-
-    def _find_path(self, geometry: Geometry, device: torch.device) -> None:
-        direct = _backends.choose(self.backend, device).direct(geometry, device)
-        self._path = _Path(geometry, self.backend, device, direct)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        return {name: value for name, value in state.items() if name not in _NOT_KEPT}
-
-    def __prepare_scriptable__(self) -> NoReturn:
-        """Called by ``torch.jit.script``, which cannot compile the layers."""
-        raise NotImplementedError(
-            f"torch.jit.script cannot compile {type(self).__name__}: use torch.export, or "
-            f"torch.jit.trace of the whole model"
-        )
-
-    def extra_repr(self) -> str:
-        """The arguments: the first ones always, the others if they are not the default."""
-        return ", ".join(f"{name}={value!r}" for name, value in self._shown.items())
 
 
 class FusedMaxBlurPool(Pool):
@@ -272,6 +288,102 @@ class FusedBlurPool1d(_Pool1d):
         super().__init__(geometry, backend, shown)
 
 
+class Upsample(Layer):
+    """Base of the upsampling layers: checked arguments, which are those of a transposed blur."""
+
+    def __init__(self, upsampling: Upsampling, backend: BackendName, shown: dict[str, Any]) -> None:
+        super().__init__(backend, shown)
+        self.upsampling = upsampling
+
+    @property
+    def stride(self) -> Pair:
+        """How many times larger the output is, (vertical, horizontal)."""
+        return self.upsampling.stride
+
+    @property
+    def taps(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Taps, (vertical, horizontal), multiplied by the gain."""
+        return self.upsampling.blur.taps_h, self.upsampling.blur.taps_w
+
+    @property
+    def padding_mode(self) -> str:
+        """What lies around the input: "zeros" or "replicate"."""
+        return self.upsampling.padding_mode
+
+
+class FusedBlurUpsample(Upsample):
+    """Anti-aliased upsampling by an integer factor: the transpose of :class:`FusedBlurPool`.
+
+    For decoders, U-Nets and generators, in the place of ``nn.Upsample`` or of a
+    ``nn.ConvTranspose2d`` with a fixed filter. Arguments, result and errors are those of
+    :func:`fastblur.functional.blur_upsample2d`; wrong arguments raise when the layer is created.
+
+    Shape:
+        - Input: [N, C, H, W] or [C, H, W]; float32, float64, float16 or bfloat16.
+        - Output: [N, C, stride_h * H, stride_w * W] or [C, stride_h * H, stride_w * W] in the
+          input's dtype.
+
+    Example:
+        >>> import torch
+        >>> from fastblur import FusedBlurUpsample
+        >>> FusedBlurUpsample(padding_mode="replicate")(torch.ones(1, 1, 2, 1)).flatten()
+        tensor([1., 1., 1., 1., 1., 1., 1., 1.])
+    """
+
+    @names_its_arguments
+    def __init__(
+        self,
+        filter_size: IntOrPair | None = None,
+        stride: IntOrPair = 2,
+        *,
+        taps: TapsArgument | None = None,
+        gain: Gain = "auto",
+        padding_mode: UpsamplePadding = "zeros",
+        backend: BackendName = "auto",
+    ) -> None:
+        shown = _filter(filter_size, taps) | dict(stride=stride)
+        shown |= _unusual_upsampling(gain, padding_mode, backend)
+        upsampling = Upsampling.resolve(filter_size, stride, taps, gain, padding_mode)
+        super().__init__(upsampling, backend, shown)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies the layer."""
+        return self.compute(input, self.upsampling)
+
+
+class FusedBlurUpsample1d(Upsample):
+    """:class:`FusedBlurUpsample` along the last axis of [N, C, L] or [C, L].
+
+    Arguments, result and errors are those of :func:`fastblur.functional.blur_upsample1d`; wrong
+    arguments raise when the layer is created.
+    """
+
+    @names_its_arguments
+    def __init__(
+        self,
+        filter_size: int | None = None,
+        stride: int = 2,
+        *,
+        taps: TapsArgument | None = None,
+        gain: Gain = "auto",
+        padding_mode: UpsamplePadding = "zeros",
+        backend: BackendName = "auto",
+    ) -> None:
+        shown = _filter(filter_size, taps) | dict(stride=stride)
+        shown |= _unusual_upsampling(gain, padding_mode, backend)
+        upsampling = resolve_upsampling_1d(filter_size, stride, taps, gain, padding_mode)
+        super().__init__(upsampling, backend, shown)
+
+    @property
+    def one_dimensional(self) -> bool:
+        """Whether the layer is 1-D: inputs are [N, C, L] or [C, L]."""
+        return True
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies the layer."""
+        return self.compute(as_map(input, self.upsampling), self.upsampling).squeeze(-2)
+
+
 def _filter(filter_size: Any, taps: Any) -> dict[str, Any]:
     """The argument that set the taps, for printing."""
     if taps is not None:
@@ -281,11 +393,23 @@ def _filter(filter_size: Any, taps: Any) -> dict[str, Any]:
 
 def _unusual(blur_padding: Any, padding_mode: str, relu: bool, backend: str) -> dict[str, Any]:
     """The remaining arguments that are not the default, for printing."""
-    defaults = dict(blur_padding="same", padding_mode="reflect", relu=False, backend="auto")
-    given = dict(
-        blur_padding=_plain(blur_padding), padding_mode=padding_mode, relu=relu, backend=backend
+    return _not_default(
+        blur_padding=(_plain(blur_padding), "same"),
+        padding_mode=(padding_mode, "reflect"),
+        relu=(relu, False),
+        backend=(backend, "auto"),
     )
-    return {name: value for name, value in given.items() if value != defaults[name]}
+
+
+def _unusual_upsampling(gain: Any, padding_mode: str, backend: str) -> dict[str, Any]:
+    return _not_default(
+        gain=(gain, "auto"), padding_mode=(padding_mode, "zeros"), backend=(backend, "auto")
+    )
+
+
+def _not_default(**given: tuple[Any, Any]) -> dict[str, Any]:
+    """The values that differ from their defaults, of pairs of both."""
+    return {name: value for name, (value, default) in given.items() if value != default}
 
 
 def _plain(value: Any) -> Any:

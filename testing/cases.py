@@ -6,6 +6,7 @@ up to the test. A backend that cannot run a case says so in UNSUPPORTED, and now
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from fastblur._backends import BACKENDS, Backend, compiled
 from fastblur._geometry import Geometry
+from fastblur._upsampling import Upsampling
 
 from .judge import binomial
 
@@ -132,6 +134,61 @@ CASES: list[Case] = [
     zhang(2, 4, shape=(1, 16, 56, 56), relu=True, note="threads"),
 ]
 
+
+@dataclass(frozen=True)
+class UpsampleCase:
+    """Of blur_upsample2d: what every backend must compute as the judge does."""
+
+    stride: tuple[int, int] = (2, 2)
+    taps_h: tuple[float, ...] = tuple(binomial(4))
+    taps_w: tuple[float, ...] = tuple(binomial(4))
+    mode: str = "zeros"
+    shape: tuple[int, int, int, int] = (2, 5, 7, 9)
+
+    def upsampling(self) -> Upsampling:
+        taps = self.taps_h, self.taps_w
+        return Upsampling.resolve(None, self.stride, taps, 1.0, self.mode)
+
+    def chain(self) -> tuple[object, ...]:
+        """The arguments of judge.upsample()."""
+        return self.stride, self.taps_h, self.taps_w, self.mode
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (*self.shape[:2], *(n * s for n, s in zip(self.shape[2:], self.stride, strict=True)))
+
+    def __str__(self) -> str:
+        taps = f"{len(self.taps_h)}x{len(self.taps_w)}"
+        size = "x".join(map(str, self.shape))
+        return f"up{self.stride[0]}x{self.stride[1]}-f{taps}-{self.mode}-{size}"
+
+
+def upsampling(f: int, s: int, **rest: object) -> UpsampleCase:
+    """A square case."""
+    taps = tuple(binomial(f))
+    return UpsampleCase((s, s), taps, taps, **rest)  # type: ignore[arg-type]
+
+
+UPSAMPLE_MODES = ("zeros", "replicate")
+UPSAMPLES: list[UpsampleCase] = [
+    *(upsampling(f, 2, mode=mode) for f in range(1, 8) for mode in UPSAMPLE_MODES),
+    *(upsampling(f, s, mode=mode) for f in (2, 4) for s in (1, 3) for mode in UPSAMPLE_MODES),
+    # Filters that are not symmetric or square; a stride beyond the taps.
+    *(UpsampleCase((2, 2), SKEW_H, SKEW_W, mode) for mode in UPSAMPLE_MODES),
+    *(UpsampleCase((2, 2), (0.1, 0.4, 0.3, 0.2), mode=mode) for mode in UPSAMPLE_MODES),
+    *(UpsampleCase((3, 1), SKEW_W, (2.0,), mode) for mode in UPSAMPLE_MODES),
+    UpsampleCase((1, 2), (1.0,), tuple(binomial(4)), "replicate"),
+    UpsampleCase((5, 4), (1.0, 2.0), SKEW_H),
+    UpsampleCase((2, 2), (1.0 / 31,) * 31, mode="replicate"),
+    # Small maps, an empty batch, whole vectors, and enough for several threads.
+    *(upsampling(4, 2, mode=mode, shape=(2, 3, 1, 1)) for mode in UPSAMPLE_MODES),
+    *(upsampling(5, 2, mode=mode, shape=(1, 1, 1, 2)) for mode in UPSAMPLE_MODES),
+    upsampling(4, 2, shape=(0, 3, 4, 4)),
+    *(upsampling(f, 2, shape=(1, 16, 8, 16)) for f in (2, 3, 4, 5)),
+    upsampling(4, 2, shape=(2, 32, 28, 29)),
+    upsampling(4, 2, mode="replicate", shape=(1, 33, 17, 28)),
+]
+
 # (backend, reason), by what a backend cannot do. Empty: each runs every case.
 UNSUPPORTED: dict[str, dict[Case, str]] = {}
 
@@ -147,10 +204,16 @@ class Target:
     level: str | None = None
 
     def __call__(self, x: Tensor, geometry: Geometry) -> Tensor:
+        return self._on_it(x, self.backend.run, geometry)
+
+    def upsample(self, x: Tensor, upsampling: Upsampling) -> Tensor:
+        return self._on_it(x, self.backend.upsample, upsampling)
+
+    def _on_it(self, x: Tensor, run: Callable[..., Tensor], what: object) -> Tensor:
         if self.level is not None:
             assert compiled.C is not None
             compiled.C.cpu.set_target(self.level)
-        return self.backend.run(x.to(self.backend.device_type), geometry).to(x.device)
+        return run(x.to(self.backend.device_type), what).to(x.device)
 
     def __str__(self) -> str:
         return f"{self.backend.name}-{self.level}" if self.level else self.backend.name

@@ -1,4 +1,4 @@
-"""The unfused chain, written out: max_pool2d, pad, conv2d, nothing of fastblur.
+"""The unfused chain, written out: max_pool2d, pad, conv2d, nothing of fastblur; and upsampling.
 
 How far a result may be off is said here, once. Any order of summation errs by a few roundings of
 the sum of its terms' absolute values, so `check` allows ROUNDINGS of those to each element. On the
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -63,6 +64,28 @@ def blur(
     return F.conv2d(m, weight, stride=tuple(stride), groups=m.shape[1])
 
 
+def upsample(
+    x: Tensor,
+    stride: Sequence[int],
+    taps_h: Sequence[float],
+    taps_w: Sequence[float],
+    mode: str,
+) -> Tensor:
+    """By its definition: zeros between the pixels, a pad, and a correlation with reversed taps."""
+    s_h, s_w = stride
+    around = 40  # further than any filter reaches
+    x = F.pad(x, (around,) * 4, "constant" if mode == "zeros" else mode)
+    n, c, h, w = x.shape
+    spread = torch.stack([x, *[torch.zeros_like(x)] * (s_w - 1)], -1).view(n, c, h, s_w * w)
+    spread = torch.stack([spread, *[torch.zeros_like(spread)] * (s_h - 1)], 3)
+    spread = spread.view(n, c, s_h * h, s_w * w)
+    for axis, stride_, taps in ((2, s_h, taps_h), (3, s_w, taps_w)):
+        first = around * stride_ + (len(taps) - 1) // 2
+        size = spread.shape[axis] - 2 * around * stride_
+        spread = sum(tap * spread.narrow(axis, first - a, size) for a, tap in enumerate(taps))
+    return spread
+
+
 class Answer(NamedTuple):
     """In float64: results, and the sums of their terms' absolute values."""
 
@@ -99,6 +122,32 @@ def answer(
     (dx_size,) = torch.autograd.grad(blur(m, stride, *sizes, blur_pad, mode), leaf, up.abs())
     finite = m.detach().nan_to_num(0.0, 0.0, 0.0).abs()
     return Answer(y.detach(), dx, blur(finite, stride, *sizes, blur_pad, mode), dx_size)
+
+
+def upsampling_answer(
+    x: Tensor,
+    dy: Tensor,
+    stride: Sequence[int],
+    taps_h: Sequence[float],
+    taps_w: Sequence[float],
+    mode: str,
+) -> Answer:
+    """:func:`answer` for `upsample`."""
+    leaf, up = (t.detach().double().contiguous() for t in (x, dy))
+    leaf.requires_grad_()
+    y = upsample(leaf, stride, taps_h, taps_w, mode)
+    (dx,) = torch.autograd.grad(y, leaf, up)
+    size_of = partial(
+        upsample,
+        stride=stride,
+        taps_h=[abs(tap) for tap in taps_h],
+        taps_w=[abs(tap) for tap in taps_w],
+        mode=mode,
+    )
+    other = leaf.detach().abs().requires_grad_()
+    y_size = size_of(other)
+    (dx_size,) = torch.autograd.grad(y_size, other, up.abs())
+    return Answer(y.detach(), dx, y_size.detach(), dx_size)
 
 
 def check(what: str, ours: Tensor, exact: Tensor, size: Tensor) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from testing.cases import CASES, MODES, Case, fill, zhang
+from testing.cases import CASES, MODES, UPSAMPLES, Case, UpsampleCase, fill, zhang
 
-from . import test_values
+from . import test_upsampling, test_values
 from .cuda_on_host import HostCuda, Job, Options, why_not
 from .cuda_on_host.build import Build, BuildError
 from .cuda_on_host.defines import FEW
@@ -49,6 +49,12 @@ def plain(channels_last: bool) -> HostTarget:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_case(case: Case, channels_last: bool) -> None:
     test_values.test_case(plain(channels_last), case, channels_last)
+
+
+@layouts
+@pytest.mark.parametrize("case", UPSAMPLES, ids=str)
+def test_upsampling_case(case: UpsampleCase, channels_last: bool) -> None:
+    test_upsampling.test_case(plain(channels_last), case, channels_last)
 
 
 @layouts

@@ -34,7 +34,7 @@ pytestmark = needs_extension
 
 def known(layer: Pool, like: Tensor | None = None) -> Pool:
     layer(torch.randn(1, 2, 8, 8) if like is None else like.detach())
-    assert layer._path.geometry is layer.geometry
+    assert layer._path.operation is layer.geometry
     return layer
 
 

@@ -17,8 +17,8 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from fastblur._backends.specialised import is_specialised
 from fastblur._backends.triton import TRITON, codes_of, launch
 from fastblur._geometry import Geometry
-from testing.cases import CASES, Case, fill, in_format, zhang
-from testing.judge import answer, judge_with_gradient
+from testing.cases import CASES, UPSAMPLES, Case, UpsampleCase, fill, in_format, zhang
+from testing.judge import answer, judge_with_gradient, upsampling_answer
 
 assert launch.INTERPRETED
 OPERATORS = TRITON.operators
@@ -77,6 +77,17 @@ def test_case(case: Case) -> None:
     layouts = (False, True) if case in SWEPT or not sweeps else (len(str(case)) % 2 == 0,)
     for channels_last in layouts:
         want.check(f"channels_last={channels_last}", *run(case, x, dy, channels_last))
+
+
+@pytest.mark.parametrize("case", [case for case in UPSAMPLES if 0 not in case.shape], ids=str)
+def test_upsampling_case(case: UpsampleCase) -> None:
+    """Values and gradients, the layouts in turn."""
+    x = fill(case.shape, "normal", torch.float32)
+    dy = fill(case.output_shape, "normal", torch.float32, seed=1)
+    leaf = in_format(x, len(str(case)) % 2 == 0).clone().requires_grad_()
+    y = TRITON.upsample(leaf, case.upsampling())
+    (dx,) = torch.autograd.grad(y, leaf, dy)
+    upsampling_answer(x, dy, *case.chain()).check(str(case), y, dx)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

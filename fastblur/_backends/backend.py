@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import _autograd
 from .._geometry import Geometry
 from .._operators import Operators, Size
+from .._upsampling import Operation, Upsampling
 
 Codes = tuple[tuple[int, ...], torch.dtype]
 
@@ -40,6 +41,10 @@ class Backend:
         """Computes y from a checked x [N, C, H, W]."""
         return _autograd.max_blur_pool(x, geometry, self.operators)
 
+    def upsample(self, x: Tensor, upsampling: Upsampling) -> Tensor:
+        """Computes the transpose of a blur from a checked x [N, C, H, W]."""
+        return _autograd.blur_upsample(upsampling.repeat_edges(x), upsampling.blur, self.operators)
+
     def codes(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> Codes:
         """Shape and dtype of the codes for a tensor like ``beside``; sizes may be symbolic."""
         raise NotImplementedError
@@ -48,8 +53,14 @@ class Backend:
         """The kernels that run a call, in words."""
         raise NotImplementedError
 
+    def upsampling_kernels(
+        self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor
+    ) -> str:
+        """The kernels that run the transpose of a blur, in words; ``size`` is its output's."""
+        return f"backward of {self.kernels(geometry, size, channels_last, beside)}"
+
     def direct(
-        self, geometry: Geometry, device: torch.device
+        self, operation: Operation, device: torch.device
     ) -> Callable[[Tensor], Tensor | None] | None:
         """The direct path for plain tensors, or None; see ``_direct.py``."""
         return None

@@ -21,6 +21,7 @@ from .. import _autograd, _compat
 from .._geometry import FIELDS, Geometry
 from .._operators import Arguments, Kernels, Operators, Size, memory_format
 from .._plain import states
+from .._upsampling import Operation
 from .backend import Backend, Codes, in_words
 from .specialised import is_specialised
 
@@ -101,6 +102,46 @@ class CompiledCall:
         self.native.apply(x.data_ptr(), codes.data_ptr(), y.data_ptr(), *self._place(x))
         return y
 
+    def no_codes(self) -> Tensor:
+        """What stands for the codes of a call that keeps none."""
+        return self._no_codes()
+
+    def differentiable_backward(self, dy: Tensor, codes: Tensor) -> Tensor:
+        """:meth:`backward` of any tensors, recorded by autograd."""
+        dx: Tensor = _autograd.MaxBlurPoolBackward.apply(
+            self.operators, dy, codes, self.input_size, *self.arguments
+        )
+        return dx
+
+
+class UpsamplingCall:
+    """A blur's call with input and output in each other's place: its forward is the transpose."""
+
+    def __init__(
+        self, plan: Plan, size: Size, channels_last: bool, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        blurred = (*size[:2], *Geometry(*plan.geometry).largest_map(*size[2:]))
+        call = self._blur = plan.backend.calls(plan, blurred, channels_last, dtype, device)
+        self.operators, self.alignment, self.plain = call.operators, call.alignment, call.plain
+        self.dtype, self.memory_format = dtype, call.memory_format
+        self.input_size, self.output_size = call.output_size, call.input_size
+        self.codes_shape, self.codes_dtype = call.codes_shape, call.codes_dtype
+
+    def output(self, x: Tensor) -> Tensor:
+        return self._blur.backward(x, self._blur.no_codes())
+
+    def forward(self, x: Tensor, need_codes: bool) -> tuple[Tensor, Tensor]:
+        codes = self._blur.no_codes()
+        return self._blur.backward(x, codes), codes
+
+    def backward(self, dy: Tensor, codes: Tensor) -> Tensor:
+        return self._blur.apply(dy, codes)
+
+    def differentiable_backward(self, dy: Tensor, codes: Tensor) -> Tensor:
+        call = self._blur
+        dx: Tensor = _autograd.MaxBlurPoolApply.apply(call.operators, dy, codes, *call.arguments)
+        return dx
+
 
 def _strides(size: Size, channels_last: bool) -> Size:
     """The strides that torch gives a tensor of this size; only the batch may be empty."""
@@ -117,6 +158,7 @@ class Compiled(Backend):
     def __init__(self) -> None:
         self.plans = functools.lru_cache(maxsize=1024)(functools.partial(Plan, self))
         self.calls = functools.lru_cache(maxsize=256)(CompiledCall)
+        self.upsampling_calls = functools.lru_cache(maxsize=256)(UpsamplingCall)
 
     @property
     def library(self) -> Any:
@@ -144,14 +186,20 @@ class Compiled(Backend):
         return f"{in_words(geometry)} ({call.native.specialisation()})"
 
     def direct(
-        self, geometry: Geometry, device: torch.device
+        self, operation: Operation, device: torch.device
     ) -> Callable[[Tensor], Tensor | None] | None:
         make = _direct_path() if device.type == self.device_type else None
-        return make and make(self.plans(geometry.arguments()), device)
+        if make is None:
+            return None
+        if isinstance(operation, Geometry):
+            return make(self.plans(operation.arguments()), self.calls, device)
+        if any(operation.repeated):
+            return None
+        return make(self.plans(operation.blur.arguments()), self.upsampling_calls, device)
 
 
 @functools.cache
-def _direct_path() -> Callable[[Plan, torch.device], Callable[[Tensor], Tensor | None]] | None:
+def _direct_path() -> Callable[..., Callable[[Tensor], Tensor | None]] | None:
     try:
         from .._direct import Direct
     except Exception:  # an unknown torch version may lack what it imports

@@ -14,6 +14,7 @@ from torch import Tensor
 from .._autograd import is_tracing
 from .._geometry import Geometry
 from .._operators import Size
+from .._upsampling import Upsampling
 from .backend import Backend
 
 
@@ -30,8 +31,16 @@ class Reference(Backend):
     def run(self, x: Tensor, geometry: Geometry) -> Tensor:
         return max_blur_pool(x, geometry)
 
+    def upsample(self, x: Tensor, upsampling: Upsampling) -> Tensor:
+        return blur_upsample(x, upsampling)
+
     def kernels(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> str:
         return "max_pool2d, pad, conv2d"
+
+    def upsampling_kernels(
+        self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor
+    ) -> str:
+        return "pad, conv_transpose2d"
 
 
 REFERENCE = Reference()
@@ -47,9 +56,7 @@ def max_blur_pool(x: Tensor, geometry: Geometry) -> Tensor:
     Returns:
         [N, C, H_out, W_out], in the dtype of ``x``.
     """
-    taps_h = torch.tensor(geometry.taps_h, dtype=torch.float64)
-    taps_w = torch.tensor(geometry.taps_w, dtype=torch.float64)
-    return chain(x, geometry, torch.outer(taps_h, taps_w), F.pad)
+    return chain(x, geometry, _filter(geometry), F.pad)
 
 
 def chain(
@@ -67,6 +74,45 @@ def chain(
     mode = "constant" if geometry.padding_mode == "zeros" else geometry.padding_mode
     x = pad(x, (left, right, top, bottom), mode)
     weight = filter.to(device=x.device, dtype=x.dtype)
-    # torch.jit.trace takes sizes for variables, and a convolution in ONNX has a known weight.
-    channels = int(x.shape[1]) if is_tracing() else x.shape[1]
+    channels = _channels(x)
     return F.conv2d(x, weight.expand(channels, 1, -1, -1), stride=geometry.stride, groups=channels)
+
+
+def blur_upsample(x: Tensor, upsampling: Upsampling) -> Tensor:
+    """``pad`` if the edges are repeated, ``conv_transpose2d``, and a crop.
+
+    Args:
+        x: [N, C, H, W].
+        upsampling: the arguments of the call.
+
+    Returns:
+        [N, C, stride_h * H, stride_w * W], in the dtype of ``x``.
+    """
+    sizes = upsampling.output_size(*x.shape[2:])
+    weight = _filter(upsampling.blur).to(device=x.device, dtype=x.dtype)
+    # One edge more than any filter reaches, for an odd one that reaches further after the map.
+    edges = 0
+    if upsampling.padding_mode == "replicate":
+        edges = max(weight.shape) // 2 // min(upsampling.stride) + 1
+        x = F.pad(x, (edges,) * 4, "replicate")
+    y = F.conv_transpose2d(
+        x, weight.expand(_channels(x), 1, -1, -1), stride=upsampling.stride, groups=_channels(x)
+    )
+    for axis, stride, size in zip((-2, -1), upsampling.stride, sizes, strict=True):
+        n_taps = weight.shape[axis]
+        before = (n_taps - 1) // 2
+        beyond = before + stride - n_taps - edges * stride  # with a stride longer than the taps
+        if beyond > 0:
+            y = F.pad(y, (0, 0, 0, beyond) if axis == -2 else (0, beyond))
+        y = y.narrow(axis, before + edges * stride, size)
+    return y
+
+
+def _filter(geometry: Geometry) -> Tensor:
+    taps = (torch.tensor(row, dtype=torch.float64) for row in (geometry.taps_h, geometry.taps_w))
+    return torch.outer(*taps)
+
+
+def _channels(x: Tensor) -> int:
+    # torch.jit.trace takes sizes for variables, and a convolution in ONNX has a known weight.
+    return int(x.shape[1]) if is_tracing() else x.shape[1]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastblur._backends import compiled
 from fastblur._geometry import Geometry
+from fastblur._upsampling import Upsampling
 from testing.judge import EPS, ROUNDINGS, scale
 
 from . import HostCuda, HostCudaError, Job, Options, Result
@@ -56,6 +57,10 @@ class HostTarget:
 
     def __call__(self, x: Tensor, geometry: Geometry) -> Tensor:
         return _Differentiable.apply(x, self, geometry)
+
+    def upsample(self, x: Tensor, upsampling: Upsampling) -> Tensor:
+        size = (*x.shape[:2], *upsampling.output_size(*x.shape[2:]))
+        return _Upsampled.apply(upsampling.repeat_edges(x), self, upsampling.blur, size)
 
     def ways_for(self, job: Job) -> Sequence[Options]:
         """All, or the two that differ most where all would take long."""
@@ -101,6 +106,23 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         return ctx.target.run(replace(ctx.job, dy=dy), "dx", ctx.codes)[0]["dx"], None, None
+
+
+class _Upsampled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, target: HostTarget, geometry: Geometry, size: tuple[int, int, int, int]
+    ) -> Tensor:
+        job = Job("backward", geometry, size, x.dtype, target.channels_last, dy=x)
+        shape, dtype = compiled.CUDA.codes(geometry, size, target.channels_last, x)
+        codes = [torch.empty(shape, dtype=dtype) for _ in target.ways_for(job)]
+        ctx.target, ctx.job, ctx.codes = target, replace(job, op="apply", dy=None), codes
+        return target.run(job, "dx", codes)[0]["dx"]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        applied = ctx.target.run(replace(ctx.job, x=dy), "applied", ctx.codes)[0]["applied"]
+        return applied, None, None, None
 
 
 def same(ours: Tensor, theirs: Tensor, what: str, tolerance: float = 0.0) -> None:

@@ -1,0 +1,508 @@
+"""Upsampling on every backend against its definition, and everything that torch does with it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastblur import FusedBlurPool, FusedBlurUpsample, FusedBlurUpsample1d, explain
+from fastblur._backends import compiled
+from fastblur.export import decompositions
+from fastblur.flops import fvcore_handles
+from fastblur.functional import blur_pool2d, blur_upsample1d, blur_upsample2d
+from testing.cases import (
+    UPSAMPLE_MODES,
+    UPSAMPLES,
+    Target,
+    UpsampleCase,
+    fill,
+    in_format,
+    targets,
+    upsampling,
+)
+from testing.judge import upsample, upsampling_answer
+
+from .conftest import needs_extension
+
+TARGETS = targets()
+FUSED = [target for target in TARGETS if target.backend.keeps_codes]
+both_layouts = pytest.mark.parametrize(
+    "channels_last", [False, True], ids=["contiguous", "channels_last"]
+)
+each_mode = pytest.mark.parametrize("mode", UPSAMPLE_MODES)
+
+
+# ---- values ------------------------------------------------------------------------------------
+
+
+@both_layouts
+@pytest.mark.parametrize("case", UPSAMPLES, ids=str)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_case(target: Target, case: UpsampleCase, channels_last: bool) -> None:
+    for dtype in (torch.float32, torch.float64):
+        x, dy = fill(case.shape, "normal", dtype), fill(case.output_shape, "normal", dtype, seed=1)
+        leaf = in_format(x, channels_last).requires_grad_()
+        y = target.upsample(leaf, case.upsampling())
+        (dx,) = torch.autograd.grad(y, leaf, in_format(dy, channels_last))
+        assert y.dtype == dx.dtype == dtype
+        upsampling_answer(x, dy, *case.chain()).check(str(dtype), y, dx)
+
+
+@both_layouts
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("target", FUSED, ids=str)
+def test_sixteen_bits_are_rounded_once(
+    target: Target, channels_last: bool, dtype: torch.dtype
+) -> None:
+    """So no result is further from the exact one than half a unit in the last place."""
+    for case in UPSAMPLES:
+        x, dy = fill(case.shape, "normal", dtype), fill(case.output_shape, "normal", dtype, seed=1)
+        leaf = in_format(x, channels_last).requires_grad_()
+        y = target.upsample(leaf, case.upsampling())
+        (dx,) = torch.autograd.grad(y, leaf, in_format(dy, channels_last))
+        exact = upsampling_answer(x, dy, *case.chain())
+        # Repeating the edges is a step of its own, whose gradient is summed in 16 bits.
+        repeats = any(case.upsampling().repeated)
+        for ours, truth, size in ((y, exact.y, exact.y_size), (dx, exact.dx, exact.dx_size)):
+            half = torch.finfo(dtype).eps / 2
+            allowed = half * truth.abs() * 1.001 + 1e-6 * size + 1e-7
+            if repeats and ours is dx:
+                allowed = 4 * half * size + 1e-7
+            assert ((ours.double() - truth).abs() <= allowed).all(), str(case)
+
+
+@both_layouts
+@pytest.mark.parametrize("target", FUSED, ids=str)
+def test_nan_and_infinity_stay_where_they_reach(target: Target, channels_last: bool) -> None:
+    """One tap from a NaN is NaN, two strides from it is not."""
+    x = torch.ones(1, 17, 9, 20)
+    x[0, :, 4, 10], x[0, :, 0, 0] = torch.nan, torch.inf
+    case = upsampling(4, 2)
+    y = target.upsample(in_format(x, channels_last), case.upsampling())
+    exact = upsample(x.double(), *case.chain())  # type: ignore[arg-type]
+    assert torch.equal(y[0, :, 6:, 18:].isnan(), exact[0, :, 6:, 18:].isnan())
+    assert y[0, :, 7:11, 19:23].isnan().all()
+    assert not y[0, :, :, 24:].isnan().any()
+
+
+@needs_extension
+@each_mode
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("filter_size", [2, 3, 4, 5, 6])
+def test_equals_conv_transpose2d(filter_size: int, stride: int, mode: Any) -> None:
+    """Cropped to stride times the input, with the gain as a factor."""
+    taps = torch.rand(filter_size, dtype=torch.float64)
+    x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
+    weight = 0.5 * torch.outer(taps, taps).expand(3, 1, -1, -1)
+    edge = 0 if mode == "zeros" else 4
+    around = F.pad(x, (edge,) * 4, "replicate") if edge else x
+    y = F.conv_transpose2d(around, weight, stride=stride, groups=3)
+    first = (filter_size - 1) // 2 + edge * stride
+    y = F.pad(y, (0, 3, 0, 3))[..., first : first + 9 * stride, first : first + 7 * stride]
+    ours = blur_upsample2d(x, stride=stride, taps=taps, gain=0.5, padding_mode=mode)
+    torch.testing.assert_close(ours, y, rtol=1e-14, atol=1e-14)
+
+
+@needs_extension
+def test_replicate_is_bilinear_and_nearest() -> None:
+    x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
+    for filter_size, mode in ((4, "bilinear"), (2, "nearest")):
+        want = F.interpolate(x, scale_factor=2, mode=mode)
+        ours = blur_upsample2d(x, filter_size, padding_mode="replicate")
+        torch.testing.assert_close(ours, want, rtol=1e-14, atol=1e-14)
+
+
+@needs_extension
+@each_mode
+@pytest.mark.parametrize("stride", [1, 2, 3, (2, 3)])
+@pytest.mark.parametrize("filter_size", [3, 4, 5, 6, 7])
+def test_a_constant_stays_constant(filter_size: int, stride: Any, mode: Any) -> None:
+    y = blur_upsample2d(torch.full((1, 1, 12, 12), 3.0), filter_size, stride, padding_mode=mode)
+    inner = y if mode == "replicate" else y[..., 9:-9, 9:-9]
+    torch.testing.assert_close(inner, torch.full_like(inner, 3.0))
+    assert (y.min() < 2.9) == (mode == "zeros")
+
+
+@needs_extension
+def test_it_is_the_transpose_of_the_blur() -> None:
+    """<up(x), z> = <x, blur(z)>: the layer's own definition."""
+    x, z = (torch.randn(2, 3, n, 2 * n, dtype=torch.float64) for n in (5, 10))
+    for filter_size in (2, 3, 4, 7):
+        up = blur_upsample2d(x, filter_size, gain=1)
+        down = blur_pool2d(z, filter_size, padding_mode="zeros")
+        torch.testing.assert_close((up * z).sum(), (x * down).sum())
+
+
+@needs_extension
+def test_one_dimension() -> None:
+    x = torch.randn(2, 3, 9)
+    for mode in UPSAMPLE_MODES:
+        for f, s in ((4, 2), (3, 2), (5, 3)):
+            y = blur_upsample1d(x, f, s, padding_mode=mode)
+            assert torch.equal(y, FusedBlurUpsample1d(f, s, padding_mode=mode)(x))
+            taps = ((1.0,), FusedBlurUpsample1d(f, s, padding_mode=mode).taps[1])
+            case = UpsampleCase((1, s), *taps, mode=mode)
+            want = upsample(x.double().unsqueeze(2), *case.chain()).squeeze(2)  # type: ignore[arg-type]
+            torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-6)
+    assert torch.equal(blur_upsample1d(x[0]), blur_upsample1d(x)[0])
+
+
+@needs_extension
+@both_layouts
+@each_mode
+def test_shapes_layouts_and_what_is_kept(mode: Any, channels_last: bool) -> None:
+    layer = FusedBlurUpsample(3, (2, 1), padding_mode=mode)
+    x = in_format(torch.randn(2, 5, 6, 7), channels_last).requires_grad_()
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (kept.append(t.numel()), t)[1], lambda t: t
+    ):
+        y = layer(x)
+    assert y.shape == (2, 5, 12, 7)
+    assert y.is_contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
+    assert sum(kept) == 0
+    assert torch.equal(layer(x[0].contiguous()), layer(x.contiguous())[0])
+    assert torch.equal(layer(x[:0]), y[:0])
+
+
+# ---- derivatives -------------------------------------------------------------------------------
+
+SMALL = dict(filter_size=3, padding_mode="replicate")
+
+
+def small(x: Tensor) -> Tensor:
+    return blur_upsample2d(x, **SMALL)  # type: ignore[arg-type]
+
+
+def plain(x: Tensor) -> Tensor:
+    return blur_upsample2d(x, **SMALL, backend="reference")  # type: ignore[arg-type]
+
+
+@needs_extension
+@each_mode
+def test_gradcheck(mode: Any) -> None:
+    x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    for f in (3, 4):
+        layer = FusedBlurUpsample(f, padding_mode=mode)
+        assert gradcheck(layer, x, check_forward_ad=True, check_batched_grad=True)
+        assert gradgradcheck(lambda x, layer=layer: layer(x).square(), x)
+
+
+@needs_extension
+def test_transforms() -> None:
+    x, t = (torch.randn(3, 1, 2, 3, 4, dtype=torch.float64) for _ in range(2))
+
+    def loss(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: f(x).pow(3).sum()
+
+    uses: dict[str, Callable[[Any], Tensor]] = {
+        "vmap": lambda f: vmap(f)(x),
+        "vmap, last axis": lambda f: vmap(f, in_dims=-1)(x.movedim(0, -1)),
+        "jvp": lambda f: jvp(f, (x[0],), (t[0],))[1],
+        "vmap grad": lambda f: vmap(grad(loss(f)))(x),
+        "jacrev": lambda f: jacrev(f)(x[0]),
+        "jacfwd": lambda f: jacfwd(f)(x[0]),
+        "hessian": lambda f: hessian(loss(f))(x[0]),
+    }
+    for name, use in uses.items():
+        torch.testing.assert_close(use(small), use(plain), msg=name, rtol=1e-9, atol=1e-9)
+
+
+@needs_extension
+def test_forward_mode() -> None:
+    x, t = (torch.randn(1, 2, 3, 4) for _ in range(2))
+    with forward_ad.dual_level():
+        dual = small(forward_ad.make_dual(x, t))
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, small(t))
+
+
+# ---- torch around it ---------------------------------------------------------------------------
+
+
+def decoder(mode: Any) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        FusedBlurUpsample(padding_mode=mode),
+        nn.Conv2d(6, 4, 3),
+        FusedBlurUpsample(3, (2, 1), padding_mode=mode),
+        FusedBlurUpsample(2, 3, gain=2.0, padding_mode=mode),
+    ).eval()
+
+
+@needs_extension
+@each_mode
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_compiled_step(dynamic: bool, mode: Any) -> None:
+    torch._dynamo.reset()
+    model = decoder(mode)
+    by_compiler = torch.compile(model, fullgraph=True, dynamic=dynamic)
+    for size in (9, 12):
+        x = torch.randn(2, 3, size, size + 1)
+        results = []
+        for run in (by_compiler, model):
+            y = run(x)
+            results.append([y, *torch.autograd.grad(y.square().sum(), list(model.parameters()))])
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@needs_extension
+@each_mode
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_and_decomposed(strict: bool, mode: Any) -> None:
+    model, x = decoder(mode), torch.randn(2, 3, 12, 13)
+    shapes = ({0: torch.export.Dim("n", min=1, max=9), 2: torch.export.Dim("h", min=8, max=99)},)
+    program = torch.export.export(model, (x,), dynamic_shapes=shapes, strict=strict)
+    decomposed = program.run_decompositions(decompositions())
+    held = [
+        sum("fastblur" in str(node.target) for node in each.graph.nodes)
+        for each in (program, decomposed)
+    ]
+    assert held == [3, 0]
+    for shape in ((2, 3, 12, 13), (5, 3, 17, 13)):
+        x = torch.randn(shape)
+        for each in (program, decomposed):
+            torch.testing.assert_close(each.module()(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@needs_extension
+@pytest.mark.filterwarnings("ignore")  # the old exporter is deprecated, and traces
+@each_mode
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_onnx(dynamo: bool, mode: Any, tmp_path: Any) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="runs ONNX files")
+    pytest.importorskip("onnxscript", reason="exports to ONNX")
+    model, x, file = decoder(mode), torch.randn(2, 3, 12, 13), tmp_path / "net.onnx"
+    options: dict[str, Any] = dict(dynamic_axes={"x": {0: "n"}}, opset_version=18)
+    if dynamo:
+        options = dict(dynamic_shapes=({0: "n"},), verbose=False)
+    torch.onnx.export(model, (x,), file, dynamo=dynamo, input_names=["x"], **options)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for n in (2, 3):
+        x = torch.randn(n, 3, 12, 13)
+        (y,) = session.run(None, {"x": x.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(y), model(x), rtol=1e-5, atol=1e-5)
+
+
+@needs_extension
+@pytest.mark.slow
+def test_ahead_of_time_inductor(tmp_path: Any) -> None:
+    model, x = decoder("replicate"), torch.randn(2, 3, 12, 13)
+    package = torch._inductor.aoti_compile_and_package(
+        torch.export.export(model, (x,)), package_path=f"{tmp_path}/net.pt2"
+    )
+    torch.testing.assert_close(torch._inductor.aoti_load_package(package)(x), model(x))
+
+
+@needs_extension
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+@each_mode
+def test_a_trace_serves_other_sizes(mode: Any) -> None:
+    model = decoder(mode)
+    trace = torch.jit.trace(model, (torch.randn(2, 3, 12, 13),))
+    for shape in ((2, 3, 12, 13), (1, 3, 9, 20)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(trace(x), model(x))
+    with pytest.raises(NotImplementedError, match="cannot compile FusedBlurUpsample"):
+        torch.jit.script(model)
+
+
+@needs_extension
+def test_autocast_and_meta() -> None:
+    layer, x = FusedBlurUpsample(), torch.randn(1, 2, 5, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer(x), layer(x.bfloat16()))
+        assert layer(x).dtype == torch.bfloat16
+        assert layer(x.double()).dtype == torch.float64
+    meta = layer(x.to("meta").to(memory_format=torch.channels_last))
+    assert meta.stride() == layer(x.to(memory_format=torch.channels_last)).stride()
+
+
+@needs_extension
+@pytest.mark.parametrize("mode", UPSAMPLE_MODES)
+def test_a_symbolic_trace_holds_one_call(mode: Any) -> None:
+    layer = FusedBlurUpsample(3, 2, padding_mode=mode)
+    traced = torch.fx.symbolic_trace(nn.Sequential(layer, nn.Identity()))
+    held = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert held == [blur_upsample2d]
+    x = torch.randn(1, 2, 5, 6)
+    assert torch.equal(traced(x), layer(x))
+
+
+@needs_extension
+@each_mode
+def test_bits_do_not_depend_on_the_threads(mode: Any) -> None:
+    x = torch.randn(4, 33, 40, 41)
+    dy = torch.randn(4, 33, 80, 82)
+    for channels_last in (False, True):
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            leaf = in_format(x, channels_last).requires_grad_()
+            y = FusedBlurUpsample(padding_mode=mode)(leaf)
+            found.append([y.detach(), *torch.autograd.grad(y, leaf, dy)])
+        for each in found[1:]:
+            assert all(map(torch.equal, each, found[0]))
+
+
+@needs_extension
+@both_layouts
+def test_the_direct_path_has_the_same_bits(
+    channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer's second call goes straight to the kernels, a function's through the operators."""
+    layer = FusedBlurUpsample(5, padding_mode="zeros")
+    x = in_format(torch.randn(2, 5, 6, 7), channels_last)
+    layer(x)
+    assert layer._path.direct is not None
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        leaf = x.to(dtype).requires_grad_()
+        found = []
+        for run in (layer._path.direct, lambda x: blur_upsample2d(x, 5)):
+            y = run(leaf)
+            assert y is not None
+            (dx,) = torch.autograd.grad(y.square().sum(), leaf, create_graph=True)
+            found.append([y, dx, *torch.autograd.grad(dx.square().sum(), leaf)])
+        assert all(map(torch.equal, *found))
+        with torch.no_grad():
+            assert torch.equal(layer(leaf), found[0][0])
+
+    def fail(*_: Any) -> Tensor:
+        raise AssertionError("backward of a plain call took the long way")
+
+    monkeypatch.setattr(compiled.UpsamplingCall, "differentiable_backward", fail)
+    leaf = x.clone().requires_grad_()
+    layer(leaf).square().sum().backward()
+    with torch.inference_mode():
+        y = layer(torch.ones(1, 5, 6, 8))
+    layer(torch.ones(1, 5, 6, 8, requires_grad=True)).sum().backward()
+    assert not y.requires_grad
+
+
+# ---- for people --------------------------------------------------------------------------------
+
+
+def test_layers_copy_pickle_and_print() -> None:
+    layer = FusedBlurUpsample(taps=[1, 2, 1], stride=(2, 1), gain=2, padding_mode="replicate")
+    text = "FusedBlurUpsample(taps=(1, 2, 1), stride=(2, 1), gain=2, padding_mode='replicate')"
+    assert repr(layer) == text
+    assert repr(FusedBlurUpsample1d()) == "FusedBlurUpsample1d(filter_size=4, stride=2)"
+    x = torch.randn(1, 2, 4, 4)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other(x), layer(x))
+    assert not list(layer.state_dict())
+    assert layer.stride == (2, 1)
+    assert layer.padding_mode == "replicate"
+    assert layer.taps == ((2.0, 4.0, 2.0), (1.0, 2.0, 1.0))
+
+
+@needs_extension
+@each_mode
+def test_explain(mode: Any) -> None:
+    x = torch.zeros(2, 4, 8, 8)
+    found = explain(x, FusedBlurUpsample(padding_mode=mode))
+    assert found.backend == "cpu"
+    assert found.output_size == (2, 4, 16, 16)
+    assert found.bytes_forward == found.bytes_backward == 4 * 5 * x.numel()
+    assert found.bytes_saved == 0
+    assert "backward of " in found.specialisation
+    assert explain(x[0, 0], FusedBlurUpsample1d()).output_size == (8, 16)
+    reference = explain(x, FusedBlurUpsample(backend="reference")).specialisation
+    assert reference == "pad, conv_transpose2d"
+
+
+@needs_extension
+def test_flops() -> None:
+    """As the transposed convolution that it replaces."""
+    counts = []
+    for backend in ("cpu", "reference"):
+        x = torch.randn(2, 4, 5, 6, requires_grad=True)
+        with FlopCounterMode(display=False) as counter:
+            FusedBlurUpsample(backend=backend)(x).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
+    graph: Any = torch.jit.trace(FusedBlurUpsample(), torch.randn(2, 4, 5, 6)).inlined_graph
+    handles = fvcore_handles()
+    (node,) = (node for node in graph.nodes() if node.kind() in handles)
+    count = handles[node.kind()](list(node.inputs()), list(node.outputs()))
+    assert count == 2 * 4 * 5 * 6 * 16
+
+
+X = torch.zeros(1, 2, 5, 5)
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    (dict(filter_size=0), ValueError, "filter_size must be 1 to 31, got 0"),
+    (dict(stride=0), ValueError, "stride must be 1 or more, got 0"),
+    (dict(stride=None), TypeError, "stride must be an int or a pair of ints, got None"),
+    (dict(taps="x"), (TypeError, ValueError), "taps must be"),  # type: ignore[list-item]
+    (dict(gain="sum"), TypeError, "gain must be 'auto' or a number, got 'sum'"),
+    (dict(gain=None), TypeError, "gain must be 'auto' or a number, got None"),
+    (dict(gain=True), TypeError, "gain must be 'auto' or a number, got True"),
+    (dict(gain=float("inf")), ValueError, "gain must be finite, got inf"),
+    (dict(stride=5), ValueError, "gain 'auto' needs at least as many taps as the stride, got 4"),
+    (dict(taps=[1, 1, -1]), ValueError, "gain 'auto' needs taps of which every 2 apart sum to"),
+    (dict(padding_mode="reflect"), ValueError, "padding_mode must be one of 'zeros', 'replicate'"),
+    (dict(backend="gpu"), ValueError, "backend must be one of 'auto', .* got 'gpu'"),
+    (dict(scale_factor=2), TypeError, "has no argument 'scale_factor'"),
+    (dict(blur_padding=1), TypeError, "has no argument 'blur_padding'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD, ids=lambda v: str(v)[:40])
+def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    for call in (
+        lambda: FusedBlurUpsample(**arguments),
+        lambda: blur_upsample2d(X, **arguments),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_wrong_arguments_in_one_dimension() -> None:
+    for arguments in (dict(stride=(1, 2)), dict(filter_size=(1, 3)), dict(taps=([1], [1, 1]))):
+        with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
+            FusedBlurUpsample1d(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (None, TypeError, "input must be a torch.Tensor, got NoneType"),
+        (X.int(), TypeError, r"input must be float32, .* got torch\.int32"),
+        (X[0, 0], ValueError, r"input must be \[N, C, H, W\] or \[C, H, W\]"),
+        (X[:, :0], ValueError, "input may be empty only along the batch"),
+        (X.to_sparse(), TypeError, "input must be a dense tensor"),
+    ],
+    ids=str,
+)
+def test_wrong_inputs(x: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        FusedBlurUpsample()(x)
+
+
+def test_a_named_backend_that_cannot_run() -> None:
+    with pytest.raises(RuntimeError, match="backend 'cuda' cannot run: "):
+        blur_upsample2d(X, backend="cuda")
+
+
+@needs_extension
+def test_a_pool_and_its_upsampling_in_a_new_process() -> None:
+    """Nothing else need have been called before."""
+    code = "import torch, fastblur as f; print(f.FusedBlurUpsample()(torch.ones(1,1,4,4)).sum())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "tensor(" in done.stdout, done.stderr
+    assert FusedBlurPool()(FusedBlurUpsample()(X)).shape == X.shape
