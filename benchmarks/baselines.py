@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastblur import FusedBlurPool, FusedMaxBlurPool
+from fastblur import FusedBlurPool, FusedBlurUpsample, FusedMaxBlurPool
 from fastblur._backends import compiled
 
-from .workloads import Workload
+from .workloads import Upsampling, Workload
 
 Layer = Callable[[Tensor], Tensor]
 OURS = "fastblur"
@@ -31,6 +31,10 @@ KORNIA = "kornia, zero border"
 COMPILED_OURS = "compiled fastblur"
 COMPILED = ("compiled unfused", "compiled slices", "compiled max_pool2d + slices")
 COMPILED_UNFUSED, COMPILED_SLICES, COMPILED_POOL = COMPILED
+TRANSPOSED = "conv_transpose2d"
+ZEROS_BETWEEN = "zeros between, conv2d"  # StyleGAN's upfirdn2d, by its definition
+BILINEAR = "interpolate, bilinear"
+UPSAMPLERS = (TRANSPOSED, ZEROS_BETWEEN, BILINEAR)
 ONE_OPERATOR = "one max_pool2d"  # not a rival: what any single operator of torch costs
 
 
@@ -71,6 +75,8 @@ class Eager(nn.Module):
 
 def ours(workload: Workload, backend: str = "auto") -> nn.Module:
     options: dict[str, Any] = dict(filter_size=workload.filter_size, backend=backend)
+    if isinstance(workload, Upsampling):
+        return FusedBlurUpsample(**options)
     return (
         FusedMaxBlurPool(workload.pool, 2, workload.pad, **options)
         if workload.pool > 1
@@ -78,8 +84,19 @@ def ours(workload: Workload, backend: str = "auto") -> nn.Module:
     )
 
 
+def _border(workload: Workload) -> str:
+    return "zeros" if isinstance(workload, Upsampling) else "reflect"
+
+
 def why_not(name: str, workload: Workload, device_type: str) -> str | None:
     """Why somebody's layer, were it installed, could not be compared on this workload."""
+    if isinstance(workload, Upsampling):
+        if name == BILINEAR and workload.filter_size != 4:
+            return "has four taps"
+        if name not in (OURS, TRITON, *UPSAMPLERS):
+            return "is no upsampling"
+    elif name in UPSAMPLERS:
+        return "is an upsampling"
     if name == TIMM and workload.filter_size % 2 == 0:
         return "pads otherwise with an even filter: another output size"
     if name == KORNIA and (workload.pool == 1 or workload.pad):
@@ -93,7 +110,8 @@ def why_not(name: str, workload: Workload, device_type: str) -> str | None:
 
 def field(workload: Workload, device_type: str, compiled: bool) -> list[str]:
     """Who can be compared on this workload, fastblur first."""
-    names = [OURS, TRITON, UNFUSED, ADOBE, TIMM, KORNIA, *(COMPILED if compiled else ())]
+    names = [OURS, TRITON, UNFUSED, ADOBE, TIMM, KORNIA, *UPSAMPLERS]
+    names += COMPILED if compiled else ()
     return [name for name in names if why_not(name, workload, device_type) is None]
 
 
@@ -193,9 +211,44 @@ def _pool_and_slices(workload: Workload) -> Rival:
     return Rival(layer, compiled=True)
 
 
+def _transposed(workload: Workload) -> Rival:
+    """Cropped to twice the size by its own arguments."""
+    f, channels = workload.filter_size, workload.shape[1]
+    weight = _upsampling_filter(workload)
+    options: dict[str, Any] = dict(stride=2, padding=(f - 1) // 2, output_padding=f % 2)
+    return Rival(
+        lambda x: F.conv_transpose2d(x, weight.to(x.device), groups=channels, **options), "zeros"
+    )
+
+
+def _zeros_between(workload: Workload) -> Rival:
+    f, channels = workload.filter_size, workload.shape[1]
+    weight = _upsampling_filter(workload)
+
+    def layer(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        spread = F.pad(x.reshape(n, c, h, 1, w, 1), (0, 1, 0, 0, 0, 1)).reshape(n, c, 2 * h, 2 * w)
+        before = f - 1 - (f - 1) // 2
+        spread = F.pad(spread, (before, f - 1 - before) * 2)
+        return F.conv2d(spread, weight.to(x.device), groups=channels)
+
+    return Rival(layer, "zeros")
+
+
+def _upsampling_filter(workload: Workload) -> Tensor:
+    taps = torch.tensor(workload.taps)
+    weight = torch.outer(taps, taps).to(workload.dtype)
+    return weight.expand(workload.shape[1], 1, -1, -1).contiguous()
+
+
+def _bilinear(workload: Workload) -> Rival:
+    """Four taps, and edges around."""
+    return Rival(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), "replicate")
+
+
 MAKERS: dict[str, Callable[[Workload], Rival]] = {
-    OURS: lambda workload: Rival(ours(workload)),
-    TRITON: lambda workload: Rival(ours(workload, "triton")),
+    OURS: lambda workload: Rival(ours(workload), _border(workload)),
+    TRITON: lambda workload: Rival(ours(workload, "triton"), _border(workload)),
     UNFUSED: lambda workload: Rival(Eager(workload)),
     ADOBE: _adobe,
     TIMM: _timm,
@@ -204,6 +257,9 @@ MAKERS: dict[str, Callable[[Workload], Rival]] = {
     ONE_OPERATOR: lambda workload: Rival(nn.MaxPool2d(2), yardstick=True),
     COMPILED_SLICES: _slices,
     COMPILED_POOL: _pool_and_slices,
+    TRANSPOSED: _transposed,
+    ZEROS_BETWEEN: _zeros_between,
+    BILINEAR: _bilinear,
     COMPILED_OURS: lambda workload: Rival(ours(workload), compiled=True),
 }
 

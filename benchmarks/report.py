@@ -39,6 +39,11 @@ Medians in milliseconds. *Of limit* is the share of the speed of a copy of as ma
 reached. *Peer takes* is the time of the fastest layer of another package or of plain PyTorch, over
 fastblur's."""
 
+UPSAMPLING_NOTES = """\
+Medians in milliseconds, with the quartiles in brackets. *Of limit* is the share of the speed of a
+copy of as many bytes that was reached. The other columns give the time of other ways, over
+fastblur's."""
+
 
 def beside(page: Path) -> str:
     """Where a page has its pictures and results, from its folder."""
@@ -71,6 +76,11 @@ def summary(results: dict[str, Any], pictures_at: str, tables_at: str | None = N
         parts += ["### One layer, forward and backward", SUMMARY_NOTES, tables.summary(layers)]
         parts += [_picture("limit", "share of the limit by layer", pictures_at)]
         parts += [_picture("memory", "memory by layer", pictures_at)]
+    upsampling = of_kind(results, "upsampling")
+    if upsampling:
+        parts += [UPSAMPLING_NOTES, tables.upsampling(upsampling)]
+        if tables_at is None:
+            parts += [tables.provenance(run, results["rows"])]
     models = of_kind(results, "model")
     if models:
         parts += ["### Whole networks", tables.networks(models)]
@@ -123,7 +133,8 @@ def fill(page: str, part: str, name: str = "benchmarks.report") -> str:
 
 def filled(results: dict[str, Any], page: Path) -> str:
     """The page with its generated parts."""
-    text = fill(page.read_text(), summary(results, beside(page), tables_of(page).name))
+    more = tables_of(page).name if of_kind(results, "layer") else None
+    text = fill(page.read_text(), summary(results, beside(page), more))
     roofline = page.parent / beside(page) / "roofline.json"
     if roofline.exists():
         rows = json.loads(roofline.read_text())["rows"]
@@ -143,7 +154,8 @@ def write(results: dict[str, Any], out: Path, page: Path | None) -> None:
     (out / "results.md").write_text("\n\n".join(parts) + "\n")
     if page is not None:
         page.write_text(filled(results, page))
-        tables_of(page).write_text(tables_page(results, page))
+        if of_kind(results, "layer"):
+            tables_of(page).write_text(tables_page(results, page))
 
 
 def main(arguments: list[str] | None = None) -> int:

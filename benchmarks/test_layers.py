@@ -22,7 +22,7 @@ from .baselines import (
 from .comparison import Comparison
 from .conftest import Recorder, chosen_device
 from .timing import LIMIT, Clock, Race
-from .workloads import LEVELS, OVERHEAD, Workload, both_layouts, chosen, compiled_too
+from .workloads import LEVELS, OVERHEAD, Workload, both_layouts, chosen, compiled_too, upsamplings
 
 
 class Field(NamedTuple):
@@ -90,6 +90,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             Field(workload, tuple(field(workload, device, workload in too)))
             for workload in workloads
         ]
+    elif metafunc.function is test_upsampling:
+        fields = [
+            Field(workload, tuple(field(workload, device, compiled=False)))
+            for workload in upsamplings()
+        ]
     elif metafunc.function is test_levels:
         levels = [] if compiled.C is None else compiled.C.cpu.targets()
         names = tuple(f"{OURS} {level}" for level in levels) if device == "cpu" else ()
@@ -128,6 +133,12 @@ def test_layer(
     entry: Field, mode: str, name: str, comparisons: Comparisons, record: Recorder
 ) -> None:
     measure("layer", comparisons, record, entry, mode, name)
+
+
+def test_upsampling(
+    entry: Field, mode: str, name: str, comparisons: Comparisons, record: Recorder
+) -> None:
+    measure("upsampling", comparisons, record, entry, mode, name)
 
 
 def test_levels(

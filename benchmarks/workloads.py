@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from testing.judge import binomial
+from testing.judge import binomial, judge_with_gradient, upsampling_answer
 
 
 class Traffic(NamedTuple):
@@ -85,6 +85,11 @@ class Workload:
         t = torch.empty(shape, dtype=self.dtype, device=device, memory_format=self.memory_format)
         return t.normal_()
 
+    def answer(self, x: Tensor, dy: Tensor, border: str) -> tuple[Tensor, Tensor]:
+        """What y and the gradient of x are, for some images in float64."""
+        k, p, pad = (self.pool,) * 2, (self.pad,) * 2, self.blur_padding * 2
+        return judge_with_gradient(x, dy, k, (2, 2), p, self.taps, self.taps, pad, border)
+
     def traffic(self, mode: str) -> Traffic:
         """What a fused kernel must read and write, whoever makes the call.
 
@@ -103,6 +108,33 @@ class Workload:
         }[mode]
 
 
+@dataclass(frozen=True)
+class Upsampling(Workload):
+    """The other half: a blur's transpose to twice the size, with zeros or edges around."""
+
+    pool: int = 1
+    pad: int = 0
+    filter_size: int = 4
+
+    @property
+    def layer(self) -> str:
+        return f"{'x'.join(map(str, self.shape))} f{self.filter_size}"
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        n, c, h, w = self.shape
+        return n, c, 2 * h, 2 * w
+
+    @property
+    def taps(self) -> list[float]:
+        """With the gain that keeps a constant."""
+        return [2 * tap for tap in binomial(self.filter_size)]
+
+    def answer(self, x: Tensor, dy: Tensor, border: str) -> tuple[Tensor, Tensor]:
+        found = upsampling_answer(x, dy, (2, 2), self.taps, self.taps, border)
+        return found.y, found.dx
+
+
 HEADLINE = [  # the most telling first
     Workload((8, 64, 112, 112), 3, 1, 3),
     Workload((8, 64, 112, 112), 2, 0, 4),
@@ -118,6 +150,11 @@ GPU = [
     Workload((256, 64, 112, 112), 3, 1, 3),
     Workload((64, 256, 56, 56), 1, 0, 4),
     *HEADLINE[:3],
+]
+UPSAMPLINGS = [  # decoders, and the last layers of generators
+    Upsampling((8, 64, 56, 56)),
+    Upsampling((8, 256, 14, 14)),
+    Upsampling((2, 32, 256, 256)),
 ]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LEVELS = Workload((2, 64, 56, 56), 2, 0, 4)  # shows the levels of the CPU kernels
@@ -147,3 +184,9 @@ def chosen(device_type: str, full: bool) -> list[Workload]:
             replace(workload, dtype=dtype) for dtype in DTYPES[1:] for workload in layers[:3]
         ]
     return [either for workload in workloads for either in both_layouts(workload)]
+
+
+def upsamplings() -> list[Workload]:
+    """Both layouts of each in float32, and of the first in bfloat16."""
+    half = replace(UPSAMPLINGS[0], dtype=torch.bfloat16)
+    return [either for workload in (*UPSAMPLINGS, half) for either in both_layouts(workload)]

@@ -158,6 +158,19 @@ def test_summary_sorts_by_layout() -> None:
     assert cells == ["a", "float32", "2", "50%", "2.5 times", "-", "-", "-"]
 
 
+def test_table_of_upsampling() -> None:
+    common = {"label": "a NCHW", "layer": "a", "dtype": "float32", "layout": "NCHW", "mode": "full"}
+    common |= {"kind": "upsampling", "low_ms": 1.0, "high_ms": 9.0, "fraction_of_limit": 0.5}
+    rows = [
+        common | {"rival": rival, "ms": ms}
+        for rival, ms in ((baselines.OURS, 2.0), (baselines.TRANSPOSED, 5.0))
+    ]
+    line = tables.upsampling(rows).splitlines()[2]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:4] == ["a", "float32", "NCHW", "full"]
+    assert cells[4:] == [r"2 \[1, 9]", "50%", "2.5 times"]
+
+
 def test_tables_of_what_the_short_run_leaves_out(
     finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ for name in ("matplotlib", "pytest_benchmark", "rich"):
 from benchmarks import baselines, comparison, test_layers, timing, workloads  # noqa: E402
 from benchmarks.comparison import Comparison  # noqa: E402
 from benchmarks.conftest import Tape  # noqa: E402
-from benchmarks.workloads import Workload  # noqa: E402
+from benchmarks.workloads import Upsampling, Workload  # noqa: E402
 
 SMALL = [
     Workload((2, 3, 12, 15), 3, 1, 3),
@@ -256,6 +256,24 @@ def test_levels_are_set_for_each_call_and_put_back(clock: timing.Clock) -> None:
         compiled.C.cpu.set_target(usable[0])  # type: ignore[union-attr]
     found.race("full", rounds=1, deadline=float("inf"))
     assert compiled.C.cpu.target() == usable[0]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("filter_size", [3, 4])
+def test_all_ways_to_upsample_agree(
+    filter_size: int, channels_last: bool, dtype: torch.dtype, clock: timing.Clock
+) -> None:
+    workload = Upsampling((2, 3, 5, 6), 1, 0, filter_size, dtype, channels_last)
+    found = entered(workload, clock, *baselines.field(workload, "cpu", compiled=False))
+    assert (found.wrong, found.missing) == ({}, {})
+    wanted = {baselines.OURS, baselines.TRANSPOSED, baselines.ZEROS_BETWEEN}
+    assert set(found.rivals) == wanted | ({baselines.BILINEAR} if filter_size == 4 else set())
+    assert found.facts(baselines.OURS, "full")["saved_bytes"] == 0
+    x, y = (math.prod(s) * dtype.itemsize for s in ((2, 3, 5, 6), (2, 3, 10, 12)))
+    assert workload.traffic("full") == (x + y, x + y)
+    with pytest.raises(baselines.Unavailable, match="is no upsampling"):
+        baselines.make(baselines.ADOBE, workload, torch.device("cpu"))
 
 
 # How they are timed and weighed.

@@ -164,6 +164,21 @@ def levels(rows: list[Row]) -> str:
     return markdown_table(("layer", "call", "", "ms", "of limit"), lines, numbers=2)
 
 
+def upsampling(rows: list[Row]) -> str:
+    """One line for a layer and call, a column for each rival: its time over fastblur's."""
+    rivals = [name for name in dict.fromkeys(row["rival"] for row in rows) if name != OURS]
+    lines = []
+    for found in grouped(rows, "label", "mode").values():
+        named = by_rival(found)
+        ours = named[OURS]
+        cells = [ours[key] for key in ("layer", "dtype", "layout", "mode")]
+        cells += [_time(ours), f"{ours['fraction_of_limit']:.0%}"]
+        cells += [f"{named[r]['ms'] / ours['ms']:.1f} times" if r in named else "-" for r in rivals]
+        lines.append(cells)
+    columns = ("layer", "", "", "call", "fastblur, ms", "of limit", *rivals)
+    return markdown_table(columns, lines, numbers=len(rivals) + 2)
+
+
 def overhead(rows: list[Row]) -> str:
     words = {
         "forward": "forward, no_grad",
