@@ -56,7 +56,7 @@ class Direct:
     """One geometry on one device: ``(x) -> y``, or None if the call is not plain.
 
     Args:
-        plan: the plan of all calls, made by ``_backends/compiled.py``.
+        plan: the plan of all calls, of ``_backends/calls.py``.
         calls: makes the calls, from the plan, the size of x, its layout, dtype and device.
         device: the device of all inputs.
     """

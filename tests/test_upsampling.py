@@ -18,7 +18,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastblur import FusedBlurPool, FusedBlurUpsample, FusedBlurUpsample1d, explain
-from fastblur._backends import compiled
+from fastblur._backends import calls
 from fastblur.export import decompositions
 from fastblur.flops import fvcore_handles
 from fastblur.functional import blur_pool2d, blur_upsample1d, blur_upsample2d
@@ -385,7 +385,7 @@ def test_the_direct_path_has_the_same_bits(
     def fail(*_: Any) -> Tensor:
         raise AssertionError("backward of a plain call took the long way")
 
-    monkeypatch.setattr(compiled.UpsamplingCall, "differentiable_backward", fail)
+    monkeypatch.setattr(calls.UpsamplingCall, "differentiable_backward", fail)
     leaf = x.clone().requires_grad_()
     layer(leaf).square().sum().backward()
     with torch.inference_mode():
