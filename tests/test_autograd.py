@@ -22,6 +22,7 @@ pytestmark = needs_extension
 GEOMETRIES = {
     "max": dict(kernel_size=3, padding=1, filter_size=3),
     "relu": dict(kernel_size=2, relu=True, stride=(1, 3)),
+    "relu alone": dict(kernel_size=1, filter_size=3, relu=True),
     "blur": dict(kernel_size=1, filter_size=(5, 2), padding_mode="circular"),
     "skew": dict(kernel_size=(1, 4), taps=((0.7, -0.2), (0.1, 0, 2)), padding_mode="zeros"),
 }

@@ -105,6 +105,16 @@ def check(model: nn.Module, x: Tensor, relu: bool = True) -> FuseReport:
     return report
 
 
+def test_sides_of_a_pad_that_was_exchanged() -> None:
+    """torch's order is left, right, top, bottom."""
+    blur = aa.BlurPool(4, filt_size=3)
+    blur.pad = nn.ReflectionPad2d((2, 0, 1, 3))
+    net, x = nn.Sequential(blur), torch.randn(1, 4, 9, 9)
+    want = net(x)
+    assert fuse_(net).fused
+    torch.testing.assert_close(net(x), want)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_model(name: str) -> None:
     make, size, n_fused, n_max, n_relu = MODELS[name]

@@ -61,6 +61,14 @@ def test_a_mode_that_the_walking_kernels_do_not_know_is_not_theirs() -> None:
         assert is_specialised(geometry, (1, 2, 20, 20), torch.float32) == sweeps
 
 
+def test_more_padding_than_the_filter_needs_is_not_specialised() -> None:
+    """Less after the map is, for some packages pad so; see csrc/cuda/launch/specialisation.h."""
+    paddings = {(1, 2, 1, 2): True, (1, 1, 1, 0): True, (1, 3, 1, 2): False, (1, 2, 1, 3): False}
+    for padding, specialised in paddings.items():
+        geometry = Geometry.resolve(blur_padding=padding)
+        assert is_specialised(geometry, (1, 2, 20, 20), torch.float32) == specialised
+
+
 @pytest.mark.skipif(not compiled.CUDA_ARCHS, reason="asks the CUDA backend, which is not built")
 def test_cuda_codes_have_the_size_that_python_says() -> None:
     sizes = [(2, 3, 13, 18), (1, 5, 14, 7), (3, 1, 40, 41), (1, 2, 16, 40), (0, 3, 14, 14)]

@@ -24,7 +24,7 @@ GEOMETRY = of(
     ("(f_h - 1) // 2, f_h // 2,", "f_h // 2, (f_h - 1) // 2,", "geometry.py layers.py"),
     ("(columns - 1).bit_length()", "columns.bit_length()", "geometry.py memory.py"),
     ("(rows - 1 + self.relu)", "(rows - 1)", "geometry.py memory.py autograd.py"),
-    ("and not self.relu", "", "explain.py memory.py autograd.py"),
+    ("and not self.relu", "", "geometry.py autograd.py"),
     ("if 2 * p > k:", "if p > k:", "errors.py"),
     ("if self.padding_mode == \"reflect\" and widest >=", 'if self.padding_mode == "reflect" and '
      "widest >", "geometry.py errors.py"),
@@ -39,7 +39,7 @@ GEOMETRY = of(
 OPERATORS = of(
     "_operators.py",
     ("    if t.dim() != 4:", "    if t.dim() < 4:", "raw.py hostile.py"),
-    ("    _check_grad_output(call, dy)\n", "", "raw.py hostile.py"),
+    ("        _check_grad_output(call, dy)\n", "", "raw.py hostile.py"),
     ("        _check_codes(call, codes, x)\n", "", "raw.py hostile.py"),
     ("if codes.device != beside.device:", "if False:", "raw.py hostile.py"),
     ("if codes.dtype != call.codes_dtype:", "if False:", "raw.py hostile.py"),
@@ -68,7 +68,8 @@ AUTOGRAD = of(
     ("(x.requires_grad and torch.is_grad_enabled()) or is_tracing()", "True", "memory.py"),
     ("rest[:-1], (rest[-1] or tangent is not None,)", "rest[:-1], (rest[-1],)", "autograd.py"),
     ("if recorded and not rest[-1]:", "if False:", "autograd.py"),
-    ("not _is_mapped(x) and is_channels_last(x)", "False", "autograd.py"),
+    ("channels_last = not _is_mapped(x) and is_channels_last(x)\n        y:",
+     "channels_last = False\n        y:", "autograd.py"),
     ("    if tangent is None:\n        return result", "    if True:\n        return result",
      "autograd.py"),
     ("ctx.save_for_backward(codes)\n    ctx.save", "ctx.save", "autograd.py"),
@@ -93,33 +94,49 @@ DIRECT = of(
     ("if _with_grad() or not _fits", "if not _fits", "paths.py autograd.py"),
 )  # fmt: skip
 
+UPSAMPLING = of(
+    "_upsampling.py",
+    ("and taps[0] == taps[3]", "", "upsampling.py"),
+    ("min(stride, 2)", "min(stride, 3)", "upsampling.py"),
+    ("(len(taps) - 1) // 2 + stride - 1", "(len(taps) - 1) // 2", "upsampling.py"),
+    ("tap / sums[a % stride]", "tap / sums[0]", "upsampling.py"),
+    ("if 0 in sums:", "if False:", "upsampling.py"),
+) + of(
+    "export.py",
+    ("bottom - g.stride[0] + 1", "bottom - g.stride[0]", "upsampling.py"),
+)  # fmt: skip
+
 BACKENDS = of(
-    "_backends/compiled.py",
+    "_backends/calls.py",
     ("(h * w * c, 1, w * c, c)", "(h * w * c, 1, h * c, c)", "layers.py raw.py"),
+    ("        return self._blur.apply(dy, codes)", "        return self._blur.backward(dy, codes)",
+     "upsampling.py"),
+) + of(
+    "_backends/compiled.py",
+    ("if any(operation.repeated):", "if False:", "upsampling.py"),
     ("max(0, 2 * geometry.padding[1] - geometry.kernel_size[1] + 1)", "0", "geometry.py raw.py"),
     ("(row * step + 7) // 8", "row * step // 8", "geometry.py raw.py memory.py"),
     ("return (torch.get_num_threads(),)", "return (1,)", "threads.py"),
 ) + of(
     "_backends/specialised.py",
     ('in ("reflect", "replicate", "zeros")', '!= "circular"', "geometry.py"),
-    ("max(bottom, right) <= after", "True", "triton.py geometry.py"),
+    ("max(bottom, right) <= after", "True", "geometry.py"),
 )  # fmt: skip
 
 LAYERS = of(
     "modules.py",
-    ("if known is not geometry or backend", "if backend", "paths.py"),
+    ("if known is not operation or backend", "if backend", "paths.py"),
     ("or backend != self.backend:", "or False:", "paths.py"),
     ("if name not in _NOT_KEPT}", "}", "paths.py layers.py"),
-    ("if value != defaults[name]}", "}", "layers.py"),
+    ("if value != default}", "}", "layers.py"),
     ("            1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu",
      "            1, stride, 0, filter_size, taps, blur_padding, padding_mode, False", "layers.py"),
     ("value = value.tolist() if", "value = value if", "layers.py"),
 ) + of(
     "functional.py",
-    ("return chosen.run(x.unsqueeze(0), geometry).squeeze(0)",
-     "return chosen.run(x.unsqueeze(0), geometry)", "layers.py"),
+    ("return y if x.dim() == 4 else y.squeeze(0)", "return y", "layers.py"),
     ("(0, 0, *blur_padding)", "(*blur_padding, 0, 0)", "layers.py errors.py"),
-    ("    geometry.check_input(input)\n    chosen", "    chosen", "errors.py"),
+    ("    operation.check_input(input)\n    chosen", "    chosen", "errors.py"),
     ("x = autocast(input)", "x = input", "layers.py paths.py"),
     ("return argument is None or type", "return True or type", "layers.py errors.py"),
     ("return all(type(entry) is int for entry in argument)", "return True", "errors.py"),
@@ -196,6 +213,6 @@ METRICS = of(
 )  # fmt: skip
 
 MUTANTS = [
-    *(GEOMETRY + OPERATORS + AUTOGRAD + DIRECT),
+    *(GEOMETRY + UPSAMPLING + OPERATORS + AUTOGRAD + DIRECT),
     *(BACKENDS + LAYERS + SURGERY + METRICS),
 ]
