@@ -21,6 +21,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from ._filters import named
+
 MAX_POOL = 15
 MAX_TAPS = 31
 MAX_EXTENT = 2**31 - 1  # largest stride or padding
@@ -32,7 +34,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Sequence[int]
-Taps: TypeAlias = Sequence[float] | Tensor
+Taps: TypeAlias = str | Sequence[float] | Tensor
 TapsArgument: TypeAlias = Taps | Sequence[Taps]
 BlurPadding: TypeAlias = Literal["same"] | int | Sequence[int]
 
@@ -274,13 +276,22 @@ def _taps_of(filter_size: Any, taps: Any) -> tuple[tuple[float, ...], tuple[floa
 
 
 def _split_taps(taps: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if not is_sequence(taps):
-        raise TypeError(f"taps must be a sequence of numbers or a pair of them, got {taps!r}")
+    if not _is_row(taps):
+        raise TypeError(
+            f"taps must be a sequence of numbers, the name of a filter, or a pair of these, got "
+            f"{taps!r}"
+        )
     # An array of two rows could be a 2x2 filter; a list or tuple of two rows is a pair.
-    if not hasattr(taps, "tolist") and len(taps) == 2 and all(map(is_sequence, taps)):
+    several = is_sequence(taps) and not hasattr(taps, "tolist")
+    if several and len(taps) == 2 and all(map(_is_row, taps)):
         return _tap_row("taps[0]", taps[0]), _tap_row("taps[1]", taps[1])
     row = _tap_row("taps", taps)
     return row, row
+
+
+def _is_row(taps: Any) -> bool:
+    """Whether a value can be one row of taps: numbers or a name."""
+    return isinstance(taps, str) or is_sequence(taps)
 
 
 def _entries(taps: Any) -> Sequence[Any]:
@@ -289,6 +300,8 @@ def _entries(taps: Any) -> Sequence[Any]:
 
 
 def _tap_row(name: str, taps: Any) -> tuple[float, ...]:
+    if isinstance(taps, str):
+        return named(name, taps)
     if any(getattr(value, "requires_grad", False) for value in (taps, *_entries(taps))):
         raise ValueError(f"{name} must be constant, got a tensor that requires grad")
     try:

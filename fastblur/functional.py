@@ -74,7 +74,8 @@ def max_blur_pool2d(
             omit it or pass ``len(taps)``.
         taps: the filter itself, instead of ``filter_size``: one row of numbers, or a pair of rows
             (vertical, horizontal), 1 to 31 each. The blur is a correlation with their outer
-            product.
+            product. A name stands for its row: "haar", "db2" to "db6", "bior2.2" to "bior5.5"
+            (Li et al. 2020), "boxcar3", "triang5", "kaiser6" and others of ``docs/filters.md``.
         blur_padding: padding of the pooled map. "same" pads (f - 1) // 2 before and f // 2 after,
             as Zhang does, so the output size is ceil(pooled / stride). Otherwise an int, (h, w),
             or (top, bottom, left, right).
@@ -154,7 +155,7 @@ def max_blur_pool1d(
         padding: padding of the max with -inf, at most half of ``kernel_size``.
         filter_size: number of binomial taps, 1 to 31. Default 4. With ``taps``, omit it or pass
             ``len(taps)``.
-        taps: the filter itself, instead of ``filter_size``: one row of 1 to 31 numbers.
+        taps: the filter itself, instead of ``filter_size``: one row of 1 to 31 numbers, or a name.
         blur_padding: padding of the pooled map: "same", an int, or (left, right).
         padding_mode: as in 2-D.
         relu: as in 2-D.

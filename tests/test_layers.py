@@ -38,6 +38,9 @@ LAYERS = {
     "FusedBlurPool(taps=((1,), (1.0, 2.0)), stride=3, relu=True)": FusedBlurPool(
         taps=([1], torch.tensor([1.0, 2.0])), stride=3, relu=True
     ),
+    "FusedBlurPool(taps='haar', stride=2)": FusedBlurPool(taps="haar"),
+    "FusedBlurPool(taps=('haar', (1, 2)), stride=2)": FusedBlurPool(taps=["haar", [1, 2]]),
+    "FusedBlurPool1d(taps='db2', stride=2)": FusedBlurPool1d(taps="db2"),
     "FusedMaxBlurPool1d(kernel_size=3, stride=2, padding=1, filter_size=4)": FusedMaxBlurPool1d(
         3, 2, 1
     ),
