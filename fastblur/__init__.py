@@ -20,6 +20,7 @@ from .modules import (
     FusedMaxBlurPool,
     FusedMaxBlurPool1d,
 )
+from .modules3d import FusedBlurPool3d, FusedMaxBlurPool3d
 from .surgery import (
     AntialiasReport,
     AntialiasRow,
@@ -46,10 +47,12 @@ __all__ = [
     "FuseRow",
     "FusedBlurPool",
     "FusedBlurPool1d",
+    "FusedBlurPool3d",
     "FusedBlurUpsample",
     "FusedBlurUpsample1d",
     "FusedMaxBlurPool",
     "FusedMaxBlurPool1d",
+    "FusedMaxBlurPool3d",
     "MaxBlurPoolFunction",
     "UnantialiasReport",
     "UnfuseReport",

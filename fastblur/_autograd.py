@@ -36,8 +36,7 @@ _Context = Any  # attributes are added to torch's context
 def max_blur_pool(x: Tensor, geometry: Geometry, operators: Operators) -> Tensor:
     """The fused operation on a checked input [N, C, H, W]."""
     if not torch.compiler.is_compiling() and _transforms_at_work():
-        # A vmapped tensor does not report its memory format.
-        channels_last = not _is_mapped(x) and is_channels_last(x)
+        channels_last = not is_mapped(x) and is_channels_last(x)
         y: Tensor = MaxBlurPool.apply(operators, x, *geometry.arguments(), channels_last)[0]
         return y
     # A trace keeps need_codes for good, and torch checks traces without grad: always True there.
@@ -48,7 +47,7 @@ def max_blur_pool(x: Tensor, geometry: Geometry, operators: Operators) -> Tensor
 def blur_upsample(x: Tensor, geometry: Geometry, operators: Operators) -> Tensor:
     """The transpose of a blur on a checked map [N, C, H, W]."""
     if not torch.compiler.is_compiling() and _transforms_at_work():
-        channels_last = not _is_mapped(x) and is_channels_last(x)
+        channels_last = not is_mapped(x) and is_channels_last(x)
         x, codes, size, arguments = operators.backward_of_blur(
             x, *geometry.arguments(), channels_last
         )
@@ -68,7 +67,8 @@ def _transforms_at_work() -> bool:
     return innermost is not None and innermost.key() != TransformType.Functionalize
 
 
-def _is_mapped(x: Tensor) -> bool:
+def is_mapped(x: Tensor) -> bool:
+    """Whether ``torch.func.vmap`` maps the tensor, which then does not report its layout."""
     while torch._C._functorch.is_functorch_wrapped_tensor(x):
         if torch._C._functorch.is_batchedtensor(x):
             return True

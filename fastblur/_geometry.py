@@ -16,12 +16,12 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from ._filters import named
+from ._filters import Row, named
 
 MAX_POOL = 15
 MAX_TAPS = 31
@@ -32,6 +32,8 @@ PaddingMode: TypeAlias = Literal["reflect", "replicate", "zeros", "circular"]
 PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
+AXES = ("height", "width")
+
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Sequence[int]
 Taps: TypeAlias = str | Sequence[float] | Tensor
@@ -39,7 +41,7 @@ TapsArgument: TypeAlias = Taps | Sequence[Taps]
 BlurPadding: TypeAlias = Literal["same"] | int | Sequence[int]
 
 
-def binomial_taps(filter_size: int) -> tuple[float, ...]:
+def binomial_taps(filter_size: int) -> Row:
     """Row ``filter_size - 1`` of Pascal's triangle divided by its sum (Zhang 2019, section 4)."""
     n = filter_size - 1
     return tuple(math.comb(n, i) / 2**n for i in range(filter_size))
@@ -83,20 +85,9 @@ class Geometry:
         check_stride(stride)
         pool = _pair("kernel_size", kernel_size, 1, MAX_POOL)
         pad = _pair("padding", padding, 0)
-        for k, p in zip(pool, pad, strict=True):
-            if 2 * p > k:
-                raise ValueError(
-                    f"padding must be at most half of kernel_size, got padding={padding!r} for "
-                    f"kernel_size={kernel_size!r}"
-                )
-        taps_h, taps_w = _taps_of(filter_size, taps)
-        if padding_mode not in PADDING_MODES:
-            raise ValueError(
-                f"padding_mode must be one of {', '.join(map(repr, PADDING_MODES))}, got "
-                f"{padding_mode!r}"
-            )
-        if not isinstance(relu, bool):
-            raise TypeError(f"relu must be True or False, got {relu!r}")
+        check_half(pool, pad, kernel_size, padding)
+        taps_h, taps_w = taps_of(filter_size, taps)
+        check_modes(padding_mode, relu)
         return cls(
             pool,
             _pair("stride", stride, 1),
@@ -158,50 +149,99 @@ class Geometry:
 
     def check_input(self, x: Tensor) -> None:
         """Raises TypeError or ValueError if ``x`` does not fit; reads only its metadata."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"input must be a torch.Tensor, got {type(x).__name__}")
-        if x.layout is not torch.strided or x.is_quantized or x.is_nested:
-            kind = f"layout {x.layout}"
-            if x.layout is torch.strided:
-                kind = "a quantised tensor" if x.is_quantized else "a nested tensor"
-            raise TypeError(f"input must be a dense tensor, got {kind}")
-        if x.dtype not in DTYPES:
-            raise TypeError(f"input must be float32, float64, float16 or bfloat16, got {x.dtype}")
+        check_tensor(x)
         if x.dim() not in (3, 4):
             raise ValueError(f"input must be [N, C, H, W] or [C, H, W], got shape {tuple(x.shape)}")
-        channels, height, width = x.shape[-3:]
-        if channels < 1 or height < 1 or width < 1:
-            raise ValueError(f"input may be empty only along the batch, got shape {tuple(x.shape)}")
+        check_not_empty(x, 3)
+        height, width = x.shape[-2:]
         top, bottom, left, right = self.blur_padding
         m_h, m_w = self.pooled_size(height, width)
-        self._check_axis("height", height, m_h, 0, top, bottom, len(self.taps_h))
-        self._check_axis("width", width, m_w, 1, left, right, len(self.taps_w))
+        for axis, size, pooled, before, after, row in (
+            ("height", height, m_h, top, bottom, self.taps_h),
+            ("width", width, m_w, left, right, self.taps_w),
+        ):
+            check_axis(self, axis, size, pooled, before, after, len(row))
 
-    def _check_axis(
-        self, side: str, size: int, pooled: int, axis: int, before: int, after: int, n_taps: int
-    ) -> None:
-        if pooled < 1:
-            raise ValueError(
-                f"kernel_size {self.kernel_size} with padding {self.padding} is larger than the "
-                f"input, whose {side} is {size}"
-            )
-        widest = max(before, after)
-        if self.padding_mode == "reflect" and widest >= pooled:
-            raise ValueError(
-                f"padding_mode 'reflect' needs a blur_padding smaller than the pooled map: got "
-                f"{widest} for a {side} of {pooled} (input {size}); 'replicate' and 'zeros' have "
-                f"no such limit"
-            )
-        if self.padding_mode == "circular" and widest > pooled:
-            raise ValueError(
-                f"padding_mode 'circular' needs a blur_padding no larger than the pooled map: got "
-                f"{widest} for a {side} of {pooled} (input {size})"
-            )
-        if pooled + before + after < n_taps:
-            raise ValueError(
-                f"the filter's {n_taps} taps are longer than the padded pooled map, "
-                f"{pooled + before + after} along the {side} (input {size})"
-            )
+
+class Window(Protocol):
+    """What a check of one axis reads of a geometry."""
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]: ...
+    @property
+    def padding(self) -> tuple[int, ...]: ...
+    @property
+    def padding_mode(self) -> str: ...
+
+
+def check_axis(
+    of: Window, axis: str, size: int, pooled: int, before: int, after: int, n_taps: int
+) -> None:
+    """Raises ValueError if an axis of the input does not fit."""
+    if pooled < 1:
+        raise ValueError(
+            f"kernel_size {of.kernel_size} with padding {of.padding} is larger than the "
+            f"input, whose {axis} is {size}"
+        )
+    widest = max(before, after)
+    if of.padding_mode == "reflect" and widest >= pooled:
+        raise ValueError(
+            f"padding_mode 'reflect' needs a blur_padding smaller than the pooled map: got "
+            f"{widest} for a {axis} of {pooled} (input {size}); 'replicate' and 'zeros' have "
+            f"no such limit"
+        )
+    if of.padding_mode == "circular" and widest > pooled:
+        raise ValueError(
+            f"padding_mode 'circular' needs a blur_padding no larger than the pooled map: got "
+            f"{widest} for a {axis} of {pooled} (input {size})"
+        )
+    if pooled + before + after < n_taps:
+        raise ValueError(
+            f"the filter's {n_taps} taps are longer than the padded pooled map, "
+            f"{pooled + before + after} along the {axis} (input {size})"
+        )
+
+
+def check_tensor(x: Any) -> None:
+    """Raises TypeError unless ``x`` is a dense tensor of a dtype that is supported."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"input must be a torch.Tensor, got {type(x).__name__}")
+    if x.layout is not torch.strided or x.is_quantized or x.is_nested:
+        kind = f"layout {x.layout}"
+        if x.layout is torch.strided:
+            kind = "a quantised tensor" if x.is_quantized else "a nested tensor"
+        raise TypeError(f"input must be a dense tensor, got {kind}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"input must be float32, float64, float16 or bfloat16, got {x.dtype}")
+
+
+def check_not_empty(x: Tensor, last: int) -> None:
+    """Raises ValueError if one of the last axes has no element."""
+    for size in x.shape[-last:]:  # a loop, because compiled code calls this
+        if size < 1:
+            raise ValueError(f"input may be empty only along the batch, got shape {tuple(x.shape)}")
+
+
+def check_half(
+    pool: tuple[int, ...], pad: tuple[int, ...], kernel_size: IntOrPair, padding: IntOrPair
+) -> None:
+    """Raises ValueError if a padding of the max is more than half of its window."""
+    if any(2 * p > k for k, p in zip(pool, pad, strict=True)):
+        raise ValueError(
+            f"padding must be at most half of kernel_size, got padding={padding!r} for "
+            f"kernel_size={kernel_size!r}"
+        )
+
+
+def check_modes(padding_mode: Any, relu: Any) -> None:
+    """Raises unless the padding mode is known and ``relu`` is a bool."""
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(
+            f"padding_mode must be one of {', '.join(map(repr, PADDING_MODES))}, got "
+            f"{padding_mode!r}"
+        )
+    if not isinstance(relu, bool):
+        raise TypeError(f"relu must be True or False, got {relu!r}")
 
 
 FIELDS = tuple(field.name for field in fields(Geometry))
@@ -216,9 +256,9 @@ def is_integer(value: Any) -> bool:
     return not isinstance(value, bool)
 
 
-def _integer(name: str, value: Any) -> int:
+def _integer(name: str, value: Any, several: str) -> int:
     if not is_integer(value):
-        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+        raise TypeError(f"{name} must be an int or a {several} of ints, got {value!r}")
     return operator.index(value)
 
 
@@ -229,13 +269,17 @@ def is_sequence(value: Any) -> bool:
     return hasattr(value, "__getitem__") and getattr(value, "ndim", 1) > 0
 
 
-def check_stride(stride: Any) -> None:
+def check_stride(stride: Any, axes: tuple[str, ...] = AXES) -> None:
     """Raises for None, which means ``kernel_size`` in ``torch.nn.MaxPool2d``."""
     if stride is None:
         raise TypeError(
-            "stride must be an int or a pair of ints, got None; the default is 2, not kernel_size "
-            "as in torch.nn.MaxPool2d"
+            f"stride must be an int or a {_several(axes)} of ints, got None; the default is 2, not "
+            f"kernel_size as in torch.nn.MaxPool{len(axes)}d"
         )
+
+
+def _several(axes: tuple[str, ...]) -> str:
+    return {2: "pair", 3: "triple"}[len(axes)]
 
 
 def check_scalar(name: str, value: Any, low: int, high: int | None = None) -> None:
@@ -246,28 +290,43 @@ def check_scalar(name: str, value: Any, low: int, high: int | None = None) -> No
 
 
 def _pair(name: str, value: Any, low: int, high: int | None = None) -> Pair:
+    height, width = sizes(name, value, low, high)
+    return height, width
+
+
+def sizes(
+    name: str, value: Any, low: int, high: int | None = None, axes: tuple[str, ...] = AXES
+) -> tuple[int, ...]:
+    """One int for each axis, from an int for all or one for each.
+
+    Raises:
+        TypeError, ValueError: ``value`` is something else, or not from ``low`` to ``high``.
+    """
+    several = _several(axes)
     if is_sequence(value):
-        if len(value) != 2:
-            raise ValueError(f"{name} must be an int or a (height, width) pair, got {value!r}")
-        pair = (_integer(name, value[0]), _integer(name, value[1]))
+        if len(value) != len(axes):
+            raise ValueError(
+                f"{name} must be an int or a ({', '.join(axes)}) {several}, got {value!r}"
+            )
+        entries = tuple(_integer(name, value[i], several) for i in range(len(axes)))
     else:
-        pair = (_integer(name, value),) * 2
-    for entry in pair:
+        entries = (_integer(name, value, several),) * len(axes)
+    for entry in entries:
         if entry < low or entry > (MAX_EXTENT if high is None else high):
             most = MAX_EXTENT if high is None and entry > low else high
             allowed = f"{low} or more" if most is None else f"{low} to {most}"
             raise ValueError(f"{name} must be {allowed}, got {value!r}")
-    return pair
+    return entries
 
 
-def _taps_of(filter_size: Any, taps: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def taps_of(filter_size: Any, taps: Any, axes: tuple[str, ...] = AXES) -> tuple[Row, ...]:
+    """The taps along each axis."""
     if taps is None:
         size = FILTER_SIZE if filter_size is None else filter_size
-        f_h, f_w = _pair("filter_size", size, 1, MAX_TAPS)
-        return binomial_taps(f_h), binomial_taps(f_w)
-    rows = _split_taps(taps)
-    numbers = len(rows[0]), len(rows[1])
-    if filter_size is not None and _pair("filter_size", filter_size, 1, MAX_TAPS) != numbers:
+        return tuple(map(binomial_taps, sizes("filter_size", size, 1, MAX_TAPS, axes)))
+    rows = _split_taps(taps, axes)
+    numbers = tuple(map(len, rows))
+    if filter_size is not None and sizes("filter_size", filter_size, 1, MAX_TAPS, axes) != numbers:
         raise ValueError(
             f"filter_size must be omitted or equal to the number of taps if taps are given, got "
             f"filter_size={filter_size!r} for {numbers} taps"
@@ -275,18 +334,18 @@ def _taps_of(filter_size: Any, taps: Any) -> tuple[tuple[float, ...], tuple[floa
     return rows
 
 
-def _split_taps(taps: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _split_taps(taps: Any, axes: tuple[str, ...]) -> tuple[Row, ...]:
+    several = _several(axes)
     if not _is_row(taps):
         raise TypeError(
-            f"taps must be a sequence of numbers, the name of a filter, or a pair of these, got "
-            f"{taps!r}"
+            f"taps must be a sequence of numbers, the name of a filter, or a {several} of these, "
+            f"got {taps!r}"
         )
-    # An array of two rows could be a 2x2 filter; a list or tuple of two rows is a pair.
-    several = is_sequence(taps) and not hasattr(taps, "tolist")
-    if several and len(taps) == 2 and all(map(_is_row, taps)):
-        return _tap_row("taps[0]", taps[0]), _tap_row("taps[1]", taps[1])
-    row = _tap_row("taps", taps)
-    return row, row
+    # An array of rows could be a filter of two axes; a list or tuple of rows is one for each axis.
+    listed = is_sequence(taps) and not hasattr(taps, "tolist")
+    if listed and len(taps) == len(axes) and all(map(_is_row, taps)):
+        return tuple(_tap_row(f"taps[{i}]", taps[i], several) for i in range(len(axes)))
+    return (_tap_row("taps", taps, several),) * len(axes)
 
 
 def _is_row(taps: Any) -> bool:
@@ -299,7 +358,7 @@ def _entries(taps: Any) -> Sequence[Any]:
     return taps if isinstance(taps, (list, tuple)) else ()
 
 
-def _tap_row(name: str, taps: Any) -> tuple[float, ...]:
+def _tap_row(name: str, taps: Any, several: str) -> Row:
     if isinstance(taps, str):
         return named(name, taps)
     if any(getattr(value, "requires_grad", False) for value in (taps, *_entries(taps))):
@@ -312,7 +371,7 @@ def _tap_row(name: str, taps: Any) -> tuple[float, ...]:
         raise ValueError(f"{name} must have 1 to {MAX_TAPS} entries, got {len(values)}")
     if any(map(is_sequence, values)):
         raise TypeError(
-            f"{name} must be one row of numbers (for a separable filter, one row or a pair of "
+            f"{name} must be one row of numbers (for a separable filter, one row or a {several} of "
             f"rows), got {taps!r}"
         )
     try:

@@ -335,26 +335,28 @@ def _hashable(arguments: Sequence[Any]) -> Arguments:
 # ---- layouts -----------------------------------------------------------------------------------
 
 
-def memory_format(channels_last: bool) -> torch.memory_format:
+def memory_format(channels_last: bool, dims: int = 4) -> torch.memory_format:
     """The memory format of x, y and their gradients."""
-    return torch.channels_last if channels_last else torch.contiguous_format
+    if not channels_last:
+        return torch.contiguous_format
+    return torch.channels_last if dims == 4 else torch.channels_last_3d
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether a 4-D tensor is channels_last, or should be made so, by torch's rule.
+    """Whether a 4-D or 5-D tensor is channels_last, or should be made so, by torch's rule.
 
-    Going outwards over channels, columns, rows and images, each stride must be at least the extent
-    of everything inside it.
+    Going outwards over channels, columns, rows, slices and images, each stride must be at least the
+    extent of everything inside it.
     """
     if x.is_contiguous():
         return False
-    if x.is_contiguous(memory_format=torch.channels_last):
+    if x.is_contiguous(memory_format=memory_format(True, x.dim())):
         return True
     size, stride = x.shape, x.stride()
     if stride[1] == 0:
         return False
     extent = 0
-    for axis in (1, 3, 2, 0):
+    for axis in (1, *range(x.dim() - 1, 1, -1), 0):
         if size[axis] == 0 or stride[axis] < extent:
             return False
         if axis == 0 and extent == stride[1]:  # one element per image: both formats, so contiguous

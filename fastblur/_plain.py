@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
+from torch.overrides import has_torch_function_unary
 
 # Bound once, because every call reads all of them.
 keys_of = torch._C._dispatch_keys
@@ -37,6 +38,11 @@ def states(device_type: str) -> tuple[frozenset[int], frozenset[int]]:
     with contextlib.suppress(RuntimeError), ThreadPoolExecutor(1) as other:
         other.submit(ask).exception()
     return frozenset(keys), frozenset(around)
+
+
+def is_overridden(input: Any) -> bool:
+    """Whether a ``__torch_function__`` is asked: that of a subclass, a proxy of fx, or a mode."""
+    return has_torch_function_unary(input) and not torch.compiler.is_compiling()
 
 
 def is_plain(known: tuple[frozenset[int], frozenset[int]], *tensors: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.jit._trace import TracerWarning
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import handle_torch_function
 
 from . import _backends
 from ._autograd import is_tracing
@@ -30,16 +30,20 @@ from ._geometry import (
     is_sequence,
 )
 from ._operators import autocast
+from ._plain import is_overridden
 from ._signatures import names_its_arguments
 from ._upsampling import Gain, Operation, UpsamplePadding, Upsampling
+from .functional3d import blur_pool3d, max_blur_pool3d
 
 __all__ = [
     "blur_pool1d",
     "blur_pool2d",
+    "blur_pool3d",
     "blur_upsample1d",
     "blur_upsample2d",
     "max_blur_pool1d",
     "max_blur_pool2d",
+    "max_blur_pool3d",
 ]
 
 
@@ -289,11 +293,6 @@ def run(input: Tensor, operation: Operation, backend: str) -> Tensor:
         with warnings.catch_warnings(action="ignore", category=TracerWarning):
             return _run(input, operation, backend)
     return _run(input, operation, backend)
-
-
-def is_overridden(input: Any) -> bool:
-    """Whether a ``__torch_function__`` is asked: that of a subclass, a proxy of fx, or a mode."""
-    return has_torch_function_unary(input) and not torch.compiler.is_compiling()
 
 
 def _run(input: Tensor, operation: Operation, backend: str) -> Tensor:

@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastblur._geometry import Geometry
+from fastblur._operators import is_channels_last
 from testing.cases import CASES, MODES, UPSAMPLES, Case, UpsampleCase, fill, zhang
+from testing.volumes import CASES_3D, Case3d, answer3d, in_format_3d, run3d
 
 from . import test_upsampling, test_values
 from .cuda_on_host import HostCuda, Job, Options, why_not
@@ -55,6 +58,23 @@ def test_case(case: Case, channels_last: bool) -> None:
 @pytest.mark.parametrize("case", UPSAMPLES, ids=str)
 def test_upsampling_case(case: UpsampleCase, channels_last: bool) -> None:
     test_upsampling.test_case(plain(channels_last), case, channels_last)
+
+
+@layouts
+@pytest.mark.parametrize("case", CASES_3D, ids=str)
+def test_case_3d(case: Case3d, channels_last: bool) -> None:
+    """By 2-D calls in the layouts that they have; the kinds of values in the images."""
+    n, *size = case.shape
+    kinds = ("normal", "ties", "nan", "inf")
+    x = torch.cat([fill((n, *size), kind, torch.float32) for kind in kinds])
+    lead, rest = x.shape[:2], case.volume().output_size(*x.shape[2:])
+    dy = fill((*lead, *rest), "normal", torch.float32, seed=1)
+
+    def run(x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+        return plain(is_channels_last(x))(x, geometry)
+
+    got = run3d(run, case, in_format_3d(x, channels_last), dy)
+    answer3d(x, dy, case).check("cuda on the host", *got)
 
 
 @layouts

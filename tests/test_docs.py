@@ -16,7 +16,9 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = [
     "fastblur",
     "fastblur.modules",
+    "fastblur.modules3d",
     "fastblur.functional",
+    "fastblur.functional3d",
     "fastblur._explain",
     "fastblur.export",
     "fastblur.metrics.equivariance",

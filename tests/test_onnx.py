@@ -15,8 +15,10 @@ from torch.export import Dim, ExportedProgram
 from fastblur import (
     FusedBlurPool,
     FusedBlurPool1d,
+    FusedBlurPool3d,
     FusedMaxBlurPool,
     FusedMaxBlurPool1d,
+    FusedMaxBlurPool3d,
     antialias_,
     fuse_,
 )
@@ -127,6 +129,20 @@ def test_one_dimension() -> None:
     )
     operators(program)
     assert_same(program, model, (2, 3, 40), (4, 3, 40))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "zeros", "circular"])
+def test_three_dimensions(mode: Any) -> None:
+    model = nn.Sequential(
+        nn.Conv3d(3, 4, 3),
+        FusedMaxBlurPool3d(3, 2, 1, relu=True, padding_mode=mode),
+        FusedBlurPool3d(3, (1, 2, 2), padding_mode=mode),
+    ).eval()
+    program = torch.onnx.export(
+        model, (torch.randn(2, 3, 9, 12, 14),), dynamo=True, dynamic_shapes=BATCH, verbose=False
+    )
+    operators(program)
+    assert_same(program, model, (2, 3, 9, 12, 14), (4, 3, 9, 12, 14))
 
 
 def test_float16() -> None:

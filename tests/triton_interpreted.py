@@ -19,6 +19,7 @@ from fastblur._backends.triton import TRITON, codes_of, launch
 from fastblur._geometry import Geometry
 from testing.cases import CASES, UPSAMPLES, Case, UpsampleCase, fill, in_format, zhang
 from testing.judge import answer, judge_with_gradient, upsampling_answer
+from testing.volumes import CASES_3D, Case3d, answer3d, in_format_3d, run3d
 
 assert launch.INTERPRETED
 OPERATORS = TRITON.operators
@@ -88,6 +89,17 @@ def test_upsampling_case(case: UpsampleCase) -> None:
     y = TRITON.upsample(leaf, case.upsampling())
     (dx,) = torch.autograd.grad(y, leaf, dy)
     upsampling_answer(x, dy, *case.chain()).check(str(case), y, dx)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES_3D if 0 not in case.shape], ids=str)
+def test_case_3d(case: Case3d) -> None:
+    """The layouts in turn; the kinds of values in the channels."""
+    _, c, *size = case.shape
+    x = torch.cat([fill((1, min(c, 2), *size), kind, torch.float32) for kind in KINDS], 1)
+    dy = fill((*x.shape[:2], *case.volume().output_size(*size)), "normal", torch.float32, seed=1)
+    channels_last = len(str(case)) % 2 == 0
+    got = run3d(TRITON.run, case, in_format_3d(x, channels_last), dy)
+    answer3d(x, dy, case).check(f"channels_last={channels_last}", *got)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._autograd import is_tracing
 from .._geometry import Geometry
+from .._geometry3d import Volume
 from .._operators import Size
 from .._upsampling import Upsampling
 from .backend import Backend
@@ -116,3 +117,28 @@ def _filter(geometry: Geometry) -> Tensor:
 def _channels(x: Tensor) -> int:
     # torch.jit.trace takes sizes for variables, and a convolution in ONNX has a known weight.
     return int(x.shape[1]) if is_tracing() else x.shape[1]
+
+
+def max_blur_pool3d(x: Tensor, volume: Volume) -> Tensor:
+    """``relu`` if requested, ``max_pool3d`` with stride 1, ``pad``, depthwise ``conv3d``.
+
+    Args:
+        x: [N, C, D, H, W].
+        volume: the geometry of the call.
+
+    Returns:
+        [N, C, D_out, H_out, W_out], in the dtype of ``x``.
+    """
+    if volume.relu:
+        x = F.relu(x)
+    if volume.kernel_size != (1, 1, 1):
+        x = F.max_pool3d(x, volume.kernel_size, stride=1, padding=volume.padding)
+    front, back, top, bottom, left, right = volume.blur_padding
+    mode = "constant" if volume.padding_mode == "zeros" else volume.padding_mode
+    x = F.pad(x, (left, right, top, bottom, front, back), mode)
+    rows = [torch.tensor(row, dtype=torch.float64) for row in volume.taps]
+    filter = rows[0][:, None, None] * torch.outer(rows[1], rows[2])
+    weight = filter.to(device=x.device, dtype=x.dtype)
+    channels = _channels(x)
+    weight = weight.expand(channels, 1, -1, -1, -1)
+    return F.conv3d(x, weight, stride=volume.stride, groups=channels)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from .._backends import BackendName
 from .._geometry import MAX_TAPS, BlurPadding, Geometry, IntOrPair, PaddingMode, check_scalar
-from ..functional import as_map, is_overridden
+from .._plain import is_overridden
+from ..functional import as_map
 from ..modules import Pool
 
 _LEAST = torch.finfo(torch.float32).eps

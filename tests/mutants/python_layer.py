@@ -16,7 +16,7 @@ def of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
 
 GEOMETRY = of(
     "_geometry.py",
-    ("size, 1, MAX_TAPS)\n        return bin", "size, 1, 7)\n        return bin", "geometry.py"),
+    ("size, 1, MAX_TAPS, axes)))", "size, 1, 7, axes)))", "geometry.py"),
     ("math.comb(n, i) / 2**n", "math.comb(n, i) / (2**n - 1)", "geometry.py"),
     ("height + 2 * p_h - k_h + 1, width", "height + p_h - k_h + 1, width", "geometry.py"),
     ("(m_w + left + right - len", "(m_w + left - len", "geometry.py"),
@@ -25,15 +25,16 @@ GEOMETRY = of(
     ("(columns - 1).bit_length()", "columns.bit_length()", "geometry.py memory.py"),
     ("(rows - 1 + self.relu)", "(rows - 1)", "geometry.py memory.py autograd.py"),
     ("and not self.relu", "", "geometry.py autograd.py"),
-    ("if 2 * p > k:", "if p > k:", "errors.py"),
-    ("if self.padding_mode == \"reflect\" and widest >=", 'if self.padding_mode == "reflect" and '
+    ("if any(2 * p > k ", "if any(p > k ", "errors.py"),
+    ("if of.padding_mode == \"reflect\" and widest >=", 'if of.padding_mode == "reflect" and '
      "widest >", "geometry.py errors.py"),
     ('"circular" and widest > pooled', '"circular" and widest >= pooled', "geometry.py"),
     ("widest = max(before, after)", "widest = before", "geometry.py"),
     ("    return not isinstance(value, bool)", "    return True", "errors.py"),
     ("if not all(math.isfinite(value) for value in row)", "if False", "errors.py"),
     ('getattr(value, "requires_grad", False)', "False", "errors.py"),
-    ("if channels < 1 or height < 1", "if height < 1", "errors.py"),
+    ("x.shape[-last:]:", "x.shape[1 - last:]:", "errors.py volumes.py"),
+    ("if isinstance(taps, str):\n        return named", "if False:\n        return named", "filters.py"),
 )  # fmt: skip
 
 OPERATORS = of(
@@ -68,7 +69,7 @@ AUTOGRAD = of(
     ("(x.requires_grad and torch.is_grad_enabled()) or is_tracing()", "True", "memory.py"),
     ("rest[:-1], (rest[-1] or tangent is not None,)", "rest[:-1], (rest[-1],)", "autograd.py"),
     ("if recorded and not rest[-1]:", "if False:", "autograd.py"),
-    ("channels_last = not _is_mapped(x) and is_channels_last(x)\n        y:",
+    ("channels_last = not is_mapped(x) and is_channels_last(x)\n        y:",
      "channels_last = False\n        y:", "autograd.py"),
     ("    if tangent is None:\n        return result", "    if True:\n        return result",
      "autograd.py"),
@@ -140,6 +141,24 @@ LAYERS = of(
     ("x = autocast(input)", "x = input", "layers.py paths.py"),
     ("return argument is None or type", "return True or type", "layers.py errors.py"),
     ("return all(type(entry) is int for entry in argument)", "return True", "errors.py"),
+)  # fmt: skip
+
+VOLUMES = of(
+    "_geometry3d.py",
+    ("if self.kernel_size[0] == 1:", "if True:", "volumes.py"),
+    ("relu_alone = self.relu and wide_max != _NO_MAX", "relu_alone = self.relu", "volumes.py"),
+    ("call(\"width\", neither, (_NO_BLUR, wide))", 'call("width", neither, (_NO_BLUR, high))',
+     "volumes.py"),
+    ("        and g.stride == (1, 1)\n", "", "volumes.py"),
+    ("entries[1::2], 0)", "entries[::2], 0)", "volumes.py"),
+    ("+ before + after - len(row)", "+ before - len(row)", "volumes.py"),
+) + of(
+    "functional3d.py",
+    ("x.flatten(0, 1).permute(0, 3, 1, 2)", "x.flatten(0, 1).permute(0, 3, 2, 1)", "volumes.py"),
+    ("    return x.contiguous(memory_format=layout)", "    return x", "volumes.py"),
+    ("mapped = not torch.compiler.is_compiling() and is_mapped(x)", "mapped = False", "volumes.py"),
+    ("    volume.check_input(input)\n", "", "volumes.py"),
+    ("x = autocast(input)", "x = input", "volumes.py"),
 )  # fmt: skip
 
 SURGERY = of(
@@ -214,5 +233,5 @@ METRICS = of(
 
 MUTANTS = [
     *(GEOMETRY + UPSAMPLING + OPERATORS + AUTOGRAD + DIRECT),
-    *(BACKENDS + LAYERS + SURGERY + METRICS),
+    *(BACKENDS + LAYERS + VOLUMES + SURGERY + METRICS),
 ]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..._geometry import Geometry
 from ...modules import Pool
+from ...modules3d import Pool3d
 from ..filtered_pool import FilteredPool, channels_of, separable_taps
 from .known import EXACT, KNOWN, CannotFuse, Layer, filter_of
 from .own_class import is_own_blur, read_own
@@ -28,7 +29,7 @@ def blurs(module: nn.Module) -> bool:
     """Whether the module looks like a layer that blurs, fastblur's own included."""
     bases = {base.__name__ for base in type(module).__mro__}
     known = any(known.name in bases and known.looks_like(module) for known in KNOWN)
-    return known or isinstance(module, Pool) or is_own_blur(module)
+    return known or isinstance(module, (Pool, Pool3d)) or is_own_blur(module)
 
 
 def recognise(module: nn.Module) -> Layer | None:
