@@ -104,6 +104,9 @@ def details(results: dict[str, Any]) -> str:
     levels = of_kind(results, "levels")
     if levels:
         parts += ["## Levels of the CPU kernels", tables.levels(levels)]
+    volumes = of_kind(results, "volume")
+    if volumes:
+        parts += ["## Video and volumes", tables.volumes(volumes)]
     overhead = of_kind(results, "overhead")
     if overhead:
         parts += ["## A call with nothing to compute", tables.overhead(overhead)]

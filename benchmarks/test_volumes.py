@@ -152,6 +152,7 @@ def test_volume(
         "rival": name,
         "device": chosen_device(pytestconfig).type,
         "threads": torch.get_num_threads(),
+        "input_bytes": 4 * math.prod(workload.shape),
         "saved_bytes": volume_races.saved[name],
         "bytes": workload.traffic(mode).total,
         "limit_ms": copy,

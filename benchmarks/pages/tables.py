@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..baselines import OURS, TRITON
+from ..baselines import OURS, TRITON, UNFUSED
 from .results import Row, by_rival, grouped
 
 
@@ -194,6 +194,20 @@ def overhead(rows: list[Row]) -> str:
         lines.append([label, words.get(mode, mode), caches, *cells])
     names = [f"{name}, µs" for name in rivals]
     return markdown_table(("", "call", "caches", *names), lines, numbers=len(rivals))
+
+
+def volumes(rows: list[Row]) -> str:
+    """3-D layers: times, and the bytes kept for backward."""
+    lines = []
+    for found in grouped(rows, "label", "mode").values():
+        named = by_rival(found)
+        ours, unfused = named[OURS], named[UNFUSED]
+        kept = [f"{row['saved_bytes'] / row['input_bytes']:.3g}" for row in (ours, unfused)]
+        cells = [ours["layer"], ours["layout"], ours["mode"], _time(ours), _time(unfused)]
+        cells += [f"{unfused['ms'] / ours['ms']:.1f} times", f"{ours['fraction_of_limit']:.0%}"]
+        lines.append([*cells, " / ".join(kept)])
+    columns = ["layer", "", "call", "fastblur", "unfused", "unfused takes", "of limit"]
+    return markdown_table([*columns, "kept of x, fastblur / unfused"], lines, numbers=5)
 
 
 def networks(rows: list[Row]) -> str:
