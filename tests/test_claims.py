@@ -12,7 +12,10 @@ if not (ROOT / "benchmarks").exists():
     pytest.skip("runs from a source tree only", allow_module_level=True)
 pytest.importorskip("rich", reason="the tables are written with it")
 
+from benchmarks.pages import tables  # noqa: E402
 from benchmarks.pages.claims import claims  # noqa: E402
+from benchmarks.pages.results import load  # noqa: E402
+from benchmarks.report import fill  # noqa: E402
 
 PAGES = [
     "README.md",
@@ -76,6 +79,14 @@ def test_no_other_figure(page: str) -> None:
     for known in (*CLAIMS.get(page, []), *CHOSEN.get(page, [])):
         text = text.replace(known, " ")
     assert FIGURE.findall(text) == []
+
+
+def test_table_of_volumes_is_what_was_measured() -> None:
+    page = ROOT / "docs" / "volumes.md"
+    results = load(page.parent / "figures" / "volumes" / "results.json")
+    assert results["run"]["command"] in whole("docs/volumes.md")
+    text = page.read_text()
+    assert fill(text, tables.volumes(results["rows"]), "benchmarks.volumes") == text
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])

@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import vmap
 from torch.nn import functional as F
 
-from fastblur import FusedBlurPool3d, FusedMaxBlurPool3d
+from fastblur import FusedBlurPool3d, FusedMaxBlurPool3d, antialias_
 from fastblur import functional as fb
 from fastblur._geometry3d import Volume
 from testing.cases import Target, fill, targets
@@ -140,6 +140,12 @@ def test_tells_what_it_does() -> None:
         assert getattr(layer, name) == value
         with pytest.raises(AttributeError, match=name):
             setattr(layer, name, value)
+
+
+def test_a_model_with_one_is_anti_aliased_already() -> None:
+    net = nn.Sequential(FusedMaxBlurPool3d(), nn.Conv3d(3, 3, 3, 2))
+    (row,) = antialias_(net).rows
+    assert row.reason == "the model is anti-aliased already: 0"
 
 
 def test_stands_where_max_pool_stood() -> None:
