@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .._geometry import DTYPES, Geometry, PaddingMode
+from ..functional import resolve_1d
+from ..modules3d import FusedBlurPool3d, FusedMaxBlurPool3d
 from .checking import Run, check_example
 from .filtered_pool import FilteredPool
 from .flow.dataflow import Flow, flows_of
@@ -106,11 +108,14 @@ def antialias_(
     ``AvgPool2d(s)``                        blur of stride s
     ======================================  =====================================================
 
-    The blurs are :meth:`FilteredPool.zhang`, on the device and in the dtype of the weights next to
-    them. ``torch.fx`` traces of a copy without data show the data flow. A strided layer is left
-    alone, with a reason in the report, if the traces do not show where its blur belongs.
-    torchvision models of the families in the ``antialiased_cnns`` package get that package's
-    state-dict keys and results; see ``docs/antialias.md``.
+    So are layers of one and three dimensions; in 3-D one :class:`fastblur.FusedMaxBlurPool3d` is
+    the max and its blur. The blurs are :meth:`FilteredPool.zhang`, on the device and in the dtype
+    of the weights next to them; in 3-D they are :class:`fastblur.FusedBlurPool3d`.
+
+    ``torch.fx`` traces of a copy without data show the data flow. A strided layer is left alone,
+    with a reason in the report, if the traces do not show where its blur belongs. torchvision
+    models of the families in the ``antialiased_cnns`` package get that package's state-dict keys
+    and results; see ``docs/antialias.md``.
 
     All parameters stay the same objects, so existing optimisers stay valid, and hooks stay on their
     modules. A model that already contains a blur, of fastblur or another package, does not change.
@@ -297,22 +302,38 @@ def _checked(
 
 def _make_blurs(
     model: nn.Module, changes: Iterable[Change], options: Options
-) -> dict[str, FilteredPool]:
+) -> dict[str, nn.Module]:
     return {change.site: _make_blur(model, change.blur, options) for change in changes}
 
 
-def _make_blur(model: nn.Module, blur: Blur, options: Options) -> FilteredPool:
+def _make_blur(model: nn.Module, blur: Blur, options: Options) -> nn.Module:
+    if len(blur.stride) == 3:
+        how: dict[str, Any] = dict(blur_padding=blur.padding, padding_mode=options.padding_mode)
+        if blur.pool is None:
+            return FusedBlurPool3d(blur.filter_size, blur.stride, **how)
+        kernel_size, padding = blur.pool
+        how |= dict(filter_size=blur.filter_size)
+        return FusedMaxBlurPool3d(kernel_size, blur.stride, padding, **how)
     like = model if blur.like is None else model.get_submodule(blur.like)
     weight = _first_weight(like)
     with torch.device("cpu" if weight is None else weight.device):
-        pool = FilteredPool.zhang(
-            blur.channels,
-            blur.filter_size,
-            blur.stride,
-            options.padding_mode,
-            blur_padding=blur.padding,
-        )
+        if len(blur.stride) == 1:
+            pool = _blur_1d(blur, options)
+        else:
+            pool = FilteredPool.zhang(
+                blur.channels,
+                blur.filter_size,
+                blur.stride,
+                options.padding_mode,
+                blur_padding=blur.padding,
+            )
     return pool if weight is None else pool.to(weight.dtype)
+
+
+def _blur_1d(blur: Blur, options: Options) -> FilteredPool:
+    (size,), (stride,) = blur.filter_size, blur.stride
+    geometry = resolve_1d(1, stride, 0, size, None, blur.padding, options.padding_mode, False)
+    return FilteredPool(geometry, torch.tensor(geometry.taps_w).repeat(blur.channels, 1, 1))
 
 
 def _first_weight(module: nn.Module) -> Tensor | None:
@@ -329,16 +350,20 @@ def _describe(model: nn.Module, change: Change) -> str:
         kernel, padding = (new.get(n, getattr(module, n)) for n in ("kernel_size", "padding"))
         ceil = ", ceil_mode" if module.ceil_mode else ""
         old = f"{module.kernel_size}, stride {module.stride}{_padded(module.padding)}{ceil}"
-        return f"MaxPool2d({old}) -> MaxPool2d({kernel}, stride 1{_padded(padding)})"
+        name = f"{change.kind.title()}Pool{len(change.blur.stride)}d"
+        if change.blur.pool is not None:
+            return f"{name}({old}) -> FusedMaxBlurPool3d"
+        return f"{name}({old}) -> {name}({kernel}, stride 1{_padded(padding)})"
     if change.kind == "avg":
-        return f"AvgPool2d({module.kernel_size}, stride {module.stride}) -> blur"
+        name = f"AvgPool{len(change.blur.stride)}d"
+        return f"{name}({module.kernel_size}, stride {module.stride}) -> blur"
     if not new:
         return f"stride {_short(module.stride)} kept, input blurred"
     return f"stride {_short(module.stride)} -> {_short(new['stride'])}"
 
 
 def _padded(padding: Any) -> str:
-    return f", padding {padding}" if padding not in (0, (0, 0)) else ""
+    return f", padding {padding}" if padding not in (0, (0, 0), (0, 0, 0)) else ""
 
 
 def _short(pair: tuple[int, ...]) -> str:

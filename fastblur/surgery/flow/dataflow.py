@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules import activation
@@ -23,10 +24,18 @@ _ACTIVATION_CALLS |= {"softplus", "prelu", "rrelu", "hardsigmoid", "clamp", "cla
 # does nothing or drops.
 _NORMS = {"GroupNorm", "GroupNorm1", "LocalResponseNorm", "FrozenBatchNorm2d", "LayerNorm2d"}
 _NORM_CALLS = {"batch_norm", "group_norm", "instance_norm"}
-_PASSING = {"Identity", "Dropout", "Dropout2d", "DropBlock2d", "DropPath", "StochasticDepth"}
-_PASSING_CALLS = {"dropout", "dropout2d", "contiguous"}
+_PASSING = {"Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "DropBlock2d"}
+_PASSING |= {"DropBlock3d", "DropPath", "StochasticDepth"}
+_PASSING_CALLS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "contiguous"}
 _FLATTENING = {"flatten", "view", "reshape", "mean", "squeeze", "linear", "Flatten", "Linear"}
-_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_POOLS = (
+    *(*MAX_POOLS, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(*AVERAGE_POOLS, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+)
+_POOL_CALLS = {f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3)}
 
 
 def parent_of(path: str) -> str:
@@ -39,10 +48,13 @@ def is_plain_sequential(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and calls_in_turn(module)
 
 
-def calls_as_conv2d(conv: nn.Conv2d) -> bool:
+def calls_as_conv(conv: nn.Module) -> bool:
     """Whether a call of it is the convolution that its attributes tell, in a subclass too."""
-    kind = type(conv)
-    return kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
+    kind: Any = type(conv)
+    own = [base for base in CONVS if issubclass(kind, base)]
+    return any(
+        kind.forward is base.forward and kind._conv_forward is base._conv_forward for base in own
+    )
 
 
 class Flow:
@@ -89,7 +101,7 @@ class Flow:
                 self.calls.setdefault(path, []).append(node)
                 inside = [outer for outer in inside if outer != path]
                 module = self.modules[path]
-                if first and isinstance(module, nn.Conv2d):
+                if first and isinstance(module, CONVS):
                     first = False
                     # A part of a model may well start with a convolution of features.
                     if not prefix or module.in_channels <= 4:
@@ -160,7 +172,7 @@ class Flow:
     def channels(self, node: fx.Node, depth: int = 100) -> tuple[int | None, str | None]:
         """The channels of a node's result and the module that told; None where that is unknown."""
         module, path = self.module(node), self.path(node)
-        if isinstance(module, nn.Conv2d) and calls_as_conv2d(module):
+        if isinstance(module, CONVS) and calls_as_conv(module):
             return module.out_channels, path
         if isinstance(module, _NormBase):
             return module.num_features, path
@@ -182,7 +194,7 @@ class Flow:
                 if count is not None and count > 1:
                     return count, like
             return None, None
-        if self.role(node) or isinstance(module, _POOLS) or kind in ("max_pool2d", "avg_pool2d"):
+        if self.role(node) or isinstance(module, _POOLS) or kind in _POOL_CALLS:
             return self.channels(inputs[0], depth - 1)
         return None, None
 
@@ -206,7 +218,7 @@ class Flow:
         while waiting:
             node = waiting.pop()
             path = self.path(node)
-            if path is not None and isinstance(self.modules[path], nn.Conv2d):
+            if path is not None and isinstance(self.modules[path], CONVS):
                 yield path
             elif self._is_linear(node):
                 waiting += node.all_input_nodes
@@ -217,7 +229,7 @@ class Flow:
     def function_calls(self) -> Iterator[tuple[str, str, fx.Node]]:
         """Calls of pooling functions: where, which, and the node."""
         for node, inside in self._inside.items():
-            if node.op == "call_function" and _function_name(node) in ("max_pool2d", "avg_pool2d"):
+            if node.op == "call_function" and _function_name(node) in _POOL_CALLS:
                 yield inside[-1], _function_name(node), node
 
 

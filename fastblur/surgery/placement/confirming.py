@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..filtered_pool import FilteredPool
 from ..flow.dataflow import Flow
 from ..flow.tracing import Part, graphs_of, join, without_data
 from .placing import WithBlur, place
 from .plans import Change
 
-Blurs = Mapping[str, FilteredPool]
+Blurs = Mapping[str, nn.Module]
 
 
 def same_calls(

@@ -78,7 +78,7 @@ class _Slot:
     """The modules for one place: blurs in front, the module or its replacement, blurs behind."""
 
     before: list[nn.Module] = field(default_factory=list)
-    instead: FilteredPool | None = None
+    instead: nn.Module | None = None
     after: list[nn.Module] = field(default_factory=list)
 
     def modules(self, old: nn.Module) -> tuple[list[nn.Module], int]:
@@ -96,7 +96,7 @@ class _Slot:
 def place(
     model: nn.Module,
     changes: Sequence[Change],
-    blurs: Mapping[str, FilteredPool],
+    blurs: Mapping[str, nn.Module],
     inserts: Collection[str],
 ) -> None:
     """Carries out the changes.

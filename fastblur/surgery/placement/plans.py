@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from ..._geometry import BlurPadding, PaddingMode, Pair
+from ..._geometry import BlurPadding, PaddingMode
 
 SiteKind: TypeAlias = Literal["max", "conv", "avg"]
 Where: TypeAlias = Literal["before", "after", "instead"]
@@ -31,17 +31,20 @@ class Blur:
 
     Attributes:
         channels: of its filter; 1 serves any number.
-        filter_size: (height, width); 1 along an axis that is not subsampled.
-        stride: (height, width).
+        filter_size: one for each axis, of which there are 1 to 3; 1 along an axis that is not
+            subsampled.
+        stride: one for each axis.
         like: path of the module whose weight tells device and dtype, or None.
-        padding: of the map, as of :class:`fastblur.FusedBlurPool`.
+        padding: of the map, as of :class:`fastblur.FusedBlurPool` and its 1-D and 3-D versions.
+        pool: kernel_size and padding of a max that the same layer takes, in 3-D.
     """
 
     channels: int
-    filter_size: Pair
-    stride: Pair
+    filter_size: tuple[int, ...]
+    stride: tuple[int, ...]
     like: str | None
     padding: BlurPadding = "same"
+    pool: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,9 @@ def _is_mobilenet_v2(features: nn.Sequential, classifier: nn.Module | None) -> b
 
 
 def _is_densenet(features: nn.Sequential) -> bool:
-    return features._modules.keys() >= {"conv0", "norm0", "relu0", "pool0", "denseblock1"}
+    children = features._modules
+    known = children.keys() >= {"conv0", "norm0", "relu0", "pool0", "denseblock1"}
+    return known and isinstance(children["conv0"], nn.Conv2d)
 
 
 def _is_vgg(module: nn.Module, features: nn.Sequential) -> bool:

@@ -9,24 +9,27 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
-from ..._geometry import BlurPadding, Pair
-from ..flow.dataflow import Flow, calls_as_conv2d, is_plain_sequential, parent_of
+from ..._geometry import MAX_POOL, BlurPadding
+from ..flow.dataflow import (
+    AVERAGE_POOLS,
+    CONVS,
+    MAX_POOLS,
+    Flow,
+    calls_as_conv,
+    is_plain_sequential,
+    parent_of,
+)
 from ..joins.calls import has_call_hooks
 from ..recognition.recognise import blurs
 from .plans import Blur, Change, Left, Options, SiteKind, Where
 from .recipes import Recipe
 
-_KINDS: dict[type[nn.Module], SiteKind] = {
-    nn.MaxPool1d: "max",
-    nn.MaxPool2d: "max",
-    nn.MaxPool3d: "max",
-    nn.Conv1d: "conv",
-    nn.Conv2d: "conv",
-    nn.Conv3d: "conv",
-    nn.AvgPool1d: "avg",
-    nn.AvgPool2d: "avg",
-    nn.AvgPool3d: "avg",
+_KINDS: dict[SiteKind, tuple[type[nn.Module], ...]] = {
+    "max": MAX_POOLS,
+    "conv": CONVS,
+    "avg": AVERAGE_POOLS,
 }
+Sizes = tuple[int, ...]
 _UNSEEN = "no trace shows where its result goes"
 
 
@@ -38,7 +41,7 @@ def strided_layers(model: nn.Module) -> list[tuple[str, SiteKind, nn.Module]]:
     """The layers of the model that subsample."""
     found: list[tuple[str, SiteKind, nn.Module]] = []
     for path, module in model.named_modules():
-        kinds = [kind for type_, kind in _KINDS.items() if isinstance(module, type_)]
+        kinds = [kind for kind, types in _KINDS.items() if isinstance(module, types)]
         if kinds and not blurs(module) and max(_stride(module)) > 1:
             found.append((path, kinds[0], module))
     return found
@@ -73,18 +76,13 @@ class Planner:
                 raise _Leave(f"{kind!r} is not among the sites asked for")
             if path in self.refused:
                 raise _Leave(self.refused[path])
-            if not isinstance(module, (nn.MaxPool2d, nn.Conv2d, nn.AvgPool2d)):
-                raise _Leave("only layers of two dimensions are changed")
             if not path:
                 raise _Leave("it is the model itself, which cannot be replaced in place")
             if any(map(is_lazy, module.parameters())):
                 raise _Leave("its parameters are not initialised yet")
             self._check_alone(path)
-            if isinstance(module, nn.MaxPool2d):
-                return self._max(path, module)
-            if isinstance(module, nn.AvgPool2d):
-                return self._avg(path, module)
-            return self._conv(path, module)
+            decide = {"max": self._max, "avg": self._avg, "conv": self._conv}[kind]
+            return decide(path, module)
         except _Leave as reason:
             return Left(path, kind, str(reason))
 
@@ -98,13 +96,13 @@ class Planner:
                 if _may_be_more_than_one(stride):
                     site = f"{inside}: {name}()" if inside else f"{name}()"
                     reason = "a call of a function, where no module can be put"
-                    found[site] = Left(site, "max" if name == "max_pool2d" else "avg", reason)
+                    found[site] = Left(site, "max" if name.startswith("max") else "avg", reason)
         return list(found.values())
 
     # -- max and average pooling ------------------------------------------------------------
 
-    def _max(self, path: str, pool: nn.MaxPool2d) -> Change:
-        if type(pool).forward is not nn.MaxPool2d.forward:
+    def _max(self, path: str, pool: Any) -> Change:
+        if all(type(pool).forward is not kind.forward for kind in MAX_POOLS):
             raise _Leave(f"{type(pool).__name__} has a forward of its own")
         if pool.return_indices:
             raise _Leave("return_indices=True: a blurred maximum has no index")
@@ -117,11 +115,21 @@ class Planner:
             attributes["kernel_size"], attributes["padding"] = self.recipe.pools[path]
         channels, like = self._channels_at(path)
         blur = self._blur(channels, _stride(pool), like, padding)
+        if isinstance(pool, nn.MaxPool3d):
+            # One layer does both: fuse_ joins a max in one and two dimensions only.
+            n = len(blur.stride)
+            kernel = _sizes(pool.kernel_size, n)
+            if max(_sizes(pool.dilation, n)) == 1 and max(kernel) <= MAX_POOL:
+                blur = replace(blur, pool=(kernel, _sizes(pool.padding, n)))
+                return Change(path, "max", path, "instead", blur)
         return Change(path, "max", path, "after", blur, attributes)
 
-    def _padding_of_ceil(self, pool: nn.MaxPool2d) -> BlurPadding:
+    def _padding_of_ceil(self, pool: Any) -> BlurPadding:
         """With which a blur has as many results as the max, its last window cut off included."""
-        kernel, padding, dilation = map(_pair, (pool.kernel_size, pool.padding, pool.dilation))
+        n = len(_stride(pool))
+        kernel, padding, dilation = (
+            _sizes(value, n) for value in (pool.kernel_size, pool.padding, pool.dilation)
+        )
         sides: list[int] = []
         for k, s, p, d in zip(kernel, _stride(pool), padding, dilation, strict=True):
             if s > d * (k - 1) + 1 - p:
@@ -131,12 +139,13 @@ class Planner:
             sides += _sides(size + s - 2 if s > 1 else 0, (size - 1) // 2)
         return sides
 
-    def _avg(self, path: str, pool: nn.AvgPool2d) -> Change:
-        if type(pool).forward is not nn.AvgPool2d.forward:
+    def _avg(self, path: str, pool: Any) -> Change:
+        if all(type(pool).forward is not kind.forward for kind in AVERAGE_POOLS):
             raise _Leave(f"{type(pool).__name__} has a forward of its own")
-        if pool.divisor_override is not None:
+        if getattr(pool, "divisor_override", None) is not None:
             raise _Leave(f"divisor_override={pool.divisor_override}: it is no mean")
-        kernel, stride, padding = _pair(pool.kernel_size), _stride(pool), _pair(pool.padding)
+        stride = _stride(pool)
+        kernel, padding = (_sizes(v, len(stride)) for v in (pool.kernel_size, pool.padding))
         if max(stride) > max(self.options.filter_size, 2):
             raise _Leave(
                 f"its stride of {max(stride)} is more than the {self.options.filter_size} taps"
@@ -152,7 +161,7 @@ class Planner:
         return Change(path, "avg", path, "instead", self._blur(channels, stride, like, sides))
 
     def _padding_of_average(
-        self, path: str, kernel: Pair, stride: Pair, padding: Pair, ceil_mode: bool
+        self, path: str, kernel: Sizes, stride: Sizes, padding: Sizes, ceil_mode: bool
     ) -> BlurPadding:
         """With which a blur has as many results as the average."""
         if path in self.recipe.averages:
@@ -183,7 +192,7 @@ class Planner:
 
     # -- convolutions -----------------------------------------------------------------------
 
-    def _conv(self, path: str, conv: nn.Conv2d) -> Change:
+    def _conv(self, path: str, conv: Any) -> Change:
         options = self.options
         stem = (path in self.recipe.stems) if options.stem is None else options.stem
         if path in self.stems and not stem:
@@ -195,10 +204,10 @@ class Planner:
             )
         pointwise = _is_pointwise(conv)
         if options.blur_first and not pointwise:
-            channels = conv.in_channels if calls_as_conv2d(conv) else None
+            channels = conv.in_channels if calls_as_conv(conv) else None
             blur = self._blur(channels, _stride(conv), path)
-            return Change(path, "conv", path, "before", replace(blur, stride=(1, 1)))
-        if not calls_as_conv2d(conv):
+            return Change(path, "conv", path, "before", replace(blur, stride=_ones(conv)))
+        if not calls_as_conv(conv):
             raise _Leave(f"{type(conv).__name__} has a forward of its own")
         if options.blur_first:
             return self._blurred_before(path, conv)
@@ -215,9 +224,7 @@ class Planner:
             raise _Leave("its result goes another way in train mode than in eval mode")
         return changes[0]
 
-    def _conv_in(
-        self, flow: Flow, node: fx.Node, path: str, conv: nn.Conv2d, pointwise: bool
-    ) -> Change:
+    def _conv_in(self, flow: Flow, node: fx.Node, path: str, conv: Any, pointwise: bool) -> Change:
         try:
             result = _activation_after(flow, node)
         except _Leave:
@@ -230,17 +237,16 @@ class Planner:
                     raise _Leave(reason) from None
             return self._blurred_before(path, conv)
         kept = self.recipe.strides.get(path, 1)
-        height, width = _stride(conv)
-        stride = (min(kept, height), min(kept, width))
-        left = (height // stride[0], width // stride[1])
+        stride = tuple(min(kept, s) for s in _stride(conv))
+        left = tuple(s // own for s, own in zip(_stride(conv), stride, strict=True))
         blur = self._blur(conv.out_channels, left, path)
         slot, where = self._place(flow, result)
         return Change(path, "conv", slot, where, blur, {"stride": stride})
 
-    def _blurred_before(self, path: str, conv: nn.Conv2d) -> Change:
+    def _blurred_before(self, path: str, conv: Any) -> Change:
         # A convolution of single pixels commutes with subsampling and with the blur.
         blur = self._blur(conv.in_channels, _stride(conv), path)
-        return Change(path, "conv", path, "before", blur, {"stride": (1, 1)})
+        return Change(path, "conv", path, "before", blur, {"stride": _ones(conv)})
 
     def _place(self, flow: Flow, result: fx.Node) -> tuple[str, Where]:
         """Next to which module a blur sees this result, and all who use it see the blur's.
@@ -258,7 +264,7 @@ class Planner:
         published = [level for level in levels if parent_of(level) in self.inserts]
         if published:
             return published[-1], "after"
-        if following and isinstance(self.modules[following], nn.MaxPool2d):
+        if following and isinstance(self.modules[following], MAX_POOLS):
             pool = self.modules[following]
             if max(_stride(pool)) > 1 and isinstance(self.plan(following, "max", pool), Change):
                 return following, "before"
@@ -298,10 +304,10 @@ class Planner:
     # -- modules in general -----------------------------------------------------------------
 
     def _blur(
-        self, channels: int | None, stride: Pair, like: str | None, padding: BlurPadding = "same"
+        self, channels: int | None, stride: Sizes, like: str | None, padding: BlurPadding = "same"
     ) -> Blur:
-        height, width = (_size(self.options.filter_size, s) for s in stride)
-        return Blur(channels or 1, (height, width), stride, like, padding)
+        sizes = tuple(_size(self.options.filter_size, s) for s in stride)
+        return Blur(channels or 1, sizes, stride, like, padding)
 
     def _check_alone(self, path: str) -> None:
         module = self.modules[path]
@@ -343,8 +349,12 @@ def _gets_one_argument(call: fx.Node) -> bool:
     return len(call.args) == len(call.all_input_nodes) == 1 and not call.kwargs
 
 
-def _is_pointwise(conv: nn.Conv2d) -> bool:
-    return _pair(conv.kernel_size) == (1, 1) and conv.padding in (0, (0, 0))
+def _is_pointwise(conv: Any) -> bool:
+    return max(conv.kernel_size) == 1 and conv.padding in (0, (0,) * len(conv.kernel_size))
+
+
+def _ones(conv: Any) -> Sizes:
+    return (1,) * len(conv.kernel_size)
 
 
 def _others(names: list[str], path: str) -> str:
@@ -361,8 +371,10 @@ def _sides(both: int, before: int) -> tuple[int, int]:
     return before, both - before
 
 
-def _pair(value: Any) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+def _sizes(value: Any, n: int) -> Sizes:
+    """One for each of n axes."""
+    sizes = (value,) if isinstance(value, int) else tuple(value)
+    return sizes * n if len(sizes) == 1 else sizes
 
 
 def _may_be_more_than_one(value: Any) -> bool:
@@ -371,6 +383,8 @@ def _may_be_more_than_one(value: Any) -> bool:
     return any(type(one) is not int or one > 1 for one in values)
 
 
-def _stride(module: nn.Module) -> Pair:
+def _stride(module: nn.Module) -> Sizes:
     stride: Any = getattr(module, "stride", None)
-    return _pair(module.kernel_size if stride is None else stride)
+    kinds = [(n, kind) for types in _KINDS.values() for n, kind in enumerate(types, 1)]
+    n = next(n for n, kind in kinds if isinstance(module, kind))
+    return _sizes(module.kernel_size if stride is None else stride, n)
