@@ -14,14 +14,17 @@ _ELSEWHERE = {
     "ceil_mode": "blur_padding sets the output size",
     "dilation": "dilated windows are not supported",
     "return_indices": "the winners are kept for backward only",
-    "channels": "the layer accepts any number of channels",
+    "channels": "any number of channels is accepted",
     "filt_size": "use filter_size",
     "pad_type": "use padding_mode",
 }
 
 
 def names_its_arguments(function: _Function) -> _Function:
-    """Decorator: calls with unknown arguments raise a TypeError that lists the valid ones."""
+    """Decorator: calls with unknown arguments raise a TypeError that lists the valid ones.
+
+    A layer that is given ``channels`` raises a ValueError.
+    """
     parameters = inspect.signature(function).parameters
     names = arguments_of(function)
     known = frozenset(names)
@@ -32,6 +35,12 @@ def names_its_arguments(function: _Function) -> _Function:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if not known.issuperset(kwargs):
+            if itself and "channels" in kwargs:
+                # No TypeError: timm would then call again with its stride as the first argument.
+                raise ValueError(
+                    f"{called} has no argument 'channels', for it accepts any number of them; as "
+                    f"timm's aa_layer, use fastblur.integrations.timm.BlurPool2d"
+                )
             check_names(called, kwargs, names)
         if len(args) - itself > len(by_position):
             raise TypeError(

@@ -21,6 +21,7 @@ MODULES = [
     "fastblur.functional3d",
     "fastblur._explain",
     "fastblur.export",
+    "fastblur.integrations.timm",
     "fastblur.metrics.equivariance",
     "fastblur.metrics.shift",
     "fastblur.metrics.similarity",

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fastblur import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool
+from fastblur.surgery import FilteredPool
 
 from .conftest import needs_extension
 
@@ -49,6 +50,7 @@ def test_tracing_gives_no_alarm_of_its_own() -> None:
         warnings.simplefilter("always")
         torch.jit.trace(net(), (torch.randn(1, 3, 16, 16),))
         torch.jit.trace(FusedBlurPool1d(), (torch.ones(2, 9),))
+        torch.jit.trace(FilteredPool.zhang(2), (torch.ones(1, 2, 9, 9),))
         torch.jit.trace(FusedMaxBlurPool(backend="reference"), (torch.ones(1, 2, 9, 9),))
     assert not [w for w in seen if "fastblur" in w.filename]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
+from .._autograd import is_tracing
 from .._backends import BackendName
 from .._geometry import MAX_TAPS, BlurPadding, Geometry, IntOrPair, PaddingMode, check_scalar
 from .._plain import is_overridden
@@ -15,6 +18,11 @@ from ..functional import as_map
 from ..modules import Pool
 
 _LEAST = torch.finfo(torch.float32).eps
+
+
+def is_drop_in(kind: type) -> bool:
+    """Whether a class is one of :mod:`fastblur.integrations`, and not one derived from it."""
+    return "stands_for" in vars(kind)
 
 
 def channels_of(filter: Tensor) -> int | None:
@@ -84,6 +92,8 @@ class FilteredPool(Pool):
         TypeError: the filter is not a floating point tensor.
         ValueError: the filter has another shape, is not separable, or differs between channels.
     """
+
+    _way_out = "Call fastblur.unfuse_ on the model first."  # for a filter that cannot be fused
 
     def __init__(
         self,
@@ -155,6 +165,13 @@ class FilteredPool(Pool):
         return changed
 
     def _run(self, input: Tensor, geometry: Geometry) -> Tensor:
+        if is_tracing():
+            # The check of the channels reads sizes, which makes the tracer warn needlessly.
+            with warnings.catch_warnings(action="ignore", category=TracerWarning):
+                return self._checked(input, geometry)
+        return self._checked(input, geometry)
+
+    def _checked(self, input: Tensor, geometry: Geometry) -> Tensor:
         filter = self.filter
         one_dimensional = filter.dim() == 3
         axis, channels = -2 if one_dimensional else -3, channels_of(filter)
@@ -237,10 +254,7 @@ class FilteredPool(Pool):
             try:
                 separable_taps(loaded, precision)
             except ValueError as error:
-                error_msgs.append(
-                    f"{key} does not fit a fused layer: {error}. Call fastblur.unfuse_ on the "
-                    f"model first."
-                )
+                error_msgs.append(f"{key} does not fit a fused layer: {error}. {self._way_out}")
                 return
             self._precision = precision
         super()._load_from_state_dict(

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..._geometry import Geometry
 from ...modules import FusedBlurPool, FusedMaxBlurPool, Pool
-from ..filtered_pool import BlurredConv2d, FilteredPool
+from ..filtered_pool import BlurredConv2d, FilteredPool, is_drop_in
 from .calls import (
     Head,
     Tail,
@@ -35,6 +35,14 @@ Max: TypeAlias = nn.MaxPool2d | nn.MaxPool1d
 _MAXES = (nn.MaxPool2d, nn.MaxPool1d)
 _FRONTS = (nn.ReLU, *_MAXES)
 _POOLS = (FilteredPool, BlurredConv2d, FusedBlurPool, FusedMaxBlurPool)
+
+
+def _is_pool(module: Any) -> bool:
+    return type(module) in _POOLS or is_drop_in(type(module))
+
+
+def _can_join(module: Any) -> bool:
+    return type(module) in _FRONTS or _is_pool(module)
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ class Line:
                 return
             following, _ = self._peek(after)
             ends = type(self._last(module)) in _FRONTS
-            ends = ends and type(self._first(following)) in _FRONTS + _POOLS
+            ends = ends and _can_join(self._first(following))
             first = self._first(module)
             if not ends and not (self._fresh and type(first) is nn.ReLU and first.inplace):
                 return
@@ -180,7 +188,7 @@ class Line:
                 return None
             max = module
             module, after = self._next(after)
-        if (relu is None and max is None) or type(module) not in _POOLS:
+        if (relu is None and max is None) or not _is_pool(module):
             return None
         if not is_unwatched(module) or together(module, relu, max) is None:
             return None
@@ -192,7 +200,7 @@ class Line:
         while True:
             module, after = self._peek(places)
             inner = self._inside(module)
-            if inner is not None and type(self._first(module)) in _FRONTS + _POOLS:
+            if inner is not None and _can_join(self._first(module)):
                 places = [*after, (inner, 0)]
             elif is_identity(module):
                 places = after

@@ -98,6 +98,13 @@ def geometry_of(**arguments: Any) -> Geometry:
         raise CannotFuse(str(error)) from None
 
 
+# The modes of torch.nn.functional.pad.
+_MODES_OF_PAD = {
+    "constant": "zeros",
+    "reflect": "reflect",
+    "replicate": "replicate",
+    "circular": "circular",
+}
 PADS: dict[type[nn.Module], str] = {
     nn.ReflectionPad2d: "reflect",
     nn.ReplicationPad2d: "replicate",
@@ -110,7 +117,7 @@ PADS: dict[type[nn.Module], str] = {
 }
 
 
-def _adobe(module: Any) -> Layer:
+def read_antialiased_cnns(module: Any) -> Layer:
     """antialiased_cnns: a padding layer ``pad``, whose class is the mode."""
     f, filter = module.filt_size, module.filt
     if filter.shape[0] != module.channels:
@@ -133,9 +140,15 @@ def _adobe(module: Any) -> Layer:
     return Layer(geometry, "filt")
 
 
-def _timm(module: Any) -> Layer:
+def read_timm(module: Any) -> Layer:
+    """timm: zeros are the mode "constant", and both sides are padded alike."""
     left, right, top, bottom = module.padding
-    mode = "zeros" if module.pad_mode == "constant" else module.pad_mode
+    mode = _MODES_OF_PAD.get(module.pad_mode)
+    if mode is None:
+        kind = NotImplementedError if isinstance(module.pad_mode, str) else TypeError
+        raise CannotFuse(
+            f"pad_mode must be one of {', '.join(_MODES_OF_PAD)}, got {module.pad_mode!r}"
+        ) from kind()
     geometry = geometry_of(
         kernel_size=1,
         stride=module.stride,
@@ -146,7 +159,8 @@ def _timm(module: Any) -> Layer:
     return Layer(geometry, "filt")
 
 
-def _kornia(module: Any) -> Layer:
+def read_kornia(module: Any) -> Layer:
+    """kornia: zeros around the blur, whose filter has no channels."""
     geometry = geometry_of(
         kernel_size=getattr(module, "max_pool_size", 1),
         stride=module.stride,
@@ -171,7 +185,8 @@ def _same_padding(filter: Tensor) -> tuple[int, int]:
     return filter.shape[-2] // 2, filter.shape[-1] // 2
 
 
-def _composer_max(module: Any) -> Layer:
+def read_composer_max(module: Any) -> Layer:
+    """Composer: a max, then a blur with zeros around."""
     if module.dilation not in (1, (1, 1)):
         raise CannotFuse(f"its max has dilation {module.dilation}")
     geometry = geometry_of(
@@ -185,7 +200,8 @@ def _composer_max(module: Any) -> Layer:
     return Layer(geometry, "filt2d")
 
 
-def _composer_blur(module: Any, stride: Any = None) -> Layer:
+def read_composer_blur(module: Any, stride: Any = None) -> Layer:
+    """Composer: a blur with zeros around."""
     geometry = geometry_of(
         kernel_size=1,
         stride=module.stride if stride is None else stride,
@@ -196,15 +212,17 @@ def _composer_blur(module: Any, stride: Any = None) -> Layer:
     return Layer(geometry, "blur_filter")
 
 
-def _composer_conv(module: Any) -> Layer:
+def read_composer_conv(module: Any) -> Layer:
+    """Composer: a blur in front of a convolution or behind it."""
     if type(module.conv) is not nn.Conv2d:
         raise CannotFuse(f"its convolution is a {type(module.conv).__name__}")
-    layer = _composer_blur(module, module.blur_stride)
+    layer = read_composer_blur(module, module.blur_stride)
     return replace(layer, conv="conv", blur_first=bool(module.blur_first))
 
 
-def _ffcv_conv(module: Any) -> Layer:
-    return replace(_composer_blur(module, 1), conv="conv")
+def read_ffcv_conv(module: Any) -> Layer:
+    """ffcv-imagenet: a blur with stride 1 in front of a convolution."""
+    return replace(read_composer_blur(module, 1), conv="conv")
 
 
 def _average(module: Any) -> Layer | None:
@@ -227,8 +245,12 @@ def _average(module: Any) -> Layer | None:
     return Layer(geometry, None)
 
 
-def _own(module: Any) -> Layer:
-    return Layer(module.geometry, getattr(module, "filter_name", None), unfused=False)
+def own(module: Any) -> Layer:
+    """A layer of fastblur."""
+    conv = "conv" if isinstance(module, BlurredConv2d) else None
+    blur_first = getattr(module, "blur_first", True)
+    name = getattr(module, "filter_name", None)
+    return Layer(module.geometry, name, conv, blur_first, unfused=False)
 
 
 @dataclass(frozen=True)
@@ -251,23 +273,23 @@ class Known:
 
 _ADOBE = ("filt_size", "pad_off", "stride", "channels", "pad")
 KNOWN = (
-    Known("BlurPool", "filt", _ADOBE, _adobe),
-    Known("BlurPool1D", "filt", _ADOBE, _adobe),
-    Known("BlurPool2d", "filt", ("filt_size", "stride", "padding", "pad_mode"), _timm),
-    Known("BlurPool2d", "blur_filter", ("channels", "stride"), _composer_blur),
-    Known("BlurPool2D", "kernel", ("stride",), _kornia),
-    Known("MaxBlurPool2D", "kernel", ("stride", "max_pool_size"), _kornia),
-    Known("BlurMaxPool2d", "filt2d", ("kernel_size", "stride", "dilation"), _composer_max),
-    Known("BlurConv2d", "blur_filter", ("conv", "blur_first", "blur_stride"), _composer_conv),
-    Known("BlurPoolConv2d", "blur_filter", ("conv",), _ffcv_conv),
-    Known("Downsample", "filt", _ADOBE, _adobe),  # the first name of BlurPool
+    Known("BlurPool", "filt", _ADOBE, read_antialiased_cnns),
+    Known("BlurPool1D", "filt", _ADOBE, read_antialiased_cnns),
+    Known("BlurPool2d", "filt", ("filt_size", "stride", "padding", "pad_mode"), read_timm),
+    Known("BlurPool2d", "blur_filter", ("channels", "stride"), read_composer_blur),
+    Known("BlurPool2D", "kernel", ("stride",), read_kornia),
+    Known("MaxBlurPool2D", "kernel", ("stride", "max_pool_size"), read_kornia),
+    Known("BlurMaxPool2d", "filt2d", ("kernel_size", "stride", "dilation"), read_composer_max),
+    Known("BlurConv2d", "blur_filter", ("conv", "blur_first", "blur_stride"), read_composer_conv),
+    Known("BlurPoolConv2d", "blur_filter", ("conv",), read_ffcv_conv),
+    Known("Downsample", "filt", _ADOBE, read_antialiased_cnns),  # the first name of BlurPool
     Known("Downsample", "filt", ("filt_size", "stride", "channels"), _tresnet),
     Known("AntiAliasDownsampleLayer", None, ("op",), _tresnet_scripted),
 )
 # These are known by their class itself.
 EXACT: dict[type[nn.Module], Callable[[Any], Layer | None]] = {
-    FilteredPool: _own,
-    FusedMaxBlurPool: _own,
-    FusedBlurPool: _own,
+    FilteredPool: own,
+    FusedMaxBlurPool: own,
+    FusedBlurPool: own,
     nn.AvgPool2d: _average,
 }

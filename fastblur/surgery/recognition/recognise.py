@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ..._geometry import Geometry
 from ...modules import Pool
 from ...modules3d import Pool3d
-from ..filtered_pool import FilteredPool, channels_of, separable_taps
-from .known import EXACT, KNOWN, CannotFuse, Layer, filter_of
+from ..filtered_pool import FilteredPool, channels_of, is_drop_in, separable_taps
+from .known import EXACT, KNOWN, CannotFuse, Layer, filter_of, own
 from .own_class import is_own_blur, read_own
 
 _OF_EVERY_CLASS = {"__init__", "__annotations__", *vars(type("Empty", (), {}))}
@@ -41,6 +41,8 @@ def recognise(module: nn.Module) -> Layer | None:
     kind = type(module)
     if kind in EXACT:
         return EXACT[kind](module)
+    if is_drop_in(kind):
+        return own(module)
     bases = [base.__name__ for base in kind.__mro__]
     for known in KNOWN:
         if known.name in bases and known.looks_like(module):
