@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._geometry import Geometry, binomial_taps
+from ..functional import run
 from ..surgery.filtered_pool import FilteredPool
 from ..surgery.recognition.known import CannotFuse, Layer
 
@@ -46,8 +47,8 @@ class DropIn(FilteredPool):
     _settled = False
     _refusal: tuple[type[BaseException], str] | None = None
 
-    def __init__(self, filter: Tensor, name: str = "filt", *, persistent: bool = True) -> None:
-        super().__init__(_UNIT, filter, name=name, persistent=persistent)
+    def __init__(self, filter: Tensor, name: str = "filt", **rest: Any) -> None:
+        super().__init__(_UNIT, filter, name=name, **rest)
         self._way_out = f"Use {self.stands_for} instead."
 
     def settle(self) -> None:
@@ -91,9 +92,21 @@ class DropIn(FilteredPool):
         try:
             return super()._checked(input, geometry)
         except (TypeError, ValueError) as error:
-            refuse(error)
+            _refuse(error)
 
 
-def refuse(error: Exception) -> NoReturn:
+def call(input: Tensor, **arguments: Any) -> Tensor:
+    """The operation with the arguments of :meth:`Geometry.resolve`, and the errors of torch's."""
+    try:
+        geometry = Geometry.resolve(**arguments)
+    except ValueError as error:
+        _refuse(error)
+    try:
+        return run(input, geometry, "auto")
+    except (TypeError, ValueError) as error:
+        _refuse(error)
+
+
+def _refuse(error: Exception) -> NoReturn:
     """Raises the error as the RuntimeError that torch's own operations raise for a tensor."""
     raise RuntimeError(str(error)) from error
