@@ -21,6 +21,10 @@ MODULES = [
     "fastblur.functional3d",
     "fastblur._explain",
     "fastblur.export",
+    "fastblur.integrations.antialiased_cnns",
+    "fastblur.integrations.composer",
+    "fastblur.integrations.ffcv",
+    "fastblur.integrations.kornia",
     "fastblur.integrations.timm",
     "fastblur.metrics.equivariance",
     "fastblur.metrics.shift",
@@ -55,6 +59,45 @@ def test_readme_table_is_true() -> None:
     assert len(rows) >= 7
     for row in rows:
         eval(row, vars(fastblur))
+
+
+def test_imports_to_change_are_true() -> None:
+    """Every import in the table of "Migrating" has the names of the one that it replaces."""
+    page = (ROOT / "docs" / "migrating.md").read_text()
+    rows = re.findall(r"^\| `(from .*)` \| `(from fastblur\..*)` \|$", page, re.MULTILINE)
+    assert len(rows) == 7
+    for there, here in rows:
+        names = here.partition(" import ")[2]
+        assert there.endswith(f" import {names}")
+        exec(here, {})
+
+
+@pytest.mark.parametrize("package", ["antialiased_cnns", "kornia", "timm"])
+def test_imports_to_change_are_there(package: str) -> None:
+    pytest.importorskip(package)
+    page = (ROOT / "docs" / "migrating.md").read_text()
+    rows = re.findall(rf"^\| `(from {package}\b.*)` \| `from fastblur", page, re.MULTILINE)
+    assert rows
+    for there in rows:
+        exec(there, {})
+
+
+def test_pairs_of_migrating_compute_the_same() -> None:
+    """Every layer of the other packages and the layer of fastblur beside it."""
+    wanted = ("antialiased_cnns", "kornia", "timm.layers")
+    peers = {name.partition(".")[0]: pytest.importorskip(name) for name in wanted}
+    import torch
+
+    import fastblur
+
+    page = (ROOT / "docs" / "migrating.md").read_text()
+    rows = re.findall(r"^\| `(\w+\..*\))` \| `(Fused.*)` \|$", page, re.MULTILINE)
+    assert len(rows) == 7
+    for there, here in rows:
+        layer = eval(here, vars(fastblur))
+        x = torch.randn((2, 16, 31) if layer.one_dimensional else (2, 16, 31, 32))
+        names = {"timm": importlib.import_module("timm"), "C": 16}
+        torch.testing.assert_close(layer(x), eval(there, peers | names)(x))
 
 
 @pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs from a source tree only")
