@@ -259,5 +259,12 @@ def test_fuse_knows_the_layers() -> None:
     torch.testing.assert_close(model(x), want)
 
 
+def test_fuse_knows_a_blur_behind_its_convolution() -> None:
+    """Nothing can join it, and its filter is for the channels that come out."""
+    blurred = ours.BlurConv2d(SHAPE[1], 4, 3, 2, 1, blur_first=False)
+    report = fastblur.fuse_(nn.Sequential(nn.Conv2d(SHAPE[1], SHAPE[1], 1), nn.ReLU(), blurred))
+    assert (report.rows, report.already) == ((), 1)
+
+
 def test_imports_no_composer() -> None:
     comparing.imports("fastblur.integrations.composer", "composer")

@@ -247,10 +247,9 @@ def _average(module: Any) -> Layer | None:
 
 def own(module: Any) -> Layer:
     """A layer of fastblur."""
-    conv = "conv" if isinstance(module, BlurredConv2d) else None
-    blur_first = getattr(module, "blur_first", True)
     name = getattr(module, "filter_name", None)
-    return Layer(module.geometry, name, conv, blur_first, unfused=False)
+    blur_first = getattr(module, "blur_first", True)
+    return Layer(module.geometry, name, blur_first=blur_first, unfused=False)
 
 
 @dataclass(frozen=True)
