@@ -16,7 +16,7 @@ A call that would change nothing is left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -102,6 +102,10 @@ class Volume:
         rows = in_depth, in_height, in_width
         sides = _blur_padding(blur_padding, rows)
         return cls(pool, steps, pad, rows, sides, padding_mode, relu)
+
+    def plain(self) -> dict[str, Any]:
+        """Arguments of :meth:`resolve` that give the same."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
     def output_size(self, depth: int, height: int, width: int) -> tuple[int, ...]:
         """Size (depth, height, width) of the output; input sizes may be symbolic."""

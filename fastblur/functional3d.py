@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,17 +100,7 @@ def blur_pool3d(
 def run_3d(input: Tensor, volume: Volume, backend: str) -> Tensor:
     """Checks the input, chooses the backend and runs it: what functions and modules share."""
     if is_overridden(input):
-        v = volume
-        plain: dict[str, Any] = dict(
-            kernel_size=v.kernel_size,
-            stride=v.stride,
-            padding=v.padding,
-            taps=v.taps,
-            blur_padding=v.blur_padding,
-            padding_mode=v.padding_mode,
-            relu=v.relu,
-            backend=backend,
-        )
+        plain = volume.plain() | dict(backend=backend)
         y: Tensor = handle_torch_function(max_blur_pool3d, (input,), input, **plain)
         return y
     if is_tracing():

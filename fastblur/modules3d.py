@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import _backends
 from ._backends import BackendName
 from ._filters import Row
 from ._geometry import BlurPadding, PaddingMode, TapsArgument
 from ._geometry3d import IntOrTriple, Triple, Volume
+from ._layer import Layer, shown_filter, unusual
 from ._signatures import names_its_arguments
 from .functional3d import run_3d
-from .modules import Pool, _filter, _plain, _unusual
 
 
-class Pool3d(nn.Module):
-    """Base of the two layers: a checked geometry, a backend, the arguments to print."""
+class Pool3d(Layer):
+    """Base of the two layers: a checked geometry."""
 
     def __init__(self, volume: Volume, backend: BackendName, shown: dict[str, Any]) -> None:
-        super().__init__()
-        _backends.check_name(backend)
+        super().__init__(backend, shown)
         self.volume = volume
-        self.backend = backend
-        self._shown = {name: _plain(value) for name, value in shown.items()}
 
     @property
     def kernel_size(self) -> Triple:
@@ -65,9 +61,6 @@ class Pool3d(nn.Module):
         """Applies the layer."""
         return run_3d(input, self.volume, self.backend)
 
-    __prepare_scriptable__ = Pool.__prepare_scriptable__
-    extra_repr = Pool.extra_repr
-
 
 class FusedMaxBlurPool3d(Pool3d):
     """:class:`~fastblur.FusedMaxBlurPool` on video and volumes, [N, C, D, H, W] or [C, D, H, W].
@@ -101,8 +94,8 @@ class FusedMaxBlurPool3d(Pool3d):
             kernel_size, stride, padding, filter_size, taps, blur_padding, padding_mode, relu
         )
         shown = dict(kernel_size=kernel_size, stride=stride, padding=padding)
-        shown |= _filter(filter_size, taps)
-        shown |= _unusual(blur_padding, padding_mode, relu, backend)
+        shown |= shown_filter(filter_size, taps)
+        shown |= unusual(blur_padding, padding_mode, relu, backend)
         super().__init__(volume, backend, shown)
 
 
@@ -126,6 +119,6 @@ class FusedBlurPool3d(Pool3d):
         backend: BackendName = "auto",
     ) -> None:
         volume = Volume.resolve(1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu)
-        shown = _filter(filter_size, taps) | dict(stride=stride)
-        shown |= _unusual(blur_padding, padding_mode, relu, backend)
+        shown = shown_filter(filter_size, taps) | dict(stride=stride)
+        shown |= unusual(blur_padding, padding_mode, relu, backend)
         super().__init__(volume, backend, shown)

@@ -125,14 +125,16 @@ BACKENDS = of(
 )  # fmt: skip
 
 LAYERS = of(
-    "modules.py",
+    "_layer.py",
     ("if known is not operation or backend", "if backend", "paths.py"),
     ("or backend != self.backend:", "or False:", "paths.py"),
     ("if name not in _NOT_KEPT}", "}", "paths.py layers.py"),
     ("if value != default}", "}", "layers.py"),
+    ("value = value.tolist() if", "value = value if", "layers.py"),
+) + of(
+    "modules.py",
     ("            1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu",
      "            1, stride, 0, filter_size, taps, blur_padding, padding_mode, False", "layers.py"),
-    ("value = value.tolist() if", "value = value if", "layers.py"),
 ) + of(
     "functional.py",
     ("return y if x.dim() == 4 else y.squeeze(0)", "return y", "layers.py"),
