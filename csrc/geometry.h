@@ -1,7 +1,7 @@
 // Sizes, border rules and code widths of a call, as plain arithmetic for host and device.
 //
-// fastblur/_geometry.py defines the same in Python. tests/test_geometry.py compares the two with
-// each other, and with the shapes that the reference produces.
+// fastblur/_geometry/geometry.py defines the same in Python. tests/test_geometry.py compares the
+// two with each other, and with the shapes that the reference produces.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace fastblur {
 constexpr int kMaxPool = 15;  // 15 rows and the state "no winner" fit in 4 bits
 constexpr int kMaxTaps = 31;
 
-// The order is that of PADDING_MODES in fastblur/_geometry.py.
+// The order is that of PADDING_MODES in fastblur/_geometry/checks.py.
 enum class Border : int { reflect, replicate, zeros, circular };
 
 // One axis of  x --max, stride 1--> m --pad--> --correlate, stride s--> y.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import _backends
 from ._backends import BackendName
 from ._geometry import FILTER_SIZE
-from ._upsampling import Operation
+from ._geometry.upsampling import Operation
 from .functional import run
 
 

@@ -29,10 +29,10 @@ from ._geometry import (
     is_integer,
     is_sequence,
 )
+from ._geometry.upsampling import Gain, Operation, UpsamplePadding, Upsampling
 from ._operators import autocast
 from ._plain import is_overridden
 from ._signatures import names_its_arguments
-from ._upsampling import Gain, Operation, UpsamplePadding, Upsampling
 from .functional3d import blur_pool3d, max_blur_pool3d
 
 __all__ = [

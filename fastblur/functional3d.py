@@ -14,7 +14,7 @@ from . import _backends
 from ._autograd import is_mapped, is_tracing
 from ._backends import Backend, BackendName, reference
 from ._geometry import BlurPadding, Geometry, PaddingMode, TapsArgument
-from ._geometry3d import IntOrTriple, Pass, Volume
+from ._geometry.volume import IntOrTriple, Pass, Volume
 from ._operators import autocast, is_channels_last, memory_format
 from ._plain import is_overridden
 from ._signatures import names_its_arguments

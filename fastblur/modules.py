@@ -15,9 +15,9 @@ from ._geometry import (
     Pair,
     TapsArgument,
 )
+from ._geometry.upsampling import Gain, UpsamplePadding, Upsampling
 from ._layer import Layer, not_default, shown_filter, unusual
 from ._signatures import names_its_arguments
-from ._upsampling import Gain, UpsamplePadding, Upsampling
 from .functional import as_map, resolve_1d, resolve_upsampling_1d
 
 __all__ = [

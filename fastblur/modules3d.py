@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from ._backends import BackendName
-from ._filters import Row
 from ._geometry import BlurPadding, PaddingMode, TapsArgument
-from ._geometry3d import IntOrTriple, Triple, Volume
+from ._geometry.filters import Row
+from ._geometry.volume import IntOrTriple, Triple, Volume
 from ._layer import Layer, shown_filter, unusual
 from ._signatures import names_its_arguments
 from .functional3d import run_3d

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastblur._backends import BACKENDS, Backend, compiled
 from fastblur._geometry import Geometry
-from fastblur._upsampling import Upsampling
+from fastblur._geometry.upsampling import Upsampling
 
 from .judge import binomial
 

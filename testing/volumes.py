@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastblur._geometry import Geometry
-from fastblur._geometry3d import Volume
+from fastblur._geometry.volume import Volume
 from fastblur.functional3d import in_turn
 
 from .cases import fill

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastblur import FusedBlurPool, FusedBlurPool1d, FusedMaxBlurPool, FusedMaxBlurPool1d, explain
 from fastblur import functional as fb
-from fastblur._filters import FILTERS
+from fastblur._geometry.filters import FILTERS
 from testing.judge import answer, binomial
 
 from .conftest import needs_extension

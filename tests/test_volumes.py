@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fastblur import FusedBlurPool3d, FusedMaxBlurPool3d, antialias_
 from fastblur import functional as fb
-from fastblur._geometry3d import Volume
+from fastblur._geometry.volume import Volume
 from testing.cases import Target, fill, targets
 from testing.measure import saved_bytes
 from testing.volumes import (

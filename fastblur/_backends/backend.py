@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .. import _autograd
 from .._geometry import Geometry
+from .._geometry.upsampling import Operation, Upsampling
 from .._operators import Operators, Size
-from .._upsampling import Operation, Upsampling
 
 Codes = tuple[tuple[int, ...], torch.dtype]
 

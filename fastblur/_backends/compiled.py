@@ -19,8 +19,8 @@ from torch import Tensor
 
 from .. import _autograd
 from .._geometry import FIELDS, Geometry
+from .._geometry.upsampling import Operation
 from .._operators import Arguments, Kernels, Operators, Size
-from .._upsampling import Operation
 from .backend import Backend, Codes, in_words
 from .calls import CompiledCall, Plan, UpsamplingCall
 from .specialised import is_specialised

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .._autograd import is_tracing
 from .._geometry import Geometry
-from .._geometry3d import Volume
+from .._geometry.upsampling import Upsampling
+from .._geometry.volume import Volume
 from .._operators import Size
-from .._upsampling import Upsampling
 from .backend import Backend
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastblur._backends import compiled
 from fastblur._geometry import Geometry
-from fastblur._upsampling import Upsampling
+from fastblur._geometry.upsampling import Upsampling
 from testing.judge import EPS, ROUNDINGS, scale
 
 from . import HostCuda, HostCudaError, Job, Options, Result

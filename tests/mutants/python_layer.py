@@ -15,9 +15,7 @@ def of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
 
 
 GEOMETRY = of(
-    "_geometry.py",
-    ("size, 1, MAX_TAPS, axes)))", "size, 1, 7, axes)))", "geometry.py"),
-    ("math.comb(n, i) / 2**n", "math.comb(n, i) / (2**n - 1)", "geometry.py"),
+    "_geometry/geometry.py",
     ("height + 2 * p_h - k_h + 1, width", "height + p_h - k_h + 1, width", "geometry.py"),
     ("(m_w + left + right - len", "(m_w + left - len", "geometry.py"),
     ("// s_h + 1", "// s_w + 1", "geometry.py"),
@@ -25,6 +23,10 @@ GEOMETRY = of(
     ("(columns - 1).bit_length()", "columns.bit_length()", "geometry.py memory.py"),
     ("(rows - 1 + self.relu)", "(rows - 1)", "geometry.py memory.py autograd.py"),
     ("and not self.relu", "", "geometry.py autograd.py"),
+) + of(
+    "_geometry/checks.py",
+    ("size, 1, MAX_TAPS, axes)))", "size, 1, 7, axes)))", "geometry.py"),
+    ("math.comb(n, i) / 2**n", "math.comb(n, i) / (2**n - 1)", "geometry.py"),
     ("if any(2 * p > k ", "if any(p > k ", "errors.py"),
     ("if of.padding_mode == \"reflect\" and widest >=", 'if of.padding_mode == "reflect" and '
      "widest >", "geometry.py errors.py"),
@@ -34,7 +36,6 @@ GEOMETRY = of(
     ("if not all(math.isfinite(value) for value in row)", "if False", "errors.py"),
     ('getattr(value, "requires_grad", False)', "False", "errors.py"),
     ("x.shape[-last:]:", "x.shape[1 - last:]:", "errors.py volumes.py"),
-    ("if isinstance(taps, str):\n        return named", "if False:\n        return named", "filters.py"),
 )  # fmt: skip
 
 OPERATORS = of(
@@ -96,7 +97,7 @@ DIRECT = of(
 )  # fmt: skip
 
 UPSAMPLING = of(
-    "_upsampling.py",
+    "_geometry/upsampling.py",
     ("and taps[0] == taps[3]", "", "upsampling.py"),
     ("min(stride, 2)", "min(stride, 3)", "upsampling.py"),
     ("(len(taps) - 1) // 2 + stride - 1", "(len(taps) - 1) // 2", "upsampling.py"),
@@ -146,7 +147,7 @@ LAYERS = of(
 )  # fmt: skip
 
 VOLUMES = of(
-    "_geometry3d.py",
+    "_geometry/volume.py",
     ("if self.kernel_size[0] == 1:", "if True:", "volumes.py"),
     ("relu_alone = self.relu and wide_max != _NO_MAX", "relu_alone = self.relu", "volumes.py"),
     ("call(\"width\", neither, (_NO_BLUR, wide))", 'call("width", neither, (_NO_BLUR, high))',

@@ -19,7 +19,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from ._geometry import Geometry, IntOrPair, Pair, TapsArgument
+from .checks import IntOrPair, Pair, TapsArgument
+from .geometry import Geometry
 
 UpsamplePadding: TypeAlias = Literal["zeros", "replicate"]
 UPSAMPLE_PADDINGS: tuple[str, ...] = get_args(UpsamplePadding)

@@ -21,11 +21,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from ._filters import Row
-from ._geometry import (
+from .checks import (
     MAX_POOL,
     BlurPadding,
-    Geometry,
     IntOrPair,
     TapsArgument,
     check_axis,
@@ -39,6 +37,8 @@ from ._geometry import (
     sizes,
     taps_of,
 )
+from .filters import Row
+from .geometry import Geometry
 
 AXES = ("depth", "height", "width")
 

@@ -1,0 +1,45 @@
+"""What a call computes, apart from its input: sizes, paddings and taps, checked.
+
+``geometry.py`` has pooling in two dimensions, ``volume.py`` in three, ``upsampling.py`` the blur's
+transpose, ``filters.py`` the filters that have names, and ``checks.py`` what their arguments have
+in common.
+"""
+
+from .checks import (
+    DTYPES,
+    FILTER_SIZE,
+    MAX_POOL,
+    MAX_TAPS,
+    PADDING_MODES,
+    BlurPadding,
+    IntOrPair,
+    PaddingMode,
+    Pair,
+    TapsArgument,
+    binomial_taps,
+    check_scalar,
+    check_stride,
+    is_integer,
+    is_sequence,
+)
+from .geometry import FIELDS, Geometry
+
+__all__ = [
+    "DTYPES",
+    "FIELDS",
+    "FILTER_SIZE",
+    "MAX_POOL",
+    "MAX_TAPS",
+    "PADDING_MODES",
+    "BlurPadding",
+    "Geometry",
+    "IntOrPair",
+    "PaddingMode",
+    "Pair",
+    "TapsArgument",
+    "binomial_taps",
+    "check_scalar",
+    "check_stride",
+    "is_integer",
+    "is_sequence",
+]
