@@ -12,9 +12,9 @@ from torch import Tensor
 
 from . import _backends
 from ._backends import BackendName
+from ._dispatch.operators import autocast, is_channels_last
 from ._geometry import Geometry, Pair
 from ._layer import Layer
-from ._operators import autocast, is_channels_last
 from ._signatures import arguments_of, check_names
 from .functional import as_map, max_blur_pool2d
 from .modules import Pool, Upsample

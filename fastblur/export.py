@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from ._backends import reference
-from ._operators import geometry_from
+from ._dispatch.operators import geometry_from
 
 __all__ = ["decompositions"]
 

@@ -17,12 +17,12 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._operators import Operators
+    from ._dispatch.operators import Operators
 
 __all__ = ["fvcore_handles"]
 
 _COUNTER = "torch.utils.flop_counter"
-# Where an operator of each kind has its taps among its arguments; see the schemas in _operators.py.
+# Where an operator of each kind has its taps among its arguments; see _dispatch/operators.py.
 _TAPS = {"forward": 4, "backward": 6, "apply": 5}
 
 

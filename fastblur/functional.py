@@ -13,8 +13,10 @@ from torch.jit._trace import TracerWarning
 from torch.overrides import handle_torch_function
 
 from . import _backends
-from ._autograd import is_tracing
 from ._backends import BackendName
+from ._dispatch.autograd import is_tracing
+from ._dispatch.operators import autocast
+from ._dispatch.plain import is_overridden
 from ._geometry import (
     FILTER_SIZE,
     MAX_POOL,
@@ -30,8 +32,6 @@ from ._geometry import (
     is_sequence,
 )
 from ._geometry.upsampling import Gain, Operation, UpsamplePadding, Upsampling
-from ._operators import autocast
-from ._plain import is_overridden
 from ._signatures import names_its_arguments
 from .functional3d import blur_pool3d, max_blur_pool3d
 

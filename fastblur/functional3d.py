@@ -11,12 +11,12 @@ from torch.jit._trace import TracerWarning
 from torch.overrides import handle_torch_function
 
 from . import _backends
-from ._autograd import is_mapped, is_tracing
 from ._backends import Backend, BackendName, reference
+from ._dispatch.autograd import is_mapped, is_tracing
+from ._dispatch.operators import autocast, is_channels_last, memory_format
+from ._dispatch.plain import is_overridden
 from ._geometry import BlurPadding, Geometry, PaddingMode, TapsArgument
 from ._geometry.volume import IntOrTriple, Pass, Volume
-from ._operators import autocast, is_channels_last, memory_format
-from ._plain import is_overridden
 from ._signatures import names_its_arguments
 
 

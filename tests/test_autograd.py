@@ -1,4 +1,4 @@
-"""Derivatives of every kind, on both paths to the operators (see fastblur/_autograd.py)."""
+"""Derivatives of every kind, on both paths (see fastblur/_dispatch/autograd.py)."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastblur._dispatch.operators import is_channels_last
 from fastblur._geometry import Geometry
-from fastblur._operators import is_channels_last
 from testing.cases import CASES, MODES, UPSAMPLES, Case, UpsampleCase, fill, zhang
 from testing.volumes import CASES_3D, Case3d, answer3d, in_format_3d, run3d
 

@@ -11,8 +11,8 @@ import torch
 import fastblur
 from fastblur import FusedBlurPool, FusedMaxBlurPool, FusedMaxBlurPool1d, explain
 from fastblur._backends import compiled
+from fastblur._dispatch.operators import is_channels_last
 from fastblur._geometry import FIELDS, Geometry
-from fastblur._operators import is_channels_last
 from fastblur.surgery import BlurredConv2d, FilteredPool
 from testing.cases import CASES, Case, fill, in_format
 

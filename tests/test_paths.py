@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastblur import FusedBlurPool, FusedMaxBlurPool, MaxBlurPoolFunction
 from fastblur._backends import compiled
-from fastblur._direct import Direct
+from fastblur._dispatch.direct import Direct
 from fastblur._geometry import DTYPES
 from fastblur.functional import run
 from fastblur.modules import Pool

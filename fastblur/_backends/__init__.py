@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from .._autograd import is_tracing
+from .._dispatch.autograd import is_tracing
 from .backend import Backend
 from .compiled import CPU, CUDA
 from .reference import REFERENCE

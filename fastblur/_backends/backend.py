@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import _autograd
+from .._dispatch import autograd
+from .._dispatch.operators import Operators, Size
 from .._geometry import Geometry
 from .._geometry.upsampling import Operation, Upsampling
-from .._operators import Operators, Size
 
 Codes = tuple[tuple[int, ...], torch.dtype]
 
@@ -39,11 +39,11 @@ class Backend:
 
     def run(self, x: Tensor, geometry: Geometry) -> Tensor:
         """Computes y from a checked x [N, C, H, W]."""
-        return _autograd.max_blur_pool(x, geometry, self.operators)
+        return autograd.max_blur_pool(x, geometry, self.operators)
 
     def upsample(self, x: Tensor, upsampling: Upsampling) -> Tensor:
         """Computes the transpose of a blur from a checked x [N, C, H, W]."""
-        return _autograd.blur_upsample(upsampling.repeat_edges(x), upsampling.blur, self.operators)
+        return autograd.blur_upsample(upsampling.repeat_edges(x), upsampling.blur, self.operators)
 
     def codes(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> Codes:
         """Shape and dtype of the codes for a tensor like ``beside``; sizes may be symbolic."""
@@ -62,7 +62,7 @@ class Backend:
     def direct(
         self, operation: Operation, device: torch.device
     ) -> Callable[[Tensor], Tensor | None] | None:
-        """The direct path for plain tensors, or None; see ``_direct.py``."""
+        """The direct path for plain tensors, or None; see ``_dispatch/direct.py``."""
         return None
 
 

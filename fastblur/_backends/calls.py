@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _autograd, _compat
+from .. import _compat
+from .._dispatch import autograd
+from .._dispatch.operators import Arguments, Size, memory_format
+from .._dispatch.plain import states
 from .._geometry import Geometry
-from .._operators import Arguments, Size, memory_format
-from .._plain import states
 
 Allocate = Callable[[], Tensor]
 
@@ -97,7 +98,7 @@ class CompiledCall:
 
     def differentiable_backward(self, dy: Tensor, codes: Tensor) -> Tensor:
         """:meth:`backward` of any tensors, recorded by autograd."""
-        dx: Tensor = _autograd.MaxBlurPoolBackward.apply(
+        dx: Tensor = autograd.MaxBlurPoolBackward.apply(
             self.operators, dy, codes, self.input_size, *self.arguments
         )
         return dx
@@ -129,7 +130,7 @@ class UpsamplingCall:
 
     def differentiable_backward(self, dy: Tensor, codes: Tensor) -> Tensor:
         call = self._blur
-        dx: Tensor = _autograd.MaxBlurPoolApply.apply(call.operators, dy, codes, *call.arguments)
+        dx: Tensor = autograd.MaxBlurPoolApply.apply(call.operators, dy, codes, *call.arguments)
         return dx
 
 

@@ -1,7 +1,7 @@
 """The compiled backends, for CPUs and CUDA devices: kernels of ``fastblur._C``.
 
 ``_C`` does not depend on torch. It takes a ``Plan``, which is a checked geometry, and sizes and
-addresses. ``_operators.py`` checks the tensors, and ``calls.py`` allocates them.
+addresses. ``_dispatch/operators.py`` checks the tensors, and ``calls.py`` allocates them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _autograd
+from .._dispatch import autograd
+from .._dispatch.operators import Arguments, Kernels, Operators, Size
 from .._geometry import FIELDS, Geometry
 from .._geometry.upsampling import Operation
-from .._operators import Arguments, Kernels, Operators, Size
 from .backend import Backend, Codes, in_words
 from .calls import CompiledCall, Plan, UpsamplingCall
 from .specialised import is_specialised
@@ -61,7 +61,7 @@ class Compiled(Backend):
     def call(
         self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor
     ) -> CompiledCall:
-        """Checks a call; see ``_operators.py``."""
+        """Checks a call; see ``_dispatch/operators.py``."""
         plan = self.plans(geometry)
         return self.calls(plan, size, channels_last, beside.dtype, beside.device)
 
@@ -85,7 +85,7 @@ class Compiled(Backend):
 @functools.cache
 def _direct_path() -> Callable[..., Callable[[Tensor], Tensor | None]] | None:
     try:
-        from .._direct import Direct
+        from .._dispatch.direct import Direct
     except Exception:  # an unknown torch version may lack what it imports
         return None
     return Direct
@@ -246,7 +246,7 @@ def _load() -> tuple[Any, str | None]:
         if extension.build_info()["cuda"]:
             kernels["CUDA"] = CUDA
         OPERATORS.define(kernels)
-        _autograd.register(OPERATORS)
+        autograd.register(OPERATORS)
         return extension, None
     except Exception as error:  # whatever failed, the reference can run
         reason = (
@@ -277,7 +277,7 @@ BUILD: dict[str, Any] = {} if C is None else C.build_info()
 CUDA_ARCHS: tuple[str, ...] = tuple(BUILD["cuda_archs"]) if BUILD.get("cuda") else ()
 
 
-class MaxBlurPoolFunction(_autograd.MaxBlurPool):
+class MaxBlurPoolFunction(autograd.MaxBlurPool):
     """``(x, *arguments) -> (y, codes)`` by the compiled operators, differentiable in both modes.
 
     ``arguments`` are those of ``torch.ops.fastblur.max_blur_pool_forward`` between ``x`` and
@@ -302,5 +302,5 @@ class MaxBlurPoolFunction(_autograd.MaxBlurPool):
                 f"MaxBlurPoolFunction.apply takes x and {', '.join(names)}, all by position, "
                 f"got x and {len(arguments)} more"
             )
-        result: tuple[Tensor, Tensor] = _autograd.MaxBlurPool.apply(OPERATORS, x, *arguments)
+        result: tuple[Tensor, Tensor] = autograd.MaxBlurPool.apply(OPERATORS, x, *arguments)
         return result

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._autograd import is_tracing
+from .._dispatch.autograd import is_tracing
+from .._dispatch.operators import Size
 from .._geometry import Geometry
 from .._geometry.upsampling import Upsampling
 from .._geometry.volume import Volume
-from .._operators import Size
 from .backend import Backend
 
 

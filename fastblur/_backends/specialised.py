@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .._dispatch.operators import Size
 from .._geometry import Geometry
-from .._operators import Size
 
 
 def is_specialised(geometry: Geometry, size: Size, dtype: torch.dtype) -> bool:

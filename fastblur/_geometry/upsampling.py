@@ -122,14 +122,14 @@ def _constant_kept(taps: _Taps, stride: int) -> _Taps:
     """The taps, scaled so that those that meet in an output sum to 1: every ``stride``-th."""
     if stride > len(taps):
         raise ValueError(
-            f"gain 'auto' needs at least as many taps as the stride, got {len(taps)} taps for a "
-            f"stride of {stride}; pass a number"
+            f"gain must be a number if the stride is longer than the filter, got 'auto' for "
+            f"{len(taps)} taps and a stride of {stride}"
         )
     sums = [math.fsum(taps[phase::stride]) for phase in range(stride)]
     if 0 in sums:
         raise ValueError(
-            f"gain 'auto' needs taps of which every {stride} apart sum to something other than 0, "
-            f"got {taps}; pass a number"
+            f"gain must be a number if taps that meet in an output sum to 0, got 'auto' for taps "
+            f"{taps} and a stride of {stride}"
         )
     return tuple(tap / sums[a % stride] for a, tap in enumerate(taps))
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from .._autograd import is_tracing
 from .._backends import BackendName
+from .._dispatch.autograd import is_tracing
+from .._dispatch.plain import is_overridden
 from .._geometry import MAX_TAPS, BlurPadding, Geometry, IntOrPair, PaddingMode, check_scalar
-from .._plain import is_overridden
 from ..functional import as_map
 from ..modules import Pool
 

@@ -39,7 +39,7 @@ GEOMETRY = of(
 )  # fmt: skip
 
 OPERATORS = of(
-    "_operators.py",
+    "_dispatch/operators.py",
     ("    if t.dim() != 4:", "    if t.dim() < 4:", "raw.py hostile.py"),
     ("        _check_grad_output(call, dy)\n", "", "raw.py hostile.py"),
     ("        _check_codes(call, codes, x)\n", "", "raw.py hostile.py"),
@@ -61,7 +61,7 @@ OPERATORS = of(
 )  # fmt: skip
 
 AUTOGRAD = of(
-    "_autograd.py",
+    "_dispatch/autograd.py",
     ("return None, ddy, None, None,", "return None, None, None, None,", "autograd.py"),
     ("Apply.apply(ctx.operators, x_tangent, codes, *ctx.arguments), None",
      "torch.zeros_like(Apply.apply(ctx.operators, x_tangent, codes, *ctx.arguments)), None",
@@ -78,7 +78,7 @@ AUTOGRAD = of(
 )  # fmt: skip
 
 DIRECT = of(
-    "_direct.py",
+    "_dispatch/direct.py",
     ("or x.shape != call.input_size", "", "paths.py layers.py"),
     ("or dtype is not call.dtype", "", "paths.py layers.py"),
     ("or function_modes()", "", "paths.py"),

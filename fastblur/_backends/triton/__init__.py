@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import _autograd, _compat
+from ... import _compat
+from ..._dispatch import autograd
+from ..._dispatch.operators import Arguments, Checked, Operators, Size
 from ..._geometry import Geometry
-from ..._operators import Arguments, Checked, Operators, Size
 from ..backend import Backend, Codes, in_words
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # does not import it
@@ -55,7 +56,7 @@ class Triton(Backend):
         return OPERATORS
 
     def call(self, geometry: Arguments, size: Size, channels_last: bool, beside: Tensor) -> Any:
-        """Checks a call; see ``_operators.py``."""
+        """Checks a call; see ``_dispatch/operators.py``."""
         from . import launch
 
         return launch.Call(_checked(geometry), size, channels_last, beside, self._traced)
@@ -102,7 +103,7 @@ def _load() -> str | None:
         from . import launch  # noqa: F401
 
         OPERATORS.define({"CompositeExplicitAutograd": TRITON})
-        _autograd.register(OPERATORS)
+        autograd.register(OPERATORS)
         _open_to_compilers()
     except Exception as error:  # an unknown version of triton or torch
         return f"triton does not load ({type(error).__name__}: {error})"

@@ -15,8 +15,8 @@ from torch._library.triton import is_wrap_triton_enabled, set_wrap_triton_enable
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from ..._dispatch.operators import Size, memory_format
 from ..._geometry import Geometry
-from ..._operators import Size, memory_format
 from ..specialised import is_specialised
 from . import backward, codes_of, forward, generic
 from .registers import launcher
@@ -31,7 +31,7 @@ _MIN_CHUNK = 8
 
 
 class Call:
-    """A checked call: what ``_operators.py`` runs. Sizes are symbolic where it is traced.
+    """A checked call: what ``_dispatch/operators.py`` runs. Sizes are symbolic where it is traced.
 
     Raises:
         TypeError, ValueError: the sizes do not fit; nothing has been run.

@@ -13,7 +13,7 @@ blur, which has no winners. Graphs and profilers show it by this name.
 
 The compiled backends share a family, because codes of a CPU and of a GPU never meet. Triton has its
 own. Backends compute on raw addresses, so this module checks every call. The derivatives are in
-``_autograd.py``.
+``autograd.py``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from . import _compat, flops
-from ._geometry import DTYPES, Geometry
+from .. import _compat, flops
+from .._geometry import DTYPES, Geometry
 
 Size = tuple[int, int, int, int]  # the shape of x, [N, C, H, W]
 Arguments = tuple[Any, ...]  # Geometry.arguments() and channels_last

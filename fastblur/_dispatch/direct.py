@@ -16,9 +16,9 @@ from torch.autograd import forward_ad, profiler
 from torch.autograd.function import Function
 from torch.nn import Parameter
 
-from . import _compat
-from ._operators import Size
-from ._plain import function_modes, included, is_plain, keys_of, states
+from .. import _compat
+from .operators import Size
+from .plain import function_modes, included, is_plain, keys_of, states
 
 # Bound once, because every call reads all of them.
 _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded

@@ -4,7 +4,7 @@ There is one Function per operator. Given its winners the operation is linear, s
 each Function is another of them. Three paths lead to them, with the same bits and the same
 derivatives (``tests/test_paths.py`` tests all):
 
-- On a plain tensor, with nothing else active, a layer calls the kernels directly: ``_direct.py``.
+- On a plain tensor, with nothing else active, a layer calls the kernels directly: ``direct.py``.
 - Otherwise the call goes through the dispatcher, whose Autograd key starts the Functions.
   ``torch.compile`` and ``torch.export`` put this path into their graphs.
 - Under a transform of ``torch.func``, this module starts the Functions above the dispatcher,
@@ -25,10 +25,10 @@ from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
-from . import _compat
-from ._geometry import Geometry
-from ._operators import Operators, batch_of, check_dense, fold, is_channels_last, unfold
-from ._plain import is_plain, states
+from .. import _compat
+from .._geometry import Geometry
+from .operators import Operators, batch_of, check_dense, fold, is_channels_last, unfold
+from .plain import is_plain, states
 
 _Context = Any  # attributes are added to torch's context
 
