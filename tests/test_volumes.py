@@ -172,6 +172,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "channels_last window": lambda x: x.to(memory_format=torch.channels_last_3d)[..., 1:, 1:-1, 1:],
     "expanded": lambda x: x[:1, :1].expand(3, 4, -1, -1, -1),
     "flipped": lambda x: x.flip(-1).transpose(0, 1),
+    "channels_last, turned": lambda x: x.to(memory_format=torch.channels_last_3d).transpose(2, 3),
 }
 
 

@@ -25,7 +25,7 @@ GEOMETRY = of(
     ("and not self.relu", "", "geometry.py autograd.py"),
 ) + of(
     "_geometry/checks.py",
-    ("size, 1, MAX_TAPS, axes)))", "size, 1, 7, axes)))", "geometry.py"),
+    ("size, 1, MAX_TAPS, axes)))", "size, 1, 7, axes)))", "geometry.py layers.py"),
     ("math.comb(n, i) / 2**n", "math.comb(n, i) / (2**n - 1)", "geometry.py"),
     ("if any(2 * p > k ", "if any(p > k ", "errors.py"),
     ("if of.padding_mode == \"reflect\" and widest >=", 'if of.padding_mode == "reflect" and '
