@@ -206,3 +206,9 @@ def test_published_models(name: str) -> None:
         unantialias_(model)
         assert torch.equal(model(x), before)
     assert list(model.state_dict()) == keys
+
+
+def test_fuse_says_that_volumes_are_fused_already() -> None:
+    net = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU(), nn.MaxPool3d(2))
+    antialias_(net)
+    assert str(fuse_(net)) == "nothing to fuse; layers already fused: 1"

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from .. import _backends
 from .._backends import BackendName
 from ..modules import Pool
+from ..modules3d import Pool3d
 from .checking import Run, check_example
 from .flow.dataflow import Flow, flows_of, parent_of
 from .flow.tracing import graphs_of, without_data
@@ -184,8 +185,9 @@ class _Planner:
             else:
                 if layer is not None and (path or layer.gains_alone):
                     found.append((path, layer))
+        already = sum(isinstance(module, Pool3d) for module in self._modules.values())
         if not found:
-            return _Plan(), 0
+            return _Plan(), already
         self._flows = flows_of(self._model)
         layers: dict[str, tuple[Layer, nn.Module]] = {}
         left: dict[str, _Site] = {}
@@ -205,7 +207,7 @@ class _Planner:
             known = joins.get(id(step.module))
             if known is None or len(step.joined) > len(known.joined):
                 joins[id(step.module)] = step
-        sites, already = [], 0
+        sites: list[_Site] = []
         for path, _ in found:
             site = left.get(path)
             if path in layers:
