@@ -135,7 +135,8 @@ def _called(layer: Layer | None, arguments: dict[str, Any]) -> _Called:
     known = isinstance(layer, Upsample) or (isinstance(layer, Pool) and layer.only_pools)
     if not known:
         raise TypeError(
-            f"layer must be a pooling or upsampling layer of fastblur, got {type(layer).__name__}"
+            f"layer must be a 1-D or 2-D layer of fastblur that pools or upsamples, got "
+            f"{type(layer).__name__}"
         )
     if arguments:
         raise TypeError("pass either a layer or arguments, not both")

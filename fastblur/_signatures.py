@@ -17,6 +17,10 @@ _ELSEWHERE = {
     "channels": "any number of channels is accepted",
     "filt_size": "use filter_size",
     "pad_type": "use padding_mode",
+    "scale_factor": "use stride",
+    "size": "the output is stride times as large as the input",
+    "mode": "the taps choose it: two are nearest, four are bilinear",
+    "align_corners": "it is False, as far as the filter can be centred",
 }
 
 

@@ -30,6 +30,7 @@ from ._geometry import (
     check_stride,
     is_integer,
     is_sequence,
+    tap_row,
 )
 from ._geometry.upsampling import Gain, Operation, UpsamplePadding, Upsampling
 from ._signatures import names_its_arguments
@@ -213,16 +214,17 @@ def blur_upsample2d(
 ) -> Tensor:
     r"""Anti-aliased upsampling: zeros between the pixels, then a blur; the other half of BlurPool.
 
-    It is the transpose of :func:`blur_pool2d`, and ``conv_transpose2d`` with the same taps, cropped
-    to ``stride`` times the input:
+    It is ``conv_transpose2d`` with the same taps, cropped to ``stride`` times the input, and with
+    stride 2 the transpose of :func:`blur_pool2d`:
 
     .. math::
         y_{uv} = g \sum_{i,j} t^h_{u - s i + p_h}\, t^w_{v - s j + p_w}\, x_{ij}, \qquad
-        p = \lfloor (f - 1) / 2 \rfloor
+        p = \max(0, \lceil (f - s) / 2 \rceil)
 
-    Four taps with "replicate" are ``interpolate(scale_factor=2, mode="bilinear")``, two are
-    ``mode="nearest"``. The filter and gain are those of StyleGAN2's ``upsample_2d`` (Karras et al.,
-    CVPR 2020).
+    If f - s is even, the filter is centred on the pixel that it enlarges, as in ``interpolate``:
+    with stride 2, four taps and "replicate" are ``mode="bilinear"``, two taps ``mode="nearest"``.
+    If f - s is odd, the output is half a pixel off. The defaults are StyleGAN2's ``upsample_2d``
+    with the filter [1, 3, 3, 1] (Karras et al., CVPR 2020).
 
     Args:
         input: [N, C, H, W] or [C, H, W]; float32, float64, float16 or bfloat16. Contiguous and
@@ -344,7 +346,7 @@ def resolve_1d(
     if filter_size is not None:
         check_scalar("filter_size", filter_size, 1, MAX_TAPS)
     if taps is not None:
-        taps = ((1.0,), taps)  # type: ignore[assignment]
+        taps = ((1.0,), tap_row("taps", taps))
     if is_sequence(blur_padding):
         known = len(blur_padding) == 2  # type: ignore[arg-type]
         if not (known and all(map(is_integer, blur_padding))):  # type: ignore[arg-type]

@@ -274,9 +274,9 @@ class FusedBlurUpsample(Upsample):
         padding_mode: UpsamplePadding = "zeros",
         backend: BackendName = "auto",
     ) -> None:
+        upsampling = Upsampling.resolve(filter_size, stride, taps, gain, padding_mode)
         shown = shown_filter(filter_size, taps) | dict(stride=stride)
         shown |= _unusual_upsampling(gain, padding_mode, backend)
-        upsampling = Upsampling.resolve(filter_size, stride, taps, gain, padding_mode)
         super().__init__(upsampling, backend, shown)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -302,9 +302,9 @@ class FusedBlurUpsample1d(Upsample):
         padding_mode: UpsamplePadding = "zeros",
         backend: BackendName = "auto",
     ) -> None:
+        upsampling = resolve_upsampling_1d(filter_size, stride, taps, gain, padding_mode)
         shown = shown_filter(filter_size, taps) | dict(stride=stride)
         shown |= _unusual_upsampling(gain, padding_mode, backend)
-        upsampling = resolve_upsampling_1d(filter_size, stride, taps, gain, padding_mode)
         super().__init__(upsampling, backend, shown)
 
     @property

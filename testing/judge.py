@@ -80,7 +80,7 @@ def upsample(
     spread = torch.stack([spread, *[torch.zeros_like(spread)] * (s_h - 1)], 3)
     spread = spread.view(n, c, s_h * h, s_w * w)
     for axis, stride_, taps in ((2, s_h, taps_h), (3, s_w, taps_w)):
-        first = around * stride_ + (len(taps) - 1) // 2
+        first = around * stride_ + max(0, math.ceil((len(taps) - stride_) / 2))
         size = spread.shape[axis] - 2 * around * stride_
         spread = sum(tap * spread.narrow(axis, first - a, size) for a, tap in enumerate(taps))
     return spread

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastblur import antialias_
+from fastblur._geometry import Geometry
 from testing.judge import binomial, judge
 
 
@@ -485,6 +486,27 @@ def test_dtype_and_mode(dtype: torch.dtype) -> None:
     assert model(torch.randn(1, 3, 32, 32, dtype=dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize("taps", ["kaiser6", [0.3, 0.5, 0.2]], ids=str)
+def test_a_filter_of_ones_own(taps: Any) -> None:
+    """In two dimensions, one and three; an axis with stride 1 is not blurred."""
+    row = torch.tensor(Geometry.resolve(taps=taps).taps_h)
+    nets = {
+        2: nn.Sequential(nn.Conv2d(3, 4, 3, (2, 1)), nn.ReLU(), nn.MaxPool2d(2)),
+        1: nn.Sequential(nn.Conv1d(3, 4, 3, 2), nn.ReLU(), nn.MaxPool1d(2)),
+        3: nn.Sequential(nn.Conv3d(3, 4, 3), nn.ReLU(), nn.MaxPool3d(2)),
+    }
+    for n, net in nets.items():
+        report = antialias_(net, taps=taps, stem=True, padding_mode="replicate")
+        blurs = [net.get_submodule(str(row.blur)) for row in report.changed]
+        assert blurs
+        for blur in blurs:
+            rows = [torch.tensor(r) for r in blur.taps][2 - n if n < 3 else 0 :]
+            strides = blur.stride[2 - n if n < 3 else 0 :]
+            for found, stride in zip(rows, strides, strict=True):
+                torch.testing.assert_close(found, row if stride > 1 else torch.ones(1))
+        assert net(torch.randn(1, 3, *[16] * n)).isfinite().all()
+
+
 def test_meta_device() -> None:
     with torch.device("meta"):
         model = small()
@@ -539,6 +561,9 @@ def test_compile_and_channels_last() -> None:
         ({"filter_size": 0}, ValueError, "filter_size must be 1 to 31, got 0"),
         ({"filter_size": 3.0}, TypeError, "filter_size must be an int, got 3.0"),
         ({"filter_size": True}, TypeError, "filter_size must be an int, got True"),
+        ({"taps": "kaiser"}, ValueError, "taps must be numbers or one of .*, got 'kaiser'"),
+        ({"taps": ([1.0], [1.0])}, TypeError, "taps must be one row of numbers"),
+        ({"taps": [1, 2, 1], "filter_size": 4}, ValueError, "filter_size must be omitted or equal"),
         ({"padding_mode": "mirror"}, ValueError, "padding_mode must be one of .* got 'mirror'"),
         ({"sites": "max"}, TypeError, "sites must be a set of .* got 'max'"),
         ({"sites": {"lp"}}, ValueError, r"sites must be one or more of .* got \['lp'\]"),

@@ -127,16 +127,15 @@ def test_explains_layers_that_fuse_made() -> None:
     x = torch.randn(2, 3, 9, 8)
     assert explain(x, two).output_size == tuple(two(x).shape)
     both = BlurredConv2d(two.geometry, plane, torch.nn.Conv2d(3, 3, 1))
-    with pytest.raises(
-        TypeError, match=r"layer must be a pooling or upsampling layer .*, got BlurredConv2d"
-    ):
+    with pytest.raises(TypeError, match=r"layer must be a 1-D or 2-D layer .*, got BlurredConv2d"):
         explain(x, both)
 
 
 def test_explain_refuses() -> None:
     x = torch.zeros(1, 2, 9, 9)
     with pytest.raises(
-        TypeError, match="layer must be a pooling or upsampling layer of fastblur, got MaxPool2d"
+        TypeError,
+        match="layer must be a 1-D or 2-D layer of fastblur that pools or upsamples, got MaxPool2d",
     ):
         explain(x, torch.nn.MaxPool2d(2))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not both"):

@@ -789,6 +789,15 @@ def test_mode_of_a_convolution_survives() -> None:
     assert not net[0].conv.training
 
 
+def test_a_subclass_of_a_fused_layer_stays_with_a_reason() -> None:
+    class Mine(FusedBlurPool):
+        pass
+
+    report = fuse_(nn.Sequential(nn.ReLU(), Mine(3)))
+    assert not report.fused
+    assert report.left[0].note == "it is a subclass, of FusedBlurPool; it is fused already"
+
+
 def test_twice_says_so() -> None:
     net = fused_net()
     assert str(fuse_(net)) == "nothing to fuse; layers already fused: 1"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastblur import FusedBlurPool, FusedBlurUpsample, FusedBlurUpsample1d, explain
 from fastblur._backends import calls
+from fastblur._geometry import Geometry
 from fastblur.export import decompositions
 from fastblur.flops import fvcore_handles
 from fastblur.functional import blur_pool2d, blur_upsample1d, blur_upsample2d
@@ -109,7 +111,7 @@ def test_equals_conv_transpose2d(filter_size: int, stride: int, mode: Any) -> No
     edge = 0 if mode == "zeros" else 4
     around = F.pad(x, (edge,) * 4, "replicate") if edge else x
     y = F.conv_transpose2d(around, weight, stride=stride, groups=3)
-    first = (filter_size - 1) // 2 + edge * stride
+    first = max(0, (filter_size - stride + 1) // 2) + edge * stride
     y = F.pad(y, (0, 3, 0, 3))[..., first : first + 9 * stride, first : first + 7 * stride]
     ours = blur_upsample2d(x, stride=stride, taps=taps, gain=0.5, padding_mode=mode)
     torch.testing.assert_close(ours, y, rtol=1e-14, atol=1e-14)
@@ -118,10 +120,28 @@ def test_equals_conv_transpose2d(filter_size: int, stride: int, mode: Any) -> No
 @needs_extension
 def test_replicate_is_bilinear_and_nearest() -> None:
     x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
-    for filter_size, mode in ((4, "bilinear"), (2, "nearest")):
-        want = F.interpolate(x, scale_factor=2, mode=mode)
-        ours = blur_upsample2d(x, filter_size, padding_mode="replicate")
-        torch.testing.assert_close(ours, want, rtol=1e-14, atol=1e-14)
+    for stride in (2, 3, 4, (2, 5)):
+        steps = (stride, stride) if isinstance(stride, int) else stride
+        flat = [[1.0] * step for step in steps]
+        # A triangle of 2 s taps, and of 2 s - 1 for odd s, whose centre is one tap.
+        slopes = [[min(a, b) for a, b in zip(r, r[::-1], strict=True)] for r in map(_rising, steps)]
+        for taps, mode in ((flat, "nearest"), (slopes, "bilinear")):
+            want = F.interpolate(x, scale_factor=steps, mode=mode)
+            ours = blur_upsample2d(x, stride=stride, taps=taps, padding_mode="replicate")
+            torch.testing.assert_close(ours, want, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(
+        blur_upsample2d(x, padding_mode="replicate"),
+        F.interpolate(x, scale_factor=2, mode="bilinear"),
+    )
+
+
+def _rising(stride: int) -> list[float]:
+    """1, 3, 5, ... for an even stride, 1, 2, 3, ... for an odd one."""
+    return (
+        [float(2 * i + 1) for i in range(2 * stride)]
+        if stride % 2 == 0
+        else [float(i + 1) for i in range(2 * stride - 1)]
+    )
 
 
 @needs_extension
@@ -132,7 +152,8 @@ def test_a_constant_stays_constant(filter_size: int, stride: Any, mode: Any) -> 
     y = blur_upsample2d(torch.full((1, 1, 12, 12), 3.0), filter_size, stride, padding_mode=mode)
     inner = y if mode == "replicate" else y[..., 9:-9, 9:-9]
     torch.testing.assert_close(inner, torch.full_like(inner, 3.0))
-    assert (y.min() < 2.9) == (mode == "zeros")
+    meets_border = filter_size > (stride if isinstance(stride, int) else min(stride))
+    assert (y.min() < 2.9) == (mode == "zeros" and meets_border)
 
 
 @needs_extension
@@ -175,6 +196,8 @@ def test_shapes_layouts_and_what_is_kept(mode: Any, channels_last: bool) -> None
         memory_format=torch.channels_last if channels_last else torch.contiguous_format
     )
     assert sum(kept) == 0
+    column = torch.randn(1, 33, 17, 1).permute(0, 2, 3, 1)  # [1, 17, 1, 33], channels_last
+    assert layer(column).is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(layer(x[0].contiguous()), layer(x.contiguous())[0])
     assert torch.equal(layer(x[:0]), y[:0])
 
@@ -452,9 +475,13 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     (dict(gain="sum"), TypeError, "gain must be 'auto' or a number, got 'sum'"),
     (dict(gain=None), TypeError, "gain must be 'auto' or a number, got None"),
     (dict(gain=True), TypeError, "gain must be 'auto' or a number, got True"),
-    (dict(gain=float("inf")), ValueError, "gain must be finite, got inf"),
+    (dict(gain=float("inf")), ValueError, "gain must be finite, .* got inf"),
     (dict(stride=5), ValueError, "gain must be a number if the stride .* got 'auto' for 4 taps"),
-    (dict(taps=[1, 1, -1]), ValueError, "gain must be a number if taps that meet .* sum to 0, got"),
+    (dict(taps=[1, 1, -1]), ValueError, "gain must be a number if taps that meet .* sum to 0"),
+    (dict(gain=10**400), ValueError, "gain must be finite"),
+    (dict(taps=[1e308] * 2, gain=10), ValueError, "gain must be finite"),
+    (dict(taps=[1e308] * 4), ValueError, "gain must be a number if .* or to infinity"),
+    (dict(gain=np.array([1.0, 2.0])), TypeError, "gain must be 'auto' or a number, got array"),
     (dict(padding_mode="reflect"), ValueError, "padding_mode must be one of 'zeros', 'replicate'"),
     (dict(backend="gpu"), ValueError, "backend must be one of 'auto', .* got 'gpu'"),
     (dict(scale_factor=2), TypeError, "has no argument 'scale_factor'"),
@@ -472,9 +499,24 @@ def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], mess
             call()
 
 
+@needs_extension
+def test_the_operator_itself_refuses() -> None:
+    """It has no codes, so it can be of no geometry that has winners."""
+    upsample = torch.ops.fastblur.blur_upsample
+    for arguments in (dict(kernel_size=3), dict(kernel_size=1, relu=True)):
+        geometry = Geometry.resolve(**arguments).arguments()  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"kernel_size must be \[1, 1\] and relu False"):
+            upsample(X, *geometry, False)
+    blur = Geometry.resolve(1).arguments()
+    with pytest.raises(ValueError, match="input must have 4 dimensions"):
+        upsample(X[0], *blur, False)
+    with pytest.raises(TypeError, match="input must be float32"):
+        upsample(X.int(), *blur, False)
+
+
 def test_wrong_arguments_in_one_dimension() -> None:
     for arguments in (dict(stride=(1, 2)), dict(filter_size=(1, 3)), dict(taps=([1], [1, 1]))):
-        with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
+        with pytest.raises((TypeError, ValueError), match=f"^{next(iter(arguments))} must"):
             FusedBlurUpsample1d(**arguments)  # type: ignore[arg-type]
 
 

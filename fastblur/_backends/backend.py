@@ -43,7 +43,7 @@ class Backend:
 
     def upsample(self, x: Tensor, upsampling: Upsampling) -> Tensor:
         """Computes the transpose of a blur from a checked x [N, C, H, W]."""
-        return autograd.blur_upsample(upsampling.repeat_edges(x), upsampling.blur, self.operators)
+        return autograd.blur_upsample(x, upsampling, self.operators)
 
     def codes(self, geometry: Geometry, size: Size, channels_last: bool, beside: Tensor) -> Codes:
         """Shape and dtype of the codes for a tensor like ``beside``; sizes may be symbolic."""

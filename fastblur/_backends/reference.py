@@ -101,7 +101,7 @@ def blur_upsample(x: Tensor, upsampling: Upsampling) -> Tensor:
     )
     for axis, stride, size in zip((-2, -1), upsampling.stride, sizes, strict=True):
         n_taps = weight.shape[axis]
-        before = (n_taps - 1) // 2
+        before = max(0, (n_taps - stride + 1) // 2)
         beyond = before + stride - n_taps - edges * stride  # with a stride longer than the taps
         if beyond > 0:
             y = F.pad(y, (0, 0, 0, beyond) if axis == -2 else (0, beyond))

@@ -27,6 +27,7 @@ from torch.autograd.function import Function
 
 from .. import _compat
 from .._geometry import Geometry
+from .._geometry.upsampling import Upsampling
 from .operators import Operators, batch_of, check_dense, fold, is_channels_last, unfold
 from .plain import is_plain, states
 
@@ -44,16 +45,18 @@ def max_blur_pool(x: Tensor, geometry: Geometry, operators: Operators) -> Tensor
     return operators.forward(x, (*geometry.arguments(), is_channels_last(x)), need_codes)[0]
 
 
-def blur_upsample(x: Tensor, geometry: Geometry, operators: Operators) -> Tensor:
+def blur_upsample(x: Tensor, upsampling: Upsampling, operators: Operators) -> Tensor:
     """The transpose of a blur on a checked map [N, C, H, W]."""
-    if not torch.compiler.is_compiling() and _transforms_at_work():
-        channels_last = not is_mapped(x) and is_channels_last(x)
-        x, codes, size, arguments = operators.backward_of_blur(
-            x, *geometry.arguments(), channels_last
-        )
+    transformed = not torch.compiler.is_compiling() and _transforms_at_work()
+    # Before the edges are repeated, which can change the layout of maps of one row or column.
+    channels_last = not (transformed and is_mapped(x)) and is_channels_last(x)
+    x = upsampling.repeat_edges(x)
+    arguments = (*upsampling.blur.arguments(), channels_last)
+    if transformed:
+        x, codes, size, _ = operators.backward_of_blur(x, *arguments)
         y: Tensor = MaxBlurPoolBackward.apply(operators, x, codes, size, *arguments)
         return y
-    return operators.upsample(x, (*geometry.arguments(), is_channels_last(x)))
+    return operators.upsample(x, arguments)
 
 
 def is_tracing() -> bool:

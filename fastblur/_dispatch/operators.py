@@ -163,6 +163,12 @@ class Operators:
         flops.register(self)
 
     def _upsample(self, x: Tensor, *arguments: Any) -> Tensor:
+        _check_tensor("input", x)
+        if not geometry_from(arguments[:-1]).linear:
+            raise ValueError(
+                f"kernel_size must be [1, 1] and relu False for an upsampling, got "
+                f"{list(arguments[0])} and {arguments[-2]}"
+            )
         return self.backward(*self.backward_of_blur(x, *arguments))
 
     def _fake_call(

@@ -15,12 +15,14 @@ from .checks import (
     IntOrPair,
     PaddingMode,
     Pair,
+    Taps,
     TapsArgument,
     binomial_taps,
     check_scalar,
     check_stride,
     is_integer,
     is_sequence,
+    tap_row,
 )
 from .geometry import FIELDS, Geometry
 
@@ -36,10 +38,12 @@ __all__ = [
     "IntOrPair",
     "PaddingMode",
     "Pair",
+    "Taps",
     "TapsArgument",
     "binomial_taps",
     "check_scalar",
     "check_stride",
     "is_integer",
     "is_sequence",
+    "tap_row",
 ]

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from .filters import Row, named
+from .filters import FILTERS, Row, named
 
 MAX_POOL = 15
 MAX_TAPS = 31
@@ -214,9 +214,14 @@ def _split_taps(taps: Any, axes: tuple[str, ...]) -> tuple[Row, ...]:
         )
     # An array of rows could be a filter of two axes; a list or tuple of rows is one for each axis.
     listed = is_sequence(taps) and not hasattr(taps, "tolist")
+    if listed and len(taps) not in (0, len(axes)) and all(map(_is_row_for_sure, taps)):
+        raise ValueError(
+            f"taps must be one row for all axes or a {several} of rows ({', '.join(axes)}), got "
+            f"{taps!r}"
+        )
     if listed and len(taps) == len(axes) and all(map(_is_row, taps)):
-        return tuple(_tap_row(f"taps[{i}]", taps[i], several) for i in range(len(axes)))
-    return (_tap_row("taps", taps, several),) * len(axes)
+        return tuple(tap_row(f"taps[{i}]", taps[i]) for i in range(len(axes)))
+    return (tap_row("taps", taps),) * len(axes)
 
 
 def _is_row(taps: Any) -> bool:
@@ -224,14 +229,26 @@ def _is_row(taps: Any) -> bool:
     return isinstance(taps, str) or is_sequence(taps)
 
 
+def _is_row_for_sure(taps: Any) -> bool:
+    """Whether a value cannot be one number: not one in quotes, for example."""
+    return is_sequence(taps) or (isinstance(taps, str) and taps in FILTERS)
+
+
 def _entries(taps: Any) -> Sequence[Any]:
     """The entries of a list or tuple; a tensor reports requires_grad itself."""
     return taps if isinstance(taps, (list, tuple)) else ()
 
 
-def _tap_row(name: str, taps: Any, several: str) -> Row:
+def tap_row(name: str, taps: Any) -> Row:
+    """One row of taps, from numbers or a name.
+
+    Raises:
+        TypeError, ValueError: ``taps``, which the error calls ``name``, is no such row.
+    """
     if isinstance(taps, str):
         return named(name, taps)
+    if not is_sequence(taps):
+        raise TypeError(f"{name} must be a sequence of numbers, got {taps!r}")
     if any(getattr(value, "requires_grad", False) for value in (taps, *_entries(taps))):
         raise ValueError(f"{name} must be constant, got a tensor that requires grad")
     try:
@@ -242,8 +259,8 @@ def _tap_row(name: str, taps: Any, several: str) -> Row:
         raise ValueError(f"{name} must have 1 to {MAX_TAPS} entries, got {len(values)}")
     if any(map(is_sequence, values)):
         raise TypeError(
-            f"{name} must be one row of numbers (for a separable filter, one row or a {several} of "
-            f"rows), got {taps!r}"
+            f"{name} must be one row of numbers for each axis, whose outer product is the filter, "
+            f"got {taps!r}"
         )
     try:
         if any(isinstance(value, (str, bytes)) for value in values):

@@ -3,10 +3,11 @@
 A blur reads ``y[i] = sum_a taps[a] x[s i + a - before]``. Its transpose writes, from a map of size
 ``n`` to one of exactly ``s n``::
 
-    y[s i + a - before] += taps[a] x[i]        before = (f - 1) // 2
+    y[s i + a - before] += taps[a] x[i]        before = max(0, ceil((f - s) / 2))
 
-This is ``conv_transpose2d``, one axis at a time, and the gradient of :class:`FusedBlurPool`. So the
-backward kernels compute it, and their derivatives are its derivatives.
+This is ``conv_transpose2d``, one axis at a time, and the gradient of a blur with zeros around. So
+the backward kernels compute it, and their derivatives are its derivatives. The filter is centred on
+the pixel that it enlarges, if f - s is even; if not, it is half an output position off.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Upsampling:
                 f"padding_mode must be one of {', '.join(map(repr, UPSAMPLE_PADDINGS))}, got "
                 f"{padding_mode!r}"
             )
-        blur = Geometry.resolve(1, stride, 0, filter_size, taps, "same", "zeros")
+        blur = Geometry.resolve(1, stride, 0, filter_size, taps, 0, "zeros")
         taps_h, taps_w = _with_gain(gain, (blur.taps_h, blur.taps_w), blur.stride)
         axes = tuple(zip((taps_h, taps_w), blur.stride, strict=True))
         repeated = (0, 0, 0, 0)
@@ -72,10 +73,13 @@ class Upsampling:
         if padding_mode == "replicate" and not all(_folds(*axis) for axis in axes):
             (top, bottom), (left, right) = (_reach(*axis) for axis in axes)
             repeated, border = (top, bottom, left, right), "zeros"
+        (before_h, after_h), (before_w, after_w) = (_padding(*axis) for axis in axes)
         # Each repeated row in front moves the outputs of the others by one stride.
         padding = tuple(
             p + n * blur.stride[side // 2]
-            for side, (p, n) in enumerate(zip(blur.blur_padding, repeated, strict=True))
+            for side, (p, n) in enumerate(
+                zip((before_h, after_h, before_w, after_w), repeated, strict=True)
+            )
         )
         geometry = Geometry.resolve(1, blur.stride, 0, None, (taps_h, taps_w), padding, border)
         return cls(geometry, repeated, padding_mode)
@@ -113,9 +117,13 @@ def _with_gain(gain: Any, taps: tuple[_Taps, _Taps], stride: Pair) -> tuple[_Tap
         return next(rows), next(rows)
     if isinstance(gain, bool) or not isinstance(gain, Real):
         raise TypeError(f"gain must be 'auto' or a number, got {gain!r}")
-    if not math.isfinite(gain):
-        raise ValueError(f"gain must be finite, got {gain!r}")
-    return tuple(float(gain) * tap for tap in taps[0]), taps[1]
+    try:
+        row = tuple(float(gain) * tap for tap in taps[0])
+    except OverflowError:
+        row = (math.inf,)
+    if not all(map(math.isfinite, row)):
+        raise ValueError(f"gain must be finite, and so its products with the taps, got {gain!r}")
+    return row, taps[1]
 
 
 def _constant_kept(taps: _Taps, stride: int) -> _Taps:
@@ -125,18 +133,29 @@ def _constant_kept(taps: _Taps, stride: int) -> _Taps:
             f"gain must be a number if the stride is longer than the filter, got 'auto' for "
             f"{len(taps)} taps and a stride of {stride}"
         )
-    sums = [math.fsum(taps[phase::stride]) for phase in range(stride)]
-    if 0 in sums:
+    try:
+        sums = [math.fsum(taps[phase::stride]) for phase in range(stride)]
+        row = tuple(tap / sums[a % stride] for a, tap in enumerate(taps))
+    except (OverflowError, ZeroDivisionError):
+        row = (math.inf,)
+    if not all(map(math.isfinite, row)):
         raise ValueError(
-            f"gain must be a number if taps that meet in an output sum to 0, got 'auto' for taps "
-            f"{taps} and a stride of {stride}"
+            f"gain must be a number if taps that meet in an output sum to 0 or to infinity, got "
+            f"'auto' for taps {taps} and a stride of {stride}"
         )
-    return tuple(tap / sums[a % stride] for a, tap in enumerate(taps))
+    return row
+
+
+def _padding(taps: _Taps, stride: int) -> Pair:
+    """The blur's padding before and after, with which it reads n positions from s n."""
+    before = max(0, (len(taps) - stride + 1) // 2)
+    return before, len(taps) - 1 - before
 
 
 def _reach(taps: _Taps, stride: int) -> Pair:
     """How many positions before the first and after the last one reach the output."""
-    return len(taps) // 2 // stride, ((len(taps) - 1) // 2 + stride - 1) // stride
+    before, after = _padding(taps, stride)
+    return after // stride, (before + stride - 1) // stride
 
 
 def _folds(taps: _Taps, stride: int) -> bool:
@@ -144,9 +163,9 @@ def _folds(taps: _Taps, stride: int) -> bool:
 
     That transpose adds what falls outside the output to the output's edge. With four symmetric taps
     and stride 2, one value falls outside, and it equals what a repeated edge would add there. With
-    no more taps than the stride, up to 2, nothing falls outside, and a repeated edge adds nothing.
+    no more taps than the stride nothing falls outside, and a repeated edge adds nothing.
     """
-    return len(taps) <= min(stride, 2) or ((len(taps), stride) == (4, 2) and taps[0] == taps[3])
+    return len(taps) <= stride or ((len(taps), stride) == (4, 2) and taps[0] == taps[3])
 
 
 Operation: TypeAlias = Geometry | Upsampling

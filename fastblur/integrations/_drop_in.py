@@ -87,6 +87,9 @@ class DropIn(FilteredPool):
         if input.dim() != dims and not (input.dim() == dims - 1 and self.takes_unbatched()):
             shape = "[N, C, L]" if self.one_dimensional else "[N, C, H, W]"
             raise RuntimeError(f"input must be {shape}, got shape {tuple(input.shape)}")
+        # A filter of one channel serves any number of them, and the original layer's only one.
+        if getattr(self, "channels", None) == 1 and input.shape[1 - dims] != 1:
+            raise RuntimeError(f"input must have 1 channel, got shape {tuple(input.shape)}")
         if torch.compiler.is_compiling():
             return super()._checked(input, geometry)
         try:

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from .._geometry import DTYPES, Geometry, PaddingMode
+from .._geometry import DTYPES, Geometry, PaddingMode, Taps, binomial_taps, tap_row
+from .._geometry.filters import Row
 from ..functional import resolve_1d
 from ..modules3d import FusedBlurPool3d, FusedMaxBlurPool3d
 from .checking import Run, check_example
@@ -87,7 +88,7 @@ class AntialiasReport(Report[AntialiasRow]):
 
 def antialias_(
     model: nn.Module,
-    filter_size: int = 4,
+    filter_size: int | None = None,
     *,
     padding_mode: PaddingMode = "reflect",
     sites: Iterable[SiteKind] = SITE_KINDS,
@@ -95,6 +96,7 @@ def antialias_(
     min_channels: int = 1,
     keep_pool: bool = False,
     stem: bool | None = None,
+    taps: Taps | None = None,
     example: Tensor | tuple[Any, ...] | None = None,
 ) -> AntialiasReport:
     """Anti-aliases an ordinary CNN (Zhang 2019, section 3.2), in place.
@@ -126,7 +128,8 @@ def antialias_(
 
     Args:
         model: the model, changed in place.
-        filter_size: number of binomial taps, 1 to 31. An axis with stride 1 is not blurred.
+        filter_size: number of binomial taps, 1 to 31. Default 4. An axis with stride 1 is not
+            blurred.
         padding_mode: padding of the blurs: "reflect", "replicate", "zeros" or "circular".
             Reflection needs maps larger than its padding, ``filter_size // 2``.
         sites: which layers to change: a set of "max", "conv" and "avg".
@@ -139,6 +142,8 @@ def antialias_(
         keep_pool: keeps a ResNet's 3x3 stem pooling, which the published models make 2x2.
         stem: whether the model's first convolution is changed too. None does as the published
             models do (``pool_only``): in AlexNet yes, elsewhere no.
+        taps: the filter itself, instead of ``filter_size``: one row of 1 to 31 numbers, or a name
+            of ``docs/filters.md``.
         example: an input of the model, or a tuple of its arguments, on which it runs before and
             after: unless the shapes stay and the results are finite, all is put back. The modes,
             random numbers and buffers are those of before.
@@ -166,7 +171,7 @@ def antialias_(
     """
     check_example(example)
     options = _checked(
-        model, filter_size, padding_mode, sites, blur_first, min_channels, keep_pool, stem
+        model, filter_size, padding_mode, sites, blur_first, min_channels, keep_pool, stem, taps
     )
     layers = strided_layers(model)
     blurred = [path or "the model" for path, module in model.named_modules() if blurs(module)]
@@ -275,11 +280,15 @@ def _checked(
     min_channels: Any,
     keep_pool: Any,
     stem: Any,
+    taps: Any,
 ) -> Options:
     check_model(model)
-    if isinstance(filter_size, bool) or not isinstance(filter_size, int):
+    if filter_size is not None and (
+        isinstance(filter_size, bool) or not isinstance(filter_size, int)
+    ):
         raise TypeError(f"filter_size must be an int, got {filter_size!r}")
-    Geometry.resolve(1, 2, 0, filter_size, padding_mode=padding_mode)
+    row = taps if taps is None else tap_row("taps", taps)
+    row = Geometry.resolve(1, 2, 0, filter_size, row, padding_mode=padding_mode).taps_h
     if isinstance(sites, str) or not isinstance(sites, Iterable):
         raise TypeError(f"sites must be a set of {', '.join(map(repr, SITE_KINDS))}, got {sites!r}")
     chosen = frozenset(sites)
@@ -297,7 +306,7 @@ def _checked(
         raise TypeError(f"min_channels must be an int, got {min_channels!r}")
     if min_channels < 1:
         raise ValueError(f"min_channels must be 1 or more, got {min_channels}")
-    return Options(filter_size, padding_mode, chosen, blur_first, min_channels, keep_pool, stem)
+    return Options(row, padding_mode, chosen, blur_first, min_channels, keep_pool, stem)
 
 
 def _make_blurs(
@@ -307,32 +316,35 @@ def _make_blurs(
 
 
 def _make_blur(model: nn.Module, blur: Blur, options: Options) -> nn.Module:
+    rows = tuple(options.taps if size > 1 else (1.0,) for size in blur.filter_size)
     if len(blur.stride) == 3:
         how: dict[str, Any] = dict(blur_padding=blur.padding, padding_mode=options.padding_mode)
+        binomial = options.taps == binomial_taps(options.filter_size)
+        how |= dict(filter_size=blur.filter_size) if binomial else dict(taps=rows)
         if blur.pool is None:
-            return FusedBlurPool3d(blur.filter_size, blur.stride, **how)
+            return FusedBlurPool3d(stride=blur.stride, **how)
         kernel_size, padding = blur.pool
-        how |= dict(filter_size=blur.filter_size)
         return FusedMaxBlurPool3d(kernel_size, blur.stride, padding, **how)
     like = model if blur.like is None else model.get_submodule(blur.like)
     weight = _first_weight(like)
     with torch.device("cpu" if weight is None else weight.device):
         if len(blur.stride) == 1:
-            pool = _blur_1d(blur, options)
+            pool = _blur_1d(blur, options, rows[0])
         else:
             pool = FilteredPool.zhang(
                 blur.channels,
-                blur.filter_size,
+                None,
                 blur.stride,
                 options.padding_mode,
                 blur_padding=blur.padding,
+                taps=rows,
             )
     return pool if weight is None else pool.to(weight.dtype)
 
 
-def _blur_1d(blur: Blur, options: Options) -> FilteredPool:
-    (size,), (stride,) = blur.filter_size, blur.stride
-    geometry = resolve_1d(1, stride, 0, size, None, blur.padding, options.padding_mode, False)
+def _blur_1d(blur: Blur, options: Options, row: Row) -> FilteredPool:
+    (stride,) = blur.stride
+    geometry = resolve_1d(1, stride, 0, None, row, blur.padding, options.padding_mode, False)
     return FilteredPool(geometry, torch.tensor(geometry.taps_w).repeat(blur.channels, 1, 1))
 
 

@@ -13,7 +13,15 @@ from torch.jit._trace import TracerWarning
 from .._backends import BackendName
 from .._dispatch.autograd import is_tracing
 from .._dispatch.plain import is_overridden
-from .._geometry import MAX_TAPS, BlurPadding, Geometry, IntOrPair, PaddingMode, check_scalar
+from .._geometry import (
+    MAX_TAPS,
+    BlurPadding,
+    Geometry,
+    IntOrPair,
+    PaddingMode,
+    TapsArgument,
+    check_scalar,
+)
 from ..functional import as_map
 from ..modules import Pool
 
@@ -116,15 +124,19 @@ class FilteredPool(Pool):
     def zhang(
         cls,
         channels: int,
-        filter_size: IntOrPair = 4,
+        filter_size: IntOrPair | None = None,
         stride: IntOrPair = 2,
         padding_mode: PaddingMode = "reflect",
         backend: BackendName = "auto",
         blur_padding: BlurPadding = "same",
+        taps: TapsArgument | None = None,
     ) -> FilteredPool:
-        """Zhang's BlurPool for [N, channels, H, W]: binomial taps, persistent buffer ``filt``."""
+        """Zhang's BlurPool for [N, channels, H, W], with a persistent buffer ``filt``.
+
+        The taps are binomial, 4 unless ``filter_size`` says otherwise, or those that are given.
+        """
         check_scalar("channels", channels, 1)
-        geometry = Geometry.resolve(1, stride, 0, filter_size, None, blur_padding, padding_mode)
+        geometry = Geometry.resolve(1, stride, 0, filter_size, taps, blur_padding, padding_mode)
         plane = torch.outer(torch.tensor(geometry.taps_h), torch.tensor(geometry.taps_w))
         return cls(geometry, plane.repeat(channels, 1, 1, 1), backend=backend)
 

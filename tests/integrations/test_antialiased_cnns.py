@@ -128,8 +128,9 @@ def test_arguments_that_leave_the_original_without_a_filter(
 
 @KINDS
 @pytest.mark.parametrize("what", comparing.inputs())
-def test_inputs_that_are_refused(name: str, what: str) -> None:
-    same_outcome(*pair(name, 6), comparing.inputs(SHAPES[name])[what])
+@pytest.mark.parametrize("channels", [1, 6])
+def test_inputs_that_are_refused(name: str, what: str, channels: int) -> None:
+    same_outcome(*pair(name, channels), comparing.inputs(SHAPES[name])[what])
 
 
 def test_settings_that_change_later() -> None:

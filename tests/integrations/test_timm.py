@@ -204,7 +204,7 @@ def test_arguments_that_timm_refuses(arguments: dict[str, Any]) -> None:
         assert isinstance(same_outcome(*made, torch.randn(SHAPE)), type)
 
 
-@pytest.mark.parametrize("channels", [None, SHAPE[1]])
+@pytest.mark.parametrize("channels", [None, 1, SHAPE[1]])
 @pytest.mark.parametrize("what", comparing.inputs())
 def test_inputs_that_timm_refuses(what: str, channels: int | None) -> None:
     x = comparing.inputs()[what]

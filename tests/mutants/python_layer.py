@@ -99,10 +99,11 @@ DIRECT = of(
 UPSAMPLING = of(
     "_geometry/upsampling.py",
     ("and taps[0] == taps[3]", "", "upsampling.py"),
-    ("min(stride, 2)", "min(stride, 3)", "upsampling.py"),
-    ("(len(taps) - 1) // 2 + stride - 1", "(len(taps) - 1) // 2", "upsampling.py"),
+    ("return len(taps) <= stride or", "return len(taps) <= stride + 1 or", "upsampling.py"),
+    ("(before + stride - 1) // stride", "before // stride", "upsampling.py"),
+    ("(len(taps) - stride + 1) // 2", "(len(taps) - 1) // 2", "upsampling.py"),
     ("tap / sums[a % stride]", "tap / sums[0]", "upsampling.py"),
-    ("if 0 in sums:", "if False:", "upsampling.py"),
+    ("except (OverflowError, ZeroDivisionError):", "except OverflowError:", "upsampling.py"),
 ) + of(
     "export.py",
     ("bottom - g.stride[0] + 1", "bottom - g.stride[0]", "upsampling.py"),

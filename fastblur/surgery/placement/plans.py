@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from ..._geometry import BlurPadding, PaddingMode
+from ..._geometry.filters import Row
 
 SiteKind: TypeAlias = Literal["max", "conv", "avg"]
 Where: TypeAlias = Literal["before", "after", "instead"]
@@ -16,13 +17,18 @@ SITE_KINDS: tuple[SiteKind, ...] = ("max", "conv", "avg")
 class Options:
     """The arguments of :func:`fastblur.antialias_`, checked."""
 
-    filter_size: int
+    taps: Row
     padding_mode: PaddingMode
     sites: frozenset[SiteKind]
     blur_first: bool
     min_channels: int
     keep_pool: bool
     stem: bool | None
+
+    @property
+    def filter_size(self) -> int:
+        """Number of taps along an axis that is subsampled."""
+        return len(self.taps)
 
 
 @dataclass(frozen=True)

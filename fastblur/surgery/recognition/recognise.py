@@ -44,6 +44,8 @@ def recognise(module: nn.Module) -> Layer | None:
     if is_drop_in(kind):
         return own(module)
     bases = [base.__name__ for base in kind.__mro__]
+    if isinstance(module, Pool) and kind.__module__.partition(".")[0] != "fastblur":
+        raise CannotFuse(f"it is a subclass, of {bases[1]}; it is fused already")
     for known in KNOWN:
         if known.name in bases and known.looks_like(module):
             if not _is_it_but_for_init(kind, known.name):
