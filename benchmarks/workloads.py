@@ -154,7 +154,7 @@ GPU = [
 UPSAMPLINGS = [  # decoders, and the last layers of generators
     Upsampling((8, 64, 56, 56)),
     Upsampling((8, 256, 14, 14)),
-    Upsampling((2, 32, 256, 256)),
+    Upsampling((2, 32, 128, 128)),
 ]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LEVELS = Workload((2, 64, 56, 56), 2, 0, 4)  # shows the levels of the CPU kernels
