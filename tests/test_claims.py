@@ -15,7 +15,7 @@ pytest.importorskip("rich", reason="the tables are written with it")
 from benchmarks.pages import tables  # noqa: E402
 from benchmarks.pages.claims import claims  # noqa: E402
 from benchmarks.pages.results import load  # noqa: E402
-from benchmarks.report import fill  # noqa: E402
+from benchmarks.report import fill, filled  # noqa: E402
 
 PAGES = [
     "README.md",
@@ -87,6 +87,12 @@ def test_table_of_volumes_is_what_was_measured() -> None:
     assert results["run"]["command"] in whole("docs/volumes.md")
     text = page.read_text()
     assert fill(text, tables.volumes(results["rows"]), "benchmarks.volumes") == text
+
+
+def test_table_of_upsampling_is_what_was_measured() -> None:
+    page = ROOT / "docs" / "upsampling.md"
+    results = load(page.parent / "figures" / "upsampling" / "results.json")
+    assert filled(results, page) == page.read_text()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
