@@ -106,7 +106,7 @@ UPSAMPLING = of(
     ("except (OverflowError, ZeroDivisionError):", "except OverflowError:", "upsampling.py"),
 ) + of(
     "export.py",
-    ("bottom - g.stride[0] + 1", "bottom - g.stride[0]", "upsampling.py"),
+    ("bottom - g.stride[0] + 1", "bottom - g.stride[0]", "upsampling_tools.py"),
 )  # fmt: skip
 
 BACKENDS = of(
@@ -185,11 +185,11 @@ SURGERY = of(
 ) + of(
     "surgery/fuse.py",
     ('raise ValueError(f"{path} has hooks, which would be lost; remove them first")', "pass",
-     "fuse.py"),
-    ("self.fused.training = module.training", "pass", "fuse.py"),
-    ("if coming is not None and coming != channels:", "if False:", "fuse.py"),
-    ("if self._uses[id(module)] > 1:", "if False:", "fuse.py"),
-    ("        original._buffers[name] = fused._buffers[name]", "        pass", "fuse.py"),
+     "fuse.py fuse_state.py"),
+    ("self.fused.training = module.training", "pass", "fuse.py fuse_state.py"),
+    ("if coming is not None and coming != channels:", "if False:", "fuse.py fuse_state.py"),
+    ("if self._uses[id(module)] > 1:", "if False:", "fuse.py fuse_state.py"),
+    ("        original._buffers[name] = fused._buffers[name]", "        pass", "fuse.py fuse_state.py"),
 ) + of(
     "surgery/antialias.py",
     ("if min_channels < 1:", "if min_channels < 0:", "antialias.py"),
