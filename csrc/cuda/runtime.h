@@ -80,8 +80,12 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t str
 #if defined(FASTBLUR_CUDA_ON_HOST)
   return cuda_on_host::launch(kernel, grid, block, stream, args...);
 #else
-  kernel<<<grid, block, 0, stream>>>(args...);
-  return cudaGetLastError();
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = block, config.stream = stream;
+  // Its own error. The last error of the thread may be another library's, and stays for it to find.
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, args...);
+  if (error != cudaSuccess) cudaGetLastError();  // clears ours, which is reported
+  return error;
 #endif
 }
 #endif
