@@ -97,7 +97,9 @@ STAGES = of(
      "high)", "staged"),
     ("if (b <= q && from < w.out()) folds", "if (from < w.out() - 1) folds", "staged"),
     ("*to += fold.weight * *from", "*to = fold.weight * *from", "staged"),
-    ("sum += taps[b] * dv[(q - b) / stride]", "sum += taps[b] * dv[q / stride]", "staged"),
+    ("V::load(dv + t - b / stride)", "V::load(dv + t)", "staged"),
+    ("(before - phase + stride - 1) / stride : 0", "(before - phase) / stride : 0", "staged"),
+    ("min(L, (end - q + stride - 1) / stride)", "min(L, (end - q) / stride)", "staged"),
 ) + of(
     "kernels/sweep.h",
     ("(u * p.h.out() + p.h.pooled() - 1) / p.h.pooled()", "u * p.h.out() / p.h.pooled() + 1",

@@ -243,11 +243,19 @@ void blur_columns_transposed_n(const Params& p, const typename V::Scalar* taps,
       high.store(m + 2 * t + L);
     }
   } else {
-    for (int64_t v = 0; v < columns; ++v) {
-      const int64_t q = before + v;
-      S sum = 0;
-      for (int64_t b = q % stride; b < n_taps; b += stride) sum += taps[b] * dv[(q - b) / stride];
-      m[v] = sum;
+    // One phase at a time: columns q = phase, phase + stride, ... take the same taps.
+    const int64_t end = before + columns;
+    for (int64_t phase = 0; phase < min(stride, end); ++phase) {
+      const int64_t first = phase < before ? (before - phase + stride - 1) / stride : 0;
+      for (int64_t t = first; phase + t * stride < end; t += L) {
+        V sum = V::set1(0);
+        for (int64_t b = phase; b < n_taps; b += stride)
+          sum = V::fma(V::set1(taps[b]), V::load(dv + t - b / stride), sum);
+        S lanes[L];
+        sum.store(lanes);
+        const int64_t q = phase + t * stride, n = min(L, (end - q + stride - 1) / stride);
+        for (int64_t i = 0; i < n; ++i) m[q - before + i * stride] = lanes[i];
+      }
     }
   }
 }
