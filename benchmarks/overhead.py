@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fastblur import FusedMaxBlurPool
+from fastblur import FusedBlurUpsample, FusedMaxBlurPool
 from fastblur.surgery import FilteredPool
 
 SHAPE = (1, 4, 8, 8)
@@ -38,6 +38,8 @@ def entries(compiled: bool) -> Iterator[tuple[str, Callable[[Tensor], Tensor], A
         "nn.MaxPool2d": nn.MaxPool2d(2),
         "FusedMaxBlurPool": FusedMaxBlurPool(),
         "FilteredPool": filtered_pool(),
+        "nn.Upsample": nn.Upsample(scale_factor=2, mode="bilinear"),
+        "FusedBlurUpsample": FusedBlurUpsample(padding_mode="replicate"),
     }
     autocast = partial(torch.autocast, "cpu", torch.bfloat16)
     for name, layer in layers.items():

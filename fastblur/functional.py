@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.jit._trace import TracerWarning
-from torch.overrides import handle_torch_function
 
-from . import _backends
-from ._backends import BackendName
-from ._dispatch.autograd import is_tracing
-from ._dispatch.operators import autocast
+from . import _run
+from ._backends import Backend, BackendName
 from ._dispatch.plain import is_overridden
 from ._geometry import (
     FILTER_SIZE,
@@ -283,31 +277,18 @@ def blur_upsample1d(
 
 
 def run(input: Tensor, operation: Operation, backend: str) -> Tensor:
-    """Checks the input, chooses the backend and runs it: what functions and modules share."""
-    if is_overridden(input):
-        pools = isinstance(operation, Geometry)
-        function: Callable[..., Tensor] = max_blur_pool2d if pools else blur_upsample2d
-        plain = operation.plain() | dict(backend=backend)
-        y: Tensor = handle_torch_function(function, (input,), input, **plain)
-        return y
-    if is_tracing():
-        # The checks read sizes and taps, which makes the tracer warn needlessly.
-        with warnings.catch_warnings(action="ignore", category=TracerWarning):
-            return _run(input, operation, backend)
-    return _run(input, operation, backend)
+    """Runs a call on maps: what functions and modules share."""
+    if isinstance(operation, Geometry):
+        return _run.run(input, operation, backend, max_blur_pool2d, _pool, 4)
+    return _run.run(input, operation, backend, blur_upsample2d, _upsample, 4)
 
 
-def _run(input: Tensor, operation: Operation, backend: str) -> Tensor:
-    operation.check_input(input)
-    chosen = _backends.choose(backend, input.device)
-    x = autocast(input)
-    maps = x if x.dim() == 4 else x.unsqueeze(0)
-    y = (
-        chosen.run(maps, operation)
-        if isinstance(operation, Geometry)
-        else chosen.upsample(maps, operation)
-    )
-    return y if x.dim() == 4 else y.squeeze(0)
+def _pool(backend: Backend, maps: Tensor, geometry: Geometry) -> Tensor:
+    return backend.run(maps, geometry)
+
+
+def _upsample(backend: Backend, maps: Tensor, upsampling: Upsampling) -> Tensor:
+    return backend.upsample(maps, upsampling)
 
 
 def run_1d(input: Tensor, operation: Operation, backend: str) -> Tensor:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.jit._trace import TracerWarning
-from torch.overrides import handle_torch_function
 
-from . import _backends
+from . import _backends, _run
 from ._backends import Backend, BackendName, reference
-from ._dispatch.autograd import is_mapped, is_tracing
-from ._dispatch.operators import autocast, is_channels_last, memory_format
-from ._dispatch.plain import is_overridden
+from ._dispatch.autograd import is_mapped
+from ._dispatch.operators import is_channels_last, memory_format
 from ._geometry import BlurPadding, Geometry, PaddingMode, TapsArgument
 from ._geometry.volume import IntOrTriple, Pass, Volume
 from ._signatures import names_its_arguments
@@ -98,31 +94,14 @@ def blur_pool3d(
 
 
 def run_3d(input: Tensor, volume: Volume, backend: str) -> Tensor:
-    """Checks the input, chooses the backend and runs it: what functions and modules share."""
-    if is_overridden(input):
-        plain = volume.plain() | dict(backend=backend)
-        y: Tensor = handle_torch_function(max_blur_pool3d, (input,), input, **plain)
-        return y
-    if is_tracing():
-        # The checks read sizes and taps, which makes the tracer warn needlessly.
-        with warnings.catch_warnings(action="ignore", category=TracerWarning):
-            return _run(input, volume, backend)
-    return _run(input, volume, backend)
+    """Runs a call on volumes: what functions and modules share."""
+    return _run.run(input, volume, backend, max_blur_pool3d, _pool, 5)
 
 
-def _run(input: Tensor, volume: Volume, backend: str) -> Tensor:
-    volume.check_input(input)
-    chosen = _backends.choose(backend, input.device)
-    x = autocast(input)
-    if x.dim() == 4:
-        return _run_batch(x.unsqueeze(0), volume, chosen).squeeze(0)
-    return _run_batch(x, volume, chosen)
-
-
-def _run_batch(x: Tensor, volume: Volume, backend: Backend) -> Tensor:
+def _pool(backend: Backend, volumes: Tensor, volume: Volume) -> Tensor:
     if backend is _backends.REFERENCE:
-        return reference.max_blur_pool3d(x, volume)
-    return in_turn(x, volume, backend.run)
+        return reference.max_blur_pool3d(volumes, volume)
+    return in_turn(volumes, volume, backend.run)
 
 
 def in_turn(x: Tensor, volume: Volume, run: Callable[[Tensor, Geometry], Tensor]) -> Tensor:

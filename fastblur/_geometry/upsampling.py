@@ -73,14 +73,10 @@ class Upsampling:
         if padding_mode == "replicate" and not all(_folds(*axis) for axis in axes):
             (top, bottom), (left, right) = (_reach(*axis) for axis in axes)
             repeated, border = (top, bottom, left, right), "zeros"
-        (before_h, after_h), (before_w, after_w) = (_padding(*axis) for axis in axes)
-        # Each repeated row in front moves the outputs of the others by one stride.
-        padding = tuple(
-            p + n * blur.stride[side // 2]
-            for side, (p, n) in enumerate(
-                zip((before_h, after_h, before_w, after_w), repeated, strict=True)
-            )
-        )
+        padding: list[int] = []
+        for (row, s), first, last in zip(axes, repeated[::2], repeated[1::2], strict=True):
+            before, after = _padding(row, s)
+            padding += before + s * first, after + s * last  # a repeated row makes s outputs
         geometry = Geometry.resolve(1, blur.stride, 0, None, (taps_h, taps_w), padding, border)
         return cls(geometry, repeated, padding_mode)
 

@@ -138,11 +138,13 @@ LAYERS = of(
     ("            1, stride, 0, filter_size, taps, blur_padding, padding_mode, relu",
      "            1, stride, 0, filter_size, taps, blur_padding, padding_mode, False", "layers.py"),
 ) + of(
+    "_run.py",
+    ("x.unsqueeze(0), operation).squeeze(0)", "x.unsqueeze(0), operation)", "layers.py volumes.py"),
+    ("    operation.check_input(input)\n    chosen", "    chosen", "errors.py volumes.py"),
+    ("x = autocast(input)", "x = input", "layers.py volumes.py"),
+) + of(
     "functional.py",
-    ("return y if x.dim() == 4 else y.squeeze(0)", "return y", "layers.py"),
     ("(0, 0, *blur_padding)", "(*blur_padding, 0, 0)", "layers.py errors.py"),
-    ("    operation.check_input(input)\n    chosen", "    chosen", "errors.py"),
-    ("x = autocast(input)", "x = input", "layers.py paths.py"),
     ("return argument is None or type", "return True or type", "layers.py errors.py"),
     ("return all(type(entry) is int for entry in argument)", "return True", "errors.py"),
 )  # fmt: skip
@@ -161,8 +163,6 @@ VOLUMES = of(
     ("x.flatten(0, 1).permute(0, 3, 1, 2)", "x.flatten(0, 1).permute(0, 3, 2, 1)", "volumes.py"),
     ("    return x.contiguous(memory_format=layout)", "    return x", "volumes.py"),
     ("mapped = not torch.compiler.is_compiling() and is_mapped(x)", "mapped = False", "volumes.py"),
-    ("    volume.check_input(input)\n", "", "volumes.py"),
-    ("x = autocast(input)", "x = input", "volumes.py"),
 )  # fmt: skip
 
 SURGERY = of(
