@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from fastblur import fuse_
 from fastblur.surgery.joins.fresh import returns_new
 
 from .test_fuse import hooked, layer
 from .test_fuse_proofs import assert_same
+
+FrozenBatchNorm2d = pytest.importorskip("torchvision.ops").FrozenBatchNorm2d
 
 
 class Frozen(nn.Module):
