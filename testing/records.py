@@ -1,0 +1,69 @@
+"""Records of runs that take too long to repeat for a page: what ran, when, on which sources.
+
+A record is tests/records/NAME.json. `tests.trust` reads them all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from cpuinfo import get_cpu_info
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "tests" / "records"
+# A record is of these folders as they were. Their hashes outlive a rebase; the commit's does not.
+SOURCES = ("csrc", "fastblur")
+SIMD = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
+
+Figures = Mapping[str, Any]
+
+
+def write(name: str, command: str, figures: Figures, folder: Path = FOLDER) -> Path:
+    """Writes the figures of a run, with what it ran on. Returns the file.
+
+    Args:
+        name: of the record, which replaces an older one.
+        command: the command line that gives the figures again, from the root of the repository.
+        figures: what the run found, by name; values as JSON has them.
+        folder: where records are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.json"
+    record = {"command": command, **provenance(), "figures": dict(figures)}
+    file.write_text(json.dumps(record, indent=1) + "\n")
+    return file
+
+
+def provenance() -> dict[str, Any]:
+    """The date, the commit with its sources, the processor, and the versions of what ran."""
+    cpu = get_cpu_info()
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES)
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "sources": None if changed else {name: sources(name) for name in SOURCES},
+        "cpu": cpu.get("brand_raw", platform.machine()),
+        "simd": [name for name in SIMD if name in cpu.get("flags", ())],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def sources(name: str) -> str:
+    """What identifies the committed content of a folder of the repository."""
+    return _git("rev-parse", "--short=12", f"HEAD:{name}")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
