@@ -112,9 +112,7 @@ def _found() -> list[Any]:
 
 TARGETS = _found()
 # Names of backends that run tensors of the CPU, for the public functions.
-BACKENDS = (
-    ["triton"] if INTERPRETED else (["reference"] if compiled.C is None else ["cpu", "reference"])
-)
+BACKENDS = ["reference"] if compiled.C is None else ["cpu", "reference"]
 each_target = pytest.mark.parametrize("target", TARGETS, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 each_format = pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
