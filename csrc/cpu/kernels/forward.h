@@ -157,7 +157,7 @@ template <class V, class T>
 void blur_only(const Sweep<V>& sweep, const T* x, T* y, int64_t begin, int64_t end) {
   const Params& p = sweep.p;
   const Axis& h = p.h;
-  const int64_t band = rows_of_band(kBandOfX, sweep.x_row);
+  const int64_t band = min(rows_of_band(kBandOfX, sweep.x_row), h.out());
   const Scratch<T> zeros(1, sweep.x_row, 0);
   auto blurred = sweep.padded_rows(band);
   for_each_plane(h.pooled(), begin, end, [&](int64_t plane, int64_t u0, int64_t u1) {

@@ -4,12 +4,15 @@
 #include "cpu/simd/prelude.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 
 // This stands before the instruction set is on, because it must run on any machine.
 namespace fastblur::cpu::avx2 {
 static bool supported() {
+  // From cpuid, because Clang 14 does not know the name "f16c".
+  unsigned eax, ebx, ecx = 0, edx;
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+         __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
 }  // namespace fastblur::cpu::avx2
 
