@@ -7,7 +7,6 @@ Exit status 1 if a result is wrong, 77 if the cross compiler or the emulator is 
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from argparse import ArgumentParser
@@ -16,17 +15,12 @@ import torch
 
 from testing import records
 
-from .build import COMPILER, EMULATOR, build, why_not
-from .counts import count
+from . import counts
+from .build import COMPILER, EMULATOR, build, version, why_not
 from .program import Program
 from .run import LIKE, TARGETS, figures
 
 NOT_CHECKED = 77
-
-
-def version(command: str) -> str:
-    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()[0]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,12 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"NOT CHECKED, kernels for aarch64: {reason}.")
         return NOT_CHECKED
     torch.set_num_threads(1)
-    start = time.monotonic()
     driver = build(options.quick)
     record: dict[str, object] = {
         "emulator": version(str(EMULATOR)),
         "compiler": version(COMPILER),
-        "build_seconds": round(time.monotonic() - start),
     }
     calls, wrong, start = 0, [], time.monotonic()
     with Program(driver) as program:
@@ -60,8 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
                 f"elements of y and dx have the bits of x86-64 {LIKE[target]}, others differ by "
                 f"{found.furthest:.1e} of the largest"
             )
-    record |= {"calls": calls, "wrong": len(wrong), "run_seconds": round(time.monotonic() - start)}
-    for name, instructions in count(driver).items():
+    record |= {"calls": calls, "wrong": len(wrong), "seconds": round(time.monotonic() - start)}
+    if not_counted := counts.why_not():
+        print(f"NOT CHECKED, instruction counts for aarch64: {not_counted}.")
+    for name, instructions in ({} if not_counted else counts.count(driver)).items():
         record[f"{name}, instructions"] = instructions
         print(f"{name}: {instructions:,} instructions")
     for text in wrong[:20]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -42,11 +43,17 @@ def why_not() -> str | None:
     return f"{' and '.join(missing)} not found ({packages})" if missing else None
 
 
-def gcc() -> str:
-    """The major version of the cross compiler."""
-    command = [COMPILER, "-dumpversion"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return done.stdout.strip().partition(".")[0]
+def version(command: str) -> str:
+    """What a program calls itself: "... version 7.2.22 ..."."""
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0]
+
+
+def major(command: str) -> int:
+    """The first number of a program's version."""
+    found = re.search(r"\b(\d+)\.\d+\.\d+", version(command))
+    assert found is not None, version(command)
+    return int(found[1])
 
 
 def build(quick: bool = False) -> Path:
