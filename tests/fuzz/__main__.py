@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import build, runs
+from . import runs
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--quick", action="store_true", help="few specialised kernels, unoptimised")
     parser.add_argument("--cuda", action="store_true", help="CUDA's kernels, on the host")
-    parser.add_argument("--shipped", action="store_true", help="by g++, as setup.py compiles")
+    parser.add_argument("--installed", action="store_true", help="the extension's own objects")
     parser.add_argument("--part", type=int, default=50_000, help="runs of a process")
     parser.add_argument("--record", action="store_true", help="write tests/records/fuzz.json")
     parser.add_argument("inputs", nargs="*", type=Path, help="run these instead")
@@ -34,12 +34,13 @@ def main() -> int:
     if options.record:
         print(f"wrote {runs.record()}")
         return 0
-    reason = runs.why_not_cuda() if options.cuda else build.why_not()
+    chosen = [name for name in ("quick", "installed", "cuda") if getattr(options, name)]
+    kind = chosen[0] if chosen else "full"
+    reason = runs.why_not(kind)
     if reason is not None:
         print(f"NOT CHECKED: {reason}")
         return 77
-    kind = "cuda" if options.cuda else "shipped" if options.shipped else "full"
-    campaign = runs.Campaign("quick" if options.quick else kind)
+    campaign = runs.Campaign(kind)
     print(f"{campaign.kind}: built in {campaign.build_seconds:.0f} s", flush=True)
     if options.inputs:
         found = campaign.run_again(options.inputs)

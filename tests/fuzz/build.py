@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -70,7 +71,6 @@ CHECKED = (
 )
 DRIVER = ("case.cpp", "oracle.cpp", "compare.cpp", "report.cpp", "cpu.cpp")
 TARGETS = ("generic", "avx2", "avx512")
-ARENAS = ("kept", "guarded")
 
 
 class BuildError(RuntimeError):
@@ -79,25 +79,22 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Variant:
-    """How the core is compiled.
+    """How the core is compiled for libFuzzer.
 
     Attributes:
         name: of the executable.
-        compiler: clang++ with libFuzzer, or g++ with repeat.cpp.
         flags: of the core.
         changes: of csrc/, besides SIZES.
     """
 
     name: str
-    compiler: str
     flags: tuple[str, ...]
     changes: tuple[Change, ...] = ()
 
 
-FULL = Variant("full", "clang++", ("-O1", *CHECKED))
-QUICK = Variant("quick", "clang++", ("-O0", *CHECKED), FEW)
-# As setup.py compiles the kernels, for the bits of what is installed.
-SHIPPED = Variant("shipped", "g++", ("-O3", "-g0", "-DNDEBUG"))
+FULL = Variant("full", ("-O1", *CHECKED))
+QUICK = Variant("quick", ("-O0", *CHECKED), FEW)
+INSTALLED = ROOT / "build" / "objects" / "csrc"  # where setup.py leaves its objects
 
 
 @cache
@@ -143,28 +140,65 @@ def fuzzer(variant: Variant = FULL, changes: Sequence[Change] = ()) -> Path:
     csrc = changed_sources([*SIZES, *variant.changes, *changes])
     core = [f"cpu/targets/{name}.cpp" for name in (*TARGETS, "dispatch")]
     core += ["cpu/backend.cpp", "cpu/parallel.cpp", "cpu/stages/vertical_taps.cpp", "plan.cpp"]
-    flags = [*COMMON, f"-I{csrc}", "-include", str(HERE / "sizes.h")]
+    flags = _flags(csrc)
     jobs = [(csrc / name, [*flags, *variant.flags]) for name in core]
-    for arena in ARENAS:
-        renamed = [f"-D{name}={arena}_{name}" for name in ("take_scratch", "give_back_scratch")]
-        # What GCC defines with AddressSanitizer; Clang does not.
-        sanitized = ["-D__SANITIZE_ADDRESS__=1"] if arena == "guarded" else []
-        jobs.append((csrc / "cpu/arena.cpp", [*flags, *variant.flags, *renamed, *sanitized]))
-    driver = DRIVER if variant.compiler == "clang++" else (*DRIVER, "repeat.cpp")
-    jobs += [(HERE / name, [*flags, "-O2"]) for name in driver]
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
-        objects = list(pool.map(lambda job: _object(variant.compiler, *job), jobs))
+    jobs += _arenas(csrc, [*flags, *variant.flags])
+    # The driver has the headers as they are: no defect is on both sides of a comparison.
+    jobs += [(HERE / name, [*_flags(ROOT / "csrc"), "-O2"]) for name in DRIVER]
+    objects = _objects("clang++", jobs)
     target = CACHE / f"{variant.name}-{_hash(''.join(o.stem for o in objects))}"
     if not target.exists():
-        libraries = [f"{SANITIZERS},fuzzer"] if variant.compiler == "clang++" else []
-        _run([variant.compiler, *libraries, *map(str, objects)], target)
+        _run(["clang++", f"{SANITIZERS},fuzzer", *map(str, objects)], target)
     return target
 
 
+def installed() -> Path:
+    """Links the driver with the objects of the extension, and returns the executable.
+
+    Raises:
+        BuildError: setup.py has not built the extension here, or not from these sources.
+    """
+    left_out = re.compile("/cuda/|bindings|arena")  # the driver has arenas of its own
+    core = [p for p in sorted(INSTALLED.rglob("*.o")) if not left_out.search(str(p))]
+    sources = [p for p in (ROOT / "csrc").rglob("*") if p.is_file() and "cuda" not in p.parts]
+    if not core or max(p.stat().st_mtime for p in sources) > min(p.stat().st_mtime for p in core):
+        raise BuildError(f"{INSTALLED} has no objects of these sources: build the extension first")
+    compiler = os.environ.get("CXX", "g++")
+    csrc = ROOT / "csrc"
+    jobs = _arenas(csrc, [*_flags(csrc), "-O3"])
+    jobs += [(HERE / name, [*_flags(csrc), "-O2"]) for name in (*DRIVER, "repeat.cpp")]
+    own = _objects(compiler, jobs)
+    target = CACHE / f"installed-{_hash(''.join(o.stem for o in own))}"
+    _run([compiler, "-fopenmp", *map(str, [*own, *core])], target)
+    return target
+
+
+def _flags(csrc: Path) -> list[str]:
+    return [*COMMON, f"-I{csrc}", "-include", str(HERE / "sizes.h")]
+
+
+def _arenas(csrc: Path, flags: Sequence[str]) -> list[tuple[Path, list[str]]]:
+    jobs = []
+    for arena in ("kept", "guarded"):
+        renamed = [f"-D{name}={arena}_{name}" for name in ("take_scratch", "give_back_scratch")]
+        # What GCC defines with AddressSanitizer; Clang does not.
+        sanitized = ["-D__SANITIZE_ADDRESS__=1"] if arena == "guarded" else []
+        jobs.append((csrc / "cpu/arena.cpp", [*flags, *renamed, *sanitized]))
+    return jobs
+
+
+def _objects(compiler: str, jobs: Sequence[tuple[Path, list[str]]]) -> list[Path]:
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+        return list(pool.map(lambda job: _object(compiler, *job), jobs))
+
+
 def _object(compiler: str, source: Path, flags: list[str]) -> Path:
-    # The folder of the core has a hash of its files as its name, and takes one header from here.
-    driver = source.is_relative_to(HERE)
-    ours = [source, *sorted(HERE.glob("*.h"))] if driver else [HERE / "sizes.h"]
+    # A changed core has a hash of its files as the name of its folder.
+    ours = [HERE / "sizes.h"]
+    if not source.is_relative_to(CACHE):
+        ours.append(source)
+    if source.is_relative_to(HERE):
+        ours += [*sorted(HERE.glob("*.h")), *sorted((ROOT / "csrc").rglob("*.h"))]
     own = [path.read_text() for path in ours]
     target = CACHE / f"{_hash(repr((_version(compiler), str(source), flags, own)))}.o"
     if not target.exists():

@@ -134,22 +134,6 @@ void make_hostile(Reader& in, Case& c) {
   }
 }
 
-// Changes sizes and paddings until they are valid, for arguments that are nearly so.
-void make_valid(Case& c) {
-  for (size_t axis = 0; axis < 2; ++axis) {
-    int64_t& size = axis ? c.input.w : c.input.h;
-    auto& taps = axis ? c.taps_w : c.taps_h;
-    int64_t &before = c.blur_pad[2 * axis], &after = c.blur_pad[2 * axis + 1];
-    c.pad[axis] = std::min(c.pad[axis], c.pool[axis] / 2);
-    size = std::max(size, c.pool[axis] - 2 * c.pad[axis]);
-    const int64_t m = size + 2 * c.pad[axis] - c.pool[axis] + 1;
-    const int64_t widest = c.mode == "reflect" ? m - 1 : c.mode == "circular" ? m : 64;
-    before = std::min(before, widest), after = std::min(after, widest);
-    const int64_t room = m + before + after;
-    if (int64_t(taps.size()) > room) taps.resize(size_t(room));
-  }
-}
-
 void make_input(Reader& in, Case& c) {
   constexpr int kChannels[] = {1,  1,  2,  3,  5,  7,  8,  9,  15, 16,
                                17, 23, 24, 31, 32, 33, 40, 48, 64, 65};
@@ -172,6 +156,21 @@ void make_input(Reader& in, Case& c) {
 }
 
 }  // namespace
+
+void make_valid(Case& c) {
+  for (size_t axis = 0; axis < 2; ++axis) {
+    int64_t& size = axis ? c.input.w : c.input.h;
+    auto& taps = axis ? c.taps_w : c.taps_h;
+    int64_t &before = c.blur_pad[2 * axis], &after = c.blur_pad[2 * axis + 1];
+    c.pad[axis] = std::min(c.pad[axis], c.pool[axis] / 2);
+    size = std::max(size, c.pool[axis] - 2 * c.pad[axis]);
+    const int64_t m = size + 2 * c.pad[axis] - c.pool[axis] + 1;
+    const int64_t widest = c.mode == "reflect" ? m - 1 : c.mode == "circular" ? m : 64;
+    before = std::min(before, widest), after = std::min(after, widest);
+    const int64_t room = m + before + after;
+    if (int64_t(taps.size()) > room) taps.resize(size_t(room));
+  }
+}
 
 Case make_case(const uint8_t* data, size_t size) {
   Reader in(data, size);

@@ -80,6 +80,9 @@ struct Case {
 
 Case make_case(const uint8_t* data, size_t size);
 
+// Changes sizes and paddings until they are valid, for arguments that are nearly so.
+void make_valid(Case& c);
+
 // Whether the documents say that the arguments and the input are valid, judged apart from Plan.
 bool is_valid(const Case& c);
 

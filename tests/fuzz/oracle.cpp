@@ -161,7 +161,8 @@ Answer answer_in(const Case& c, const Params& p, const void* x, const void* dy) 
   // smallest number, whatever the size.
   Answer answer;
   const double half = c.type == Type::f64 ? 0x1p-1074 : 0x1p-150;
-  const auto weights = double(sum_of_weights(horizontal));
+  // The blur along either axis may come last, and multiplies what the other one lost.
+  const auto weights = double(std::max(sum_of_weights(vertical), sum_of_weights(horizontal)));
   const auto keep = [&](Expected& to, int64_t n, double roundings, int64_t times) {
     to.low.resize(size_t(n)), to.high.resize(size_t(n)), to.size.resize(size_t(n));
     to.roundings = roundings + 4;
@@ -188,6 +189,16 @@ Answer answer_in(const Case& c, const Params& p, const void* x, const void* dy) 
       if (!(size <= limit)) size = R(INFINITY);
   };
 
+  const auto near_limit = [&](const Plane<R>& plane, const std::vector<Term<R>>& terms) {
+    const R largest =
+        plane.size.empty() ? 0 : *std::max_element(plane.size.begin(), plane.size.end());
+    return largest * sum_of_weights(terms) > limit;
+  };
+  const auto keep_overflows = [&](Plane<R>& plane, const Plane<R>& other) {
+    for (size_t i = 0; i < plane.size.size(); ++i)
+      if (!(other.size[i] <= limit)) plane.size[i] = R(INFINITY);
+  };
+
   for (int64_t image = 0; image < p.batch; ++image) {
     for (int64_t channel = 0; channel < p.channels; ++channel) {
       Plane<R> m(m_h * m_w), up(y_h * y_w), dx(p.h.size * p.w.size);
@@ -207,7 +218,12 @@ Answer answer_in(const Case& c, const Params& p, const void* x, const void* dy) 
       }
       auto rows = apply_rows(vertical, m, m_w, y_h, false);
       overflows(rows);
-      const auto y = apply_columns(horizontal, rows, m_w, y_h, y_w, false);
+      auto y = apply_columns(horizontal, rows, m_w, y_h, y_w, false);
+      if (near_limit(m, horizontal)) {  // a kernel that blurs along the rows first may overflow
+        auto columns = apply_columns(horizontal, m, m_w, m_h, y_w, false);
+        overflows(columns);
+        keep_overflows(y, apply_rows(vertical, columns, y_w, y_h, false));
+      }
       for (int64_t i = 0; i < y_h; ++i)
         for (int64_t j = 0; j < y_w; ++j) {
           const int64_t at = map_y.at(image, channel, i, j), here = i * y_w + j;
@@ -217,6 +233,11 @@ Answer answer_in(const Case& c, const Params& p, const void* x, const void* dy) 
       auto dv = apply_rows(vertical, up, y_w, m_h, true);
       overflows(dv);
       auto dm = apply_columns(horizontal, dv, y_w, m_h, m_w, true);
+      if (near_limit(up, horizontal)) {
+        auto columns = apply_columns(horizontal, up, y_w, y_h, m_w, true);
+        overflows(columns);
+        keep_overflows(dm, apply_rows(vertical, columns, m_w, m_h, true));
+      }
       overflows(dm);
       for (int64_t at = 0; at < m_h * m_w; ++at)
         if (winners[size_t(at)].element >= 0) dx.add(winners[size_t(at)].element, R(1), dm, at);

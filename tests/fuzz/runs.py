@@ -7,11 +7,11 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import build
+from . import build, seeded
 
 CORPUS, SEEDS, FOUND = (build.CACHE / name for name in ("corpus", "seeds", "found"))
 CASES = build.HERE / "cases.txt"
@@ -63,11 +63,11 @@ def write_cases() -> list[Path]:
     return [SEEDS / case.name for case in cases()]
 
 
-def why_not_cuda() -> str | None:
-    """The reason why CUDA's kernels cannot run on the host here, or None."""
+def why_not(kind: str) -> str | None:
+    """The reason why the runs of one kind cannot be built here, or None."""
     from tests.cuda_on_host import build as host
 
-    return host.why_not()
+    return host.why_not() if kind == "cuda" else None if kind == "installed" else build.why_not()
 
 
 def build_cuda() -> Path:
@@ -82,8 +82,16 @@ def build_cuda() -> Path:
     return host.Build("plain", defines=FEW).executable("fuzz", [*sources, *kernels])
 
 
+PROGRAMS: dict[str, Callable[[], Path]] = {
+    "full": lambda: build.fuzzer(build.FULL),
+    "quick": seeded.program,
+    "installed": build.installed,
+    "cuda": build_cuda,
+}
+
+
 class Campaign:
-    """All runs of one kind: full, quick, shipped or cuda.
+    """All runs of one kind, by the name in PROGRAMS.
 
     Attributes:
         kind: of the build.
@@ -94,8 +102,7 @@ class Campaign:
     def __init__(self, kind: str) -> None:
         start = time.monotonic()
         self.kind = kind
-        variants = {"full": build.FULL, "quick": build.QUICK, "shipped": build.SHIPPED}
-        self.program = build_cuda() if kind == "cuda" else build.fuzzer(variants[kind])
+        self.program = PROGRAMS[kind]()
         self.build_seconds = time.monotonic() - start
         self.file = build.CACHE / f"tally-{kind}.json"
         self.tally: dict[str, float] = {}
@@ -214,7 +221,7 @@ def record() -> Path:
     from testing import records
 
     figures: dict[str, Any] = {}
-    for kind in ("full", "shipped", "cuda"):
+    for kind in ("full", "installed", "cuda"):
         file = build.CACHE / f"tally-{kind}.json"
         if file.exists():
             tally = json.loads(file.read_text())["tally"]
