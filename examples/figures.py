@@ -33,7 +33,7 @@ def parse() -> Namespace:
         "--work", type=Path, default=Path("build/figures"), help="what a stopped run goes on from"
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many; default: 3")
-    parser.add_argument("--epochs", type=int, default=1, help="default: 1")
+    parser.add_argument("--epochs", type=int, default=2, help="default: 2")
     parser.add_argument("--batch-size", type=int, default=128, help="default: 128")
     parser.add_argument("--train-images", type=int, help="default: all 60,000")
     parser.add_argument("--test-images", type=int, help="default: all 10,000")
