@@ -91,7 +91,7 @@ def measure(
         "local": local(maps["middle"], how.near),
         "global": maps["middle"].mean,
         "global_corner": maps["corner"].mean,
-        "shifts": curve.shifts.tolist(),
+        "axis": curve.shifts.tolist(),
         "curve": rounded(curve.probability.mean(0)),
         "places": maps["middle"].rows.tolist(),
         "anchor": list(maps["middle"].anchor),
