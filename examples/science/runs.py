@@ -159,14 +159,14 @@ class Worker:
             cls.steps.value += 1
 
 
-def run_all(plan: Plan, todo: list[Job], digest: str, processes: int) -> None:
+def run_all(plan: Plan, todo: list[Job], fashion: data.Fashion, processes: int) -> None:
     """Makes the figures of all jobs that have none yet."""
     plan.work.mkdir(parents=True, exist_ok=True)
+    digest = fashion.digest()
     missing = [job for job in todo if found(job, plan, digest) is None]
     if not missing:
         return
-    images = plan.train_images or 60_000
-    each = plan.recipe.epochs * (images // plan.recipe.batch_size)
+    each = plan.recipe.epochs * (len(fashion.train[0]) // plan.recipe.batch_size)
     spawn = multiprocessing.get_context("spawn")
     steps = spawn.Value("q", 0)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
