@@ -68,7 +68,7 @@ def cost_of(plan: runs.Plan, timing: cost.Timing) -> results.Record:
         **asdict(timing),
         "layers": [runs.layers(*kind) for kind in product(NETWORKS, POOLINGS)],
         "fastblur": fastblur.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
     if path.exists():
         saved = json.loads(path.read_text())

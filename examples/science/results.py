@@ -46,7 +46,7 @@ def assemble(
             "shift": MARGIN,
             "data": digest,
             "fastblur": fastblur.__version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
         "networks": [

@@ -73,7 +73,7 @@ class Job:
             "data": digest,
             "layers": layers(self.network, self.pooling),
             "fastblur": fastblur.__version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         }
 
 
