@@ -60,9 +60,9 @@ def draw_stability(data: Record) -> Figure:
     for axes, shown in zip(grid.flat, data["examples"], strict=False):
         for name in (PLAIN, SHOWN):
             axes.plot(shifts, shown[name], **STYLES[name], **LINE, label=name)
-        axes.set(xlim=(-MARGIN - 0.6, MARGIN + 5.2), xticks=shifts[::2], ylim=(-0.04, 1.04))
+        axes.set(xlim=(-MARGIN - 0.6, MARGIN + 6.2), xticks=shifts[::2], ylim=(-0.04, 1.04))
         axes.grid(alpha=0.3)
-        picture = axes.inset_axes((0.77, 0.3, 0.22, 0.4))
+        picture = axes.inset_axes((0.74, 0.3, 0.22, 0.4))
         picture.imshow(shown["pixels"], cmap="gray_r")
         picture.set(xticks=[], yticks=[])
         picture.set_title(shown["class"], fontsize=9)
@@ -85,7 +85,7 @@ def draw_stability(data: Record) -> Figure:
 
 def draw_similarity(data: Record) -> Figure:
     """For each network: an object, two heat maps on one scale, and the similarity by distance."""
-    figure = Figure(figsize=(10.5, 6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(10.5, 5.6), dpi=90, layout="constrained")
     places = {"in the middle": data["axes"]["anchor"], "in a corner": (0, 0)}
     rows = zip(figure.subfigures(2, 1), NETWORKS, places.items(), strict=True)
     for part, network, (where, corner) in rows:
@@ -99,7 +99,10 @@ def draw_similarity(data: Record) -> Figure:
         panels[1].set_ylabel("")
         bar = left.colorbar(panels[1].collections[0], ax=panels, location="right", shrink=0.7)
         bar.set_label("cosine similarity")
-        profile(data, network, right.subplots())
+        target = right.subplots()
+        profile(data, network, target)
+    handles, names = target.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return figure
 
 
@@ -130,9 +133,8 @@ def profile(data: Record, network: str, axes: Axes) -> None:
         pixels, means = zip(*data["rings"][network][name], strict=True)
         axes.plot(pixels, means, **STYLES[name], **LINE, label=name)
     axes.set_title(f"{network}, by distance", fontsize=11)
-    axes.set(xlabel="shift (pixels, the larger of both axes)", ylabel="mean cosine similarity")
+    axes.set(xlabel="shift (pixels)", ylabel="mean cosine similarity")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncols=2)
 
 
 def draw_signals(data: Record) -> Figure:
@@ -162,9 +164,10 @@ def draw_signals(data: Record) -> Figure:
         axes.plot(distance, **STYLES[name], **LINE, label=name)
     axes.set_title("rows of photographs, three layers", fontsize=11)
     axes.set(xlabel="shift t (samples)", ylabel="distance from equivariance d(t)")
-    axes.set(xticks=range(0, len(distance), 4), ylim=(0, None))
+    most = max(map(max, found["distance"].values()))
+    axes.set(xticks=range(0, len(distance), 4), ylim=(0, 1.3 * most))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper right", ncols=2)
+    axes.legend(fontsize=8, loc="upper center", ncols=3)
     return figure
 
 

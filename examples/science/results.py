@@ -90,7 +90,7 @@ def ring(networks: list[Record], network: str, pooling: str) -> list[list[float]
 
 
 def examples(networks: list[Record], fashion: Fashion) -> list[Record]:
-    """The four images that swing most with max pooling, among those both classify correctly."""
+    """Of four classes, the image that swings most with max pooling and that both classify right."""
     chosen = {
         n["pooling"]: n
         for n in networks
@@ -102,12 +102,15 @@ def examples(networks: list[Record], fashion: Fashion) -> list[Record]:
     curves = {name: torch.tensor(n["curves"]) for name, n in chosen.items()}
     swing = curves[PLAIN].amax(1) - curves[PLAIN].amin(1)
     order = swing.argsort(descending=True, stable=True).tolist()
-    both = [i for i in order if all(n["right"][i] for n in chosen.values())][:4]
     images, labels = fashion.test
+    first: dict[int, int] = {}  # by class, in the order of the swing
+    for i in order:
+        if all(n["right"][i] for n in chosen.values()):
+            first.setdefault(int(labels[i]), i)
     return [
         {"class": CLASSES[labels[i]], "pixels": images[i, 0].tolist()}
         | {name: measuring.rounded(curve[i]) for name, curve in curves.items()}
-        for i in both
+        for i in [*first.values()][:4]
     ]
 
 
