@@ -16,7 +16,7 @@ demo: $(VENV)/.built
 	$(BIN)/python examples/demo.py $(DEMO_FLAGS)
 
 figures: $(VENV)/.built
-	$(BIN)/python examples/figures.py --out docs/figures --page docs/science.md
+	$(BIN)/python -m examples.figures --page docs/science.md $(FIGURES_FLAGS)
 
 # All but the long runs of the same tests, which test-all has.
 test: $(VENV)/.built
