@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
@@ -56,6 +57,7 @@ def major(command: str) -> int:
     return int(found[1])
 
 
+@cache
 def build(quick: bool = False) -> Path:
     """The driver. The extension is linked too, for an error to show; `quick`: with QUICK.
 
