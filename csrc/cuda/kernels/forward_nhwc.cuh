@@ -38,11 +38,11 @@ class ForwardNhwc {
  public:
   static constexpr int kChannels = kWords * kPerWord;
   // Blocks that fit on a multiprocessor, for __launch_bounds__.
-  static constexpr int kBlocks = kWords == 1                   ? 5
-                                 : K == 1 || kPerWord == 1     ? 3
-                                 : K == 3 && F == 5            ? 3
-                                 : F < 5 && (K == 2 || F == 2) ? 5
-                                                               : 4;
+  static constexpr int kBlocks = kWords == 1 && (P == 0 || kPerWord == 1) ? 5
+                                 : K == 1 || kPerWord == 1                ? 3
+                                 : K == 3 && F == 5                       ? 3
+                                 : F < 5 && (K == 2 || F == 2)            ? 5
+                                                                          : 4;
 
   FASTBLUR_DEVICE ForwardNhwc(const Call& c, int64_t unit)
       : c_(c), pixel_(c, unit, kChannels), left_(int(c.channels) - pixel_.channel) {
