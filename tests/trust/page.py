@@ -111,9 +111,22 @@ def by_version(figures: Figures) -> str:
     )
 
 
+FUZZED = {
+    "full": "under AddressSanitizer and UBSan",
+    "shipped": "of the objects as they are shipped",
+    "cuda": "of the CUDA sources",
+}
+
+
+def fuzzed(figures: Figures) -> str:
+    kinds = [f"{figures[k]['runs']:,} runs {words}" for k, words in FUZZED.items() if k in figures]
+    return "; ".join([*kinds, f"{figures['findings']} named cases"])
+
+
 SAYS: dict[str, Callable[[Figures], str]] = {
     "properties": lambda f: f"{f['examples']:,} examples, {f['failing examples']:,} failing",
     "hostile": lambda f: f"{f['calls']:,} calls; {tests(f)}",
+    "fuzz": fuzzed,
     "aarch64": lambda f: (
         f"{f['calls']:,} calls of two targets, {f['wrong']} wrong; {f['emulator']}"
     ),
