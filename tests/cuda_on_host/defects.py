@@ -245,8 +245,8 @@ HARMLESS = [
     Defect(
         f"{layout}: units are counted in 64 bits",
         file,
-        "if (c.units <= 0x7fffffff) {",
-        "if (c.units < 0) {",
+        "if (c.units <= 0x7fffffff)",
+        "if (c.units < 0)",
     )
     for layout, file in (
         ("contiguous", "cuda/kernels/lane.cuh"),
