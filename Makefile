@@ -1,4 +1,5 @@
-# make demo | figures | test | test-all | bench | report | counts | docs | lint | doctor | wheel | asan | tsan | clean;
+# make demo | figures | test | test-all | trust | bench | report | counts | docs | lint | doctor | wheel | asan | tsan |
+# clean;
 # each makes .venv and builds the kernels first, those for CUDA if there is a GPU. make PYTHON=python3.12 takes
 # another Python, from 3.11 to 3.14.
 PYTHON ?= python3
@@ -9,14 +10,14 @@ PYTEST_FLAGS ?= -n 2
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: demo figures test test-all bench report counts docs lint wheel doctor asan tsan clean
+.PHONY: demo figures test test-all trust bench report counts docs lint wheel doctor asan tsan clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.built
 	$(BIN)/python examples/demo.py $(DEMO_FLAGS)
 
 figures: $(VENV)/.built
-	$(BIN)/python examples/figures.py --out docs/figures --page docs/science.md
+	$(BIN)/python -m examples.figures --page docs/science.md $(FIGURES_FLAGS)
 
 # All but the long runs of the same tests, which test-all has.
 test: $(VENV)/.built
@@ -24,6 +25,10 @@ test: $(VENV)/.built
 
 test-all: $(VENV)/.built
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# docs/trust.md, from short runs and from the records of long ones.
+trust: $(VENV)/.built
+	$(BIN)/python -m tests.trust
 
 bench: $(VENV)/.built
 	mkdir -p build

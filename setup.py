@@ -16,6 +16,7 @@ Environment:
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -33,6 +34,8 @@ ROOT = Path(__file__).resolve().parent
 DEFAULT_ARCHS = ("7.5", "8.0", "9.0", "10.0", "12.0")
 SANITIZE = os.environ.get("FASTBLUR_SANITIZE", "")
 THREADS = [] if sys.platform == "darwin" else ["-fopenmp"]
+# Where a toolkit has what belongs to this machine, besides folders that are named for none.
+TOOLKIT_TARGET = "sbsa-linux" if platform.machine() == "aarch64" else "x86_64-linux"
 
 
 def wanted(name: str) -> bool | None:
@@ -192,7 +195,7 @@ def link_flags(cuda: Cuda | None) -> list[str]:
     if SANITIZE:
         flags.append(f"-fsanitize={SANITIZE}")
     if cuda is not None:
-        folders = cuda.existing("lib64", "lib", "targets/x86_64-linux/lib")
+        folders = cuda.existing("lib64", "lib", f"targets/{TOOLKIT_TARGET}/lib")
         flags += [f"-L{folder}" for folder in folders]
         flags += ["-lcudart_static", "-lrt", "-ldl", "-lpthread", "-Wl,--exclude-libs,ALL"]
     return flags
@@ -223,7 +226,7 @@ def ninja_file(folder: str, module: str, cuda: Cuda | None) -> str:
     python = [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
     cuda_flags = []
     if cuda is not None:
-        headers = cuda.existing("include", "targets/x86_64-linux/include")
+        headers = cuda.existing("include", f"targets/{TOOLKIT_TARGET}/include")
         cuda_flags = [f"-DFASTBLUR_CUDA_ARCHS={','.join(cuda.archs)}"]
         cuda_flags += [f"-isystem{path}" for path in headers]
     objects = []

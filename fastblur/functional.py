@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import _run
 from ._backends import Backend, BackendName
+from ._dispatch.autograd import is_tracing
 from ._dispatch.plain import is_overridden
 from ._geometry import (
     FILTER_SIZE,
@@ -20,6 +21,7 @@ from ._geometry import (
     IntOrPair,
     PaddingMode,
     TapsArgument,
+    check_not_empty,
     check_scalar,
     check_stride,
     is_integer,
@@ -304,6 +306,8 @@ def as_map(input: Tensor, operation: Operation) -> Tensor:
         operation.check_input(input)  # raises
     if input.dim() not in (2, 3):
         raise ValueError(f"input must be [N, C, L] or [C, L], got shape {tuple(input.shape)}")
+    if not is_tracing():  # a trace has variables for sizes
+        check_not_empty(input, 2)  # here, where the message can have the shape that was given
     return input.unsqueeze(-2)
 
 

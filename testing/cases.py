@@ -132,6 +132,12 @@ CASES: list[Case] = [
     *(zhang(3, 3, pad=(1, 1), shape=(2, c, 9, 11)) for c in (1, 7, 8, 15, 16, 17, 24, 33)),
     zhang(3, 3, pad=(1, 1), shape=(3, 32, 56, 57), note="threads"),
     zhang(2, 4, shape=(1, 16, 56, 56), relu=True, note="threads"),
+    # The ends of a row, in rows of whole vectors of channels that are high enough for a fast loop.
+    *(zhang(2, 4, shape=(1, 16, 12, w), mode="zeros") for w in (29, 30, 31)),
+    *(zhang(2, 4, shape=(1, 16, 12, w), mode="replicate") for w in (29, 30, 31)),
+    *(zhang(3, 3, pad=(1, 1), shape=(1, 16, 12, w), mode="zeros") for w in (29, 30, 31)),
+    zhang(3, 4, pad=(1, 1), shape=(1, 16, 12, 29)),
+    zhang(3, 5, shape=(1, 16, 12, 30), mode="replicate"),
 ]
 
 

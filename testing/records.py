@@ -1,6 +1,6 @@
 """Records of runs that take too long to repeat for a page: what ran, when, on which sources.
 
-A record is tests/records/NAME.json. `tests.trust` reads them all.
+Each is a JSON file in tests/records/. `tests.trust` reads them all.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from cpuinfo import get_cpu_info
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "records"
-# A record is of these folders as they were. Their hashes outlive a rebase; the commit's does not.
-SOURCES = ("csrc", "fastblur")
+SOURCES = ("csrc/", "fastblur")  # what a record speaks of; of csrc/ each part
 SIMD = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
 
 Figures = Mapping[str, Any]
@@ -49,7 +48,7 @@ def provenance() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "sources": None if changed else {name: sources(name) for name in SOURCES},
+        "sources": None if changed else sources(),
         "cpu": cpu.get("brand_raw", platform.machine()),
         "simd": [name for name in SIMD if name in cpu.get("flags", ())],
         "cores": os.cpu_count(),
@@ -58,9 +57,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def sources(name: str) -> str:
-    """What identifies the committed content of a folder of the repository."""
-    return _git("rev-parse", "--short=12", f"HEAD:{name}")
+def sources(commit: str = "HEAD") -> dict[str, str]:
+    """The hash of each part of the sources, which outlives a rebase as a commit's does not."""
+    lines = _git("ls-tree", commit, "--", *SOURCES).splitlines()
+    entries = [line.split("\t") for line in lines]
+    return {path: about.split()[2][:12] for about, path in entries}
 
 
 def _git(*arguments: str) -> str:

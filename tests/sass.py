@@ -13,9 +13,10 @@ What is counted is one turn of the *steady loop*, along its *hot path*:
    much, it is the one with the most instructions. So the alternative for misaligned tensors, with
    many narrow accesses for one wide one, loses, and every other unmarked branch counts as taken,
    whichever way is heavier.
-3. The steady loop is the one whose hot path stores the most (squared widths again), then loads and
-   stores the most, then has the most instructions. A loop around one that stores half as much as
-   itself, or more, is out.
+3. The steady loop is the one whose hot path stores the most (squared widths again), and of those
+   that store equally much, the one with the fewest instructions. The others are for threads with
+   more to decide, as at the ends of a row; ``slowest`` has the instructions of the longest. A loop
+   around one that stores half as much as itself, or more, is out.
 
 Predicated instructions count, as they are issued whether they act or not. Not followed: the side
 exits of warp synchronisation (BRA.DIV), which the compiler adds for diverged warps.
@@ -257,6 +258,7 @@ class Loop:
     """The steady loop: one turn of it along the hot path, and what it leaves out."""
 
     path: list[Instruction]
+    slowest: int  # instructions in the longest loop that stores as much
     rare: int  # instructions in marked blocks
     aside: int  # in unmarked blocks off the hot path, inner loops included
 
@@ -272,7 +274,7 @@ class Loop:
 def steady_loop(graph: list[Block]) -> Loop | None:
     found = loops(graph)
     marked = {n for n, block in enumerate(graph) if block.is_marked}
-    candidates: dict[int, tuple[tuple[int, int, int], list[int]]] = {}
+    candidates: dict[int, tuple[tuple[int, int], list[int]]] = {}
     for header, body in sorted(found.items(), key=lambda item: len(item[1])):
         inner = [h for h in found if h in body and found[h] < body]
         usable = body - marked - set().union(*(found[h] for h in inner))
@@ -280,15 +282,16 @@ def steady_loop(graph: list[Block]) -> Loop | None:
         code = [i for n in path for i in graph[n].instructions]
         stored = traffic(code, ("store",))
         if stored and all(2 * candidates[h][0][0] < stored for h in inner if h in candidates):
-            candidates[header] = ((stored, traffic(code), len(code)), path)
+            candidates[header] = ((stored, -len(code)), path)
     if not candidates:
         return None
     header = max(candidates, key=lambda h: candidates[h][0])
-    path = candidates[header][1]
+    (stored, _), path = candidates[header]
     aside = found[header] - set(path)
     rare = _only_through(graph, header, found[header], marked) & aside
     return Loop(
         path=[i for n in path for i in graph[n].instructions],
+        slowest=max(-n for (stores, n), _ in candidates.values() if stores == stored),
         rare=sum(len(graph[n].instructions) for n in rare),
         aside=sum(len(graph[n].instructions) for n in aside - rare),
     )
@@ -541,6 +544,7 @@ def row(kernel: Kernel, elements: Fraction | None) -> dict[str, str]:
         "spill": str(kernel.stack + kernel.local + kernel.local_accesses),
         "warps/SM": str(kernel.warps),
         "instr": str(len(loop.path)) if loop else "no loop",
+        "slowest": str(loop.slowest) if loop else "-",
         "per element": f"{float(len(loop.path) / elements):.2f}" if loop and elements else "?",
     }
     if loop:

@@ -18,6 +18,7 @@ import torch
 from fastblur._dispatch.operators import is_channels_last
 from fastblur._geometry import Geometry
 from testing.cases import CASES, MODES, UPSAMPLES, Case, UpsampleCase, fill, zhang
+from testing.judge import answer
 from testing.volumes import CASES_3D, Case3d, answer3d, in_format_3d, run3d
 
 from . import test_upsampling, test_values
@@ -75,6 +76,20 @@ def test_case_3d(case: Case3d, channels_last: bool) -> None:
 
     got = run3d(run, case, in_format_3d(x, channels_last), dy)
     answer3d(x, dy, case).check("cuda on the host", *got)
+
+
+@layouts
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "zeros"])
+@pytest.mark.parametrize(("pool", "f"), [(1, 2), (1, 5), (2, 4), (3, 3), (3, 4)])
+def test_gradients_that_are_not_finite(pool: int, f: int, mode: str, channels_last: bool) -> None:
+    """A NaN or an infinity in dy reaches what it has a weight for, and nothing else."""
+    for width in (13, 14, 15, 16):
+        case = zhang(pool, f, pad=(pool // 3,) * 2, mode=mode, shape=(2, 8, 16, width))
+        x, dy = fill(case.shape, "normal", torch.float32), gradient_for(case, torch.float32)
+        for at, value in ((0, math.inf), (-1, math.nan)):  # columns; the other images' are finite
+            dy[0, ::2, ::5, at] = value
+        got = test_values.run(plain(channels_last), case, x, dy)
+        answer(x, dy, *case.chain()).check(str(case), *got)
 
 
 @layouts
@@ -187,6 +202,27 @@ def test_memory_is_safe_in_long_sweeps(case: Case, channels_last: bool) -> None:
     run_all("asan", case, channels_last, Options(multiprocessors=1, trace=True))
 
 
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "zeros"])
+@pytest.mark.parametrize("width", [21, 22, 23, 24])
+@pytest.mark.parametrize("case", SPECIALISED, ids=str)
+def test_no_width_and_no_border_leaves_the_fast_loop(case: Case, width: int, mode: str) -> None:
+    """In channels_last: a thread takes as many edge steps as in a regular row of reflect."""
+
+    def edge_steps(case: Case) -> list[float]:
+        h, w = case.shape[2:]
+        x, dy = fill(case.shape, "normal", torch.float16), gradient_for(case, torch.float16)
+        job = Job("all", case.geometry(), case.shape, torch.float16, True, x, dy)
+        job = replace(job, options=Options(multiprocessors=1, trace=True))
+        (result,) = host("plain").run([job])
+        strips = {"forward": math.ceil(case.geometry().pooled_size(h, w)[1] / 4)}
+        strips |= {"forward_without_codes": strips["forward"], "backward": math.ceil(w / 4)}
+        return [result.reports[op]["launches"][0]["rare"] / of for op, of in strips.items()]
+
+    regular = edge_steps(replace(case, shape=(1, 16, 40, 24)))
+    assert all(0 < steps < 16 * 20 / 2 for steps in regular), "most steps are fast"
+    assert edge_steps(replace(case, shape=(1, 16, 40, width), mode=mode)) == regular
+
+
 @pytest.mark.slow
 @layouts
 @pytest.mark.parametrize("case", SPECIALISED, ids=str)
@@ -220,7 +256,7 @@ def test_offsets_past_32_bits(case: Case, dtype: torch.dtype, channels_last: boo
         ("2, 0, 6", "TileRows::tile_shift"),
         ("2, 0, 6", "ColumnBorder::kWindow"),
         ("2, 0, 7", "ColumnBorder::kHalo"),
-        ("3, 1, 8", "pad_columns"),
+        ("3, 1, 8", "ColumnWeights"),
     ],
 )
 def test_a_size_beyond_the_kernels_does_not_compile(tmp_path: Path, size: str, place: str) -> None:

@@ -35,17 +35,19 @@ def test_bit_equal(shape: tuple[int, ...], channels_last: bool, dtype: torch.dty
         if shape[2] < 3 and g.kernel_size[0] > 1 and g.padding[0] == 0:
             continue
         arguments = (*g.arguments(), channels_last)
-        first: list[torch.Tensor] | None = None
-        for threads in (1, 2, 3, 5, 8, 1):
-            torch.set_num_threads(threads)
-            y, codes = OPERATORS.forward(x, arguments, True)
-            dx = OPERATORS.backward(y, codes, list(shape), arguments)
-            again = OPERATORS.apply(x, codes, arguments)
-            alone, _ = OPERATORS.forward(x, arguments, False)
-            assert torch.equal(y, alone)
-            results = [y, codes, dx, again]
-            first = first or results
-            assert all(map(torch.equal, results, first)), (g, threads)
+        for level in compiled.C.cpu.targets():
+            compiled.C.cpu.set_target(level)
+            first: list[torch.Tensor] | None = None
+            for threads in (1, 2, 3, 5, 8, 1):
+                torch.set_num_threads(threads)
+                y, codes = OPERATORS.forward(x, arguments, True)
+                dx = OPERATORS.backward(y, codes, list(shape), arguments)
+                again = OPERATORS.apply(x, codes, arguments)
+                alone, _ = OPERATORS.forward(x, arguments, False)
+                assert torch.equal(y, alone)
+                results = [y, codes, dx, again]
+                first = first or results
+                assert all(map(torch.equal, results, first)), (g, level, threads)
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])

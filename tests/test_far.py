@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ def available() -> int:
 @pytest.mark.skipif(not SLOW, reason="slow: FASTBLUR_SLOW_TESTS=1 runs it")
 @pytest.mark.skipif(available() < NEEDED, reason="takes 14 GB of free memory")
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-def test_offsets_past_31_bits(channels_last: bool) -> None:
+def test_offsets_past_31_bits(
+    channels_last: bool, record_property: Callable[[str, object], None]
+) -> None:
     """The last part of a huge input gives what it gives alone, forwards and backwards."""
     torch.set_num_threads(2)
     rows, columns = 512, 256  # the last part is too small to be streamed past the caches
@@ -35,6 +38,7 @@ def test_offsets_past_31_bits(channels_last: bool) -> None:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.zeros(images, 4, rows, columns, dtype=torch.float16).to(memory_format=memory_format)
     assert x[-1].storage_offset() > 2**31
+    record_property("elements", x.numel())
     x[-1] = torch.randn(4, rows, columns).half()
     tail = x[-1:].clone(memory_format=memory_format).requires_grad_()
     y, want = (max_blur_pool2d(t, 2, backend="cpu") for t in (x.requires_grad_(), tail))

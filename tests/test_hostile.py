@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .conftest import needs_extension
@@ -14,7 +15,9 @@ pytestmark = needs_extension
 ERRORS = {"TypeError", "ValueError", "RuntimeError", "NotImplementedError", "OutOfMemoryError"}
 
 
-def test_hostile_calls_are_refused_and_never_crash() -> None:
+def test_hostile_calls_are_refused_and_never_crash(
+    record_property: Callable[[str, object], None],
+) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile"],
         cwd=Path(__file__).parent.parent,
@@ -26,6 +29,7 @@ def test_hostile_calls_are_refused_and_never_crash() -> None:
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
     expected = list(calls())
     assert len(outcomes) == len(expected) >= 200
+    record_property("calls", len(outcomes))
     wrong = []
     for call, outcome in zip(expected, outcomes, strict=True):
         assert outcome["call"] == str(call)

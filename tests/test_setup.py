@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -151,3 +153,17 @@ def test_the_extension_has_nothing_of_torch() -> None:
         assert "PyInit__C" in symbols
         assert not [line for line in symbols.splitlines() if "at::" in line or "c10::" in line]
         assert "torch" not in symbols
+
+
+@pytest.mark.parametrize(
+    ("machine", "ours"), [("x86_64", "x86_64-linux"), ("aarch64", "sbsa-linux")], ids=str
+)
+def test_takes_the_libraries_of_this_machine(tmp_path: Path, machine: str, ours: str) -> None:
+    """Of a toolkit that can compile for both, and has no folder that is named for neither."""
+    for name in ("x86_64-linux", "sbsa-linux"):
+        (tmp_path / "targets" / name / "lib").mkdir(parents=True)
+    with mock.patch("platform.machine", return_value=machine), mock.patch("setuptools.setup"):
+        script = runpy.run_path(str(SETUP))
+    flags = script["link_flags"](script["Cuda"](tmp_path, ["sm_90"]))
+    folders = [flag for flag in flags if flag.startswith("-L")]
+    assert folders == [f"-L{tmp_path}/targets/{ours}/lib"]

@@ -79,6 +79,12 @@ inline void on_store(const void* to, size_t bytes, size_t align) {
   on_access(to, bytes, align, true);
 }
 
+// A thread leaves the regular path of its kernel.
+void trace_rare();
+inline void on_rare() {
+  if (tracing) trace_rare();
+}
+
 cudaError_t run(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* kernel);
 void* dynamic_shared();  // what `extern __shared__` is on a device
 

@@ -145,14 +145,44 @@ DEFECTS = [
     Defect(
         "channels_last: rows of x are prefetched beyond the last",
         "cuda/kernels/forward_nhwc.cuh",
-        "if (step + kPrefetchSteps < end) {",
-        "{",
+        "kPrefetches && step + kPrefetchSteps < end ?",
+        "kPrefetches ?",
     ),
     Defect(
         "channels_last: an output is stored that a row has not",
+        "cuda/kernels/forward_nhwc.cuh",
+        "if (!kEnds || 2 * pixel_.strip + o < c_.y_w)",
+        "",
+    ),
+    Defect(
+        "channels_last: padding has no weight",
         "cuda/launch/nhwc.cuh",
-        "c.w % kStrip == 0 && all_outputs &&",
-        "c.w % kStrip == 0 &&",
+        "if (column >= 0) sums",
+        "if (column == begin + b) sums",
+    ),
+    Defect(
+        "channels_last: the last output does not reach back",
+        "cuda/launch/nhwc.cuh",
+        "if (column >= 0 && column < begin) weights.reaching = output;",
+        "",
+    ),
+    Defect(
+        "channels_last: the strips of a long row have no line of weights",
+        "cuda/kernels/pixel.cuh",
+        "max(2 * strip - c.weights.left_out, 3)",
+        "2 * strip",
+    ),
+    Defect(
+        "channels_last: the last output of a row has the weights of an inner one",
+        "cuda/kernels/pixel.cuh",
+        "2 * warp_last + last_y < c.y_w - 1",
+        "2 * warp_last + last_y < c.y_w",
+    ),
+    Defect(
+        "channels_last: columns that do not exist are blurred",
+        "cuda/kernels/forward_nhwc.cuh",
+        "if (kEnds && c != B) m[c] =",
+        "if (false) m[c] =",
     ),
     Defect(
         "contiguous: NaNs are not looked at again",
@@ -215,8 +245,8 @@ HARMLESS = [
     Defect(
         f"{layout}: units are counted in 64 bits",
         file,
-        "if (c.units <= 0x7fffffff) {",
-        "if (c.units < 0) {",
+        "if (c.units <= 0x7fffffff)",
+        "if (c.units < 0)",
     )
     for layout, file in (
         ("contiguous", "cuda/kernels/lane.cuh"),

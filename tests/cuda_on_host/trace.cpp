@@ -56,6 +56,7 @@ struct Buffer {
 struct Launch {
   dim3 grid, block;
   std::array<std::array<uint64_t, 5>, 2> accesses{};  // [write][log2 of the width]
+  uint64_t rare;
   std::string traffic;
 };
 
@@ -144,7 +145,7 @@ void trace_buffer(const char* name, Role role, const void* begin, size_t bytes) 
 }
 
 void trace_launch(dim3 grid, dim3 block) {
-  launches.push_back({.grid = grid, .block = block, .accesses = {}, .traffic = {}});
+  launches.push_back({.grid = grid, .block = block, .accesses = {}, .rare = 0, .traffic = {}});
   for (Buffer& b : buffers) {
     for (Touched& t : b.sectors) t.reset(b.begin, b.bytes, kSector);
     for (Touched& t : b.lines) t.reset(b.begin, b.bytes, kLine);
@@ -167,6 +168,8 @@ void trace_launch_end() {
   }
   launches.back().traffic = text;
 }
+
+void trace_rare() { ++launches.back().rare; }
 
 void check_in_tensor(const void* address) {
   buffer_of(reinterpret_cast<uintptr_t>(address), 1, false);
@@ -195,7 +198,8 @@ std::string trace_report() {
                    &l == launches.data() ? "" : ", ", l.grid.x, l.grid.y, l.grid.z, l.block.x,
                    l.block.y, l.block.z);
     text += "\"loads\": " + widths(l.accesses[0]) + ", \"stores\": " + widths(l.accesses[1]) +
-            ", \"traffic\": [" + l.traffic + "]}";
+            format(", \"rare\": %llu", (unsigned long long)l.rare) + ", \"traffic\": [" +
+            l.traffic + "]}";
   }
   text += "], \"unwritten\": {";
   bool first = true;

@@ -1,6 +1,6 @@
 """Seeded defects of csrc/cpu/: every kernel, stage and target.
 
-What no mutant is for: AVX-512, which not every machine can run; backend.cpp, parallel and
+What no mutant is for: AVX-512 and NEON, which not every machine can run; backend.cpp, parallel and
 dispatch, which no driver includes; how much memory scratch has and how far beyond a row a kernel
 reads, which the sanitizers see; and codes that no forward wrote. The suite has those.
 """

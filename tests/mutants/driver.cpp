@@ -7,6 +7,7 @@
 #include "cpu/stages/vertical_taps.cpp"
 #include "cpu/targets/target.h"
 #include "plan.cpp"
+#include "../drivers.h"
 
 #if defined(DRIVER_AVX2)
 #pragma GCC target("avx2,fma,f16c")
@@ -55,41 +56,14 @@ struct Kernel {
 using Kernel = Entry<DRIVER_VECTOR, Element>;
 #endif
 
-// sizes: n, c, h, w, channels_last; then pool, stride, pad, taps for each axis, blur_padding, relu.
-Params params(const int64_t* sizes, const double* taps, const char* mode) {
-  const int64_t* g = sizes + 5;
-  const std::vector<double> taps_h(taps, taps + g[6]), taps_w(taps + g[6], taps + g[6] + g[7]);
-  const Plan plan({g[0], g[1]}, {g[2], g[3]}, {g[4], g[5]}, taps_h, taps_w,
-                  {g[8], g[9], g[10], g[11]}, mode, g[12] != 0);
-  return plan.params({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4] != 0});
-}
-
-// In shares of rows, as threads have them.
-template <class F>
-void in_shares(int64_t rows, int64_t shares, F f) {
-  for (int64_t k = 0; k < shares; ++k) f(rows * k / shares, rows * (k + 1) / shares);
-}
-
 }  // namespace
 
 extern "C" int64_t code_bytes(const int64_t* sizes, const double* taps, const char* mode) {
   return code_bytes_per_image(params(sizes, taps, mode));
 }
 
-// forward with codes and without, apply with those codes, backward.
 extern "C" void run(const int64_t* sizes, const double* taps, const char* mode, int64_t shares,
                     const Element* x, const Element* dy, Element* y, Element* without,
                     Element* applied, uint8_t* codes, Element* dx) {
-  const Params p = params(sizes, taps, mode);
-  const VerticalTaps vertical(p);
-  in_shares(p.planes() * p.h.pooled(), shares, [&](int64_t begin, int64_t end) {
-    Kernel::forward(p, vertical, x, y, codes, begin, end);
-    Kernel::forward(p, vertical, x, without, nullptr, begin, end);
-  });
-  in_shares(p.planes() * p.h.pooled(), shares, [&](int64_t begin, int64_t end) {
-    Kernel::apply(p, vertical, x, codes, applied, begin, end);
-  });
-  in_shares(p.planes() * p.h.size, shares, [&](int64_t begin, int64_t end) {
-    Kernel::backward(p, vertical, dy, codes, dx, begin, end);
-  });
+  run_all(Kernel{}, params(sizes, taps, mode), shares, x, dy, y, without, applied, codes, dx);
 }

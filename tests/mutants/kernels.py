@@ -10,18 +10,25 @@ import ctypes
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from testing.cases import CASES, MODES, Case, fill, in_format, short, zhang
-from testing.judge import Answer, answer
-from testing.oracle import check
+from testing.cases import CASES, Case, in_format
 
+from ..drivers import (
+    KINDS,
+    MORE,
+    Results,
+    Rooms,
+    both_cuts,
+    check_all,
+    expected,
+    rounds_to_even,
+    sizes_of,
+)
 from .trials import in_child
 
 KERNELS = "kernels "  # what the names of these tests begin with
@@ -44,42 +51,12 @@ ELEMENTS = {
     torch.bfloat16: "BFloat16",
 }
 FLAGS = "-std=c++20 -O0 -g0 -DNDEBUG -fPIC -shared -fopenmp -Wno-psabi"
-LAST = "nan in the last column"  # of x, where no window has it as its first candidate
-TILE = "nan where a tile begins"  # which the tile before sees as a later candidate alone
-KINDS = ("normal", "ties", "nan", "inf", LAST, TILE)
-MARGIN = 256  # bytes beside each result that no kernel may touch
-
-# What the case list does not have: rows that are cut into tiles, bands, and each ending of a row.
-MORE = [
-    *(zhang(k, 4, pad=(k // 3,) * 2, relu=relu, shape=(1, 1, 9, 1100))
-      for k in (1, 2, 3) for relu in (False, True)),
-    *(zhang(k, f, pad=(k // 3,) * 2, shape=(2, 40, 11, 30)) for k in (1, 2, 3) for f in (3, 4)),
-    *(zhang(k, f, relu=True, pad=(k // 3,) * 2, shape=(1, 3, 70, 90))
-      for k in (1, 2, 3) for f in (2, 5)),
-    *(zhang(2, 3, mode=mode, shape=(1, 9, 12, 21)) for mode in MODES),
-    *(short(k, k // 3, f, 0) for k in (1, 2, 3) for f in (4, 5)),
-    *(zhang(k, 4, pad=(k // 3,) * 2, shape=(1, 77, 6, 5)) for k in (1, 2, 3)),
-]  # fmt: skip
 
 
 def cases_of(pool: int | None) -> list[Case]:
     if pool is not None:
         return [case for case in [*CASES, *MORE] if case.pool == (pool, pool)]
     return [*CASES[::2], *MORE[::3]]
-
-
-@cache
-def expected(case: Case, kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Answer]:
-    x = fill(case.shape, "normal" if kind in (LAST, TILE) else kind, dtype)
-    n, c, h, w = case.shape
-    if kind == LAST:
-        x[..., -1:] = torch.nan
-    if kind == TILE and w > 512:
-        x[..., 512] = torch.nan
-    if kind == TILE and w * c > 512:  # of a row in channels_last
-        x[:, 512 % c, :, 512 // c] = torch.nan
-    dy = fill((n, c, *case.geometry().output_size(h, w)), "normal", dtype, seed=1)
-    return x, dy, answer(x, dy, *case.chain())
 
 
 def try_kernels(tree: Path, tests: Sequence[str]) -> str | None:
@@ -105,8 +82,7 @@ def try_kernels(tree: Path, tests: Sequence[str]) -> str | None:
 
 def wrong(library: Path, dtype: torch.dtype, pool: int | None) -> str | None:
     """What the driver computes wrongly."""
-    driver = ctypes.CDLL(str(library))
-    driver.code_bytes.restype = ctypes.c_int64
+    driver = Library(library)
     if dtype.itemsize == 2 and not rounds_to_even(driver, dtype):
         return "means of neighbours are not rounded to nearest, ties to even"
     for case in cases_of(pool):
@@ -114,76 +90,32 @@ def wrong(library: Path, dtype: torch.dtype, pool: int | None) -> str | None:
             x, dy, want = expected(case, kind, dtype)
             try:
                 for channels_last in (False, True):
-                    for name, ours in results_of(driver, case, x, dy, channels_last):
-                        exact = (want.dx, want.dx_size) if name == "dx" else (want.y, want.y_size)
-                        check(name, ours, *(t.numpy() for t in exact))
+                    for results in both_cuts(driver, case, x, dy, channels_last):
+                        check_all(results, want)
             except AssertionError as error:
                 return f"{case}, {kind}: {str(error).strip().splitlines()[0]}"
     return None
 
 
-def rounds_to_even(driver: ctypes.CDLL, dtype: torch.dtype) -> bool:
-    """Whether means of two neighbours among all numbers are rounded as torch rounds them."""
-    case = Case((1, 1), (1, 1), taps_h=(1.0,), taps_w=(0.5, 0.5), blur_pad=(0,) * 4)
-    case = replace(case, shape=(1, 1, 256, 256))
-    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).view(case.shape)
-    x = torch.where(x.isfinite(), x, 0)
-    dy = torch.zeros(1, 1, 256, 255, dtype=dtype)
-    want = (x[..., 1:].double() / 2 + x[..., :-1].double() / 2).float().to(dtype)
-    return torch.equal(run(driver, case, x, dy, False, 1)["y"], want)
+class Library:
+    """The kernels of driver.cpp, in this process."""
 
+    def __init__(self, path: Path) -> None:
+        self.library = ctypes.CDLL(str(path))
+        self.library.code_bytes.restype = ctypes.c_int64
 
-def results_of(
-    driver: ctypes.CDLL, case: Case, x: Tensor, dy: Tensor, channels_last: bool
-) -> Iterator[tuple[str, Tensor]]:
-    """The results with the rows in one share and in five, after a check of the codes."""
-    one, five = (run(driver, case, x, dy, channels_last, shares) for shares in (1, 5))
-    codes = one.pop("codes")
-    if not torch.equal(codes, five.pop("codes")):
-        raise AssertionError("codes depend on how the rows are shared out")
-    _, c, _, w = case.shape
-    _, m_w = case.geometry().pooled_size(*case.shape[2:])
-    length = max(w, m_w) * (c if channels_last else 1)
-    behind = 0xFF & ~((1 << length % 8) - 1) if length % 8 else 0
-    if (codes.view(-1, (length + 7) // 8)[:, -1] & behind).any():
-        raise AssertionError("codes have bits behind the end of a row")
-    yield from one.items()
-    yield from five.items()
-
-
-def run(
-    driver: ctypes.CDLL, case: Case, x: Tensor, dy: Tensor, channels_last: bool, shares: int
-) -> dict[str, Tensor]:
-    pairs = (*case.pool, *case.stride, *case.pad, len(case.taps_h), len(case.taps_w))
-    sizes = [*case.shape, int(channels_last), *pairs, *case.blur_pad, int(case.relu)]
-    arguments = (
-        (ctypes.c_int64 * len(sizes))(*sizes),
-        (ctypes.c_double * 62)(*case.taps_h, *case.taps_w),
-        case.mode.encode(),
-    )
-    count = driver.code_bytes(*arguments) * case.shape[0]
-    likes = dict(y=dy, without=dy, applied=dy, codes=torch.empty(count, dtype=torch.uint8), dx=x)
-    rooms = {name: Room(like, channels_last) for name, like in likes.items()}
-    inputs = [in_format(t, channels_last) for t in (x, dy)]
-    tensors = inputs + [room.result for room in rooms.values()]
-    addresses = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
-    driver.run(*arguments, ctypes.c_int64(shares), *addresses)
-    for name, room in rooms.items():
-        if not room.is_whole():
-            raise AssertionError(f"{name} is written beyond its memory")
-    return {name: room.result for name, room in rooms.items()}
-
-
-class Room:
-    """Memory for a result like a tensor, with margins that show who writes there."""
-
-    def __init__(self, like: Tensor, channels_last: bool) -> None:
-        self.bytes = torch.full((like.nbytes + 2 * MARGIN,), 0xA5, dtype=torch.uint8)
-        inner = self.bytes[MARGIN : MARGIN + like.nbytes].view(like.dtype)
-        self.result = inner.view(like.shape)
-        if channels_last and like.dim() == 4:
-            n, c, h, w = like.shape
-            self.result = inner.view(n, h, w, c).permute(0, 3, 1, 2)
-
-    def is_whole(self) -> bool:
-        return bool((self.bytes[:MARGIN] == 0xA5).all() and (self.bytes[-MARGIN:] == 0xA5).all())
+    def __call__(
+        self, case: Case, x: Tensor, dy: Tensor, channels_last: bool, shares: int
+    ) -> Results:
+        sizes = sizes_of(case, channels_last)
+        arguments = (
+            (ctypes.c_int64 * len(sizes))(*sizes),
+            (ctypes.c_double * 62)(*case.taps_h, *case.taps_w),
+            case.mode.encode(),
+        )
+        rooms = Rooms(x, dy, self.library.code_bytes(*arguments) * case.shape[0], channels_last)
+        inputs = [in_format(t, channels_last) for t in (x, dy)]
+        tensors = inputs + [room.result for room in rooms.values()]
+        addresses = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
+        self.library.run(*arguments, ctypes.c_int64(shares), *addresses)
+        return rooms.results()

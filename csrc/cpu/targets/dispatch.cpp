@@ -17,6 +17,10 @@ extern const Target target;
 namespace avx512 {
 extern const Target target;
 }
+#elif defined(__aarch64__)
+namespace neon {
+extern const Target target;
+}
 #endif
 
 namespace {
@@ -25,6 +29,8 @@ constexpr const Target* kTargets[] = {
 #if defined(__x86_64__)
     &avx512::target,
     &avx2::target,
+#elif defined(__aarch64__)
+    &neon::target,
 #endif
     &generic::target,
 };

@@ -2,7 +2,7 @@
 //
 // This is the sweep of backward_nchw.cuh, but a thread owns channels of a strip of columns
 // (pixel.cuh). A thread also computes dm for the columns next to its strip whose winners can lie in
-// the strip. The fast steps need a regular call (Call::regular).
+// the strip.
 #pragma once
 
 #include "cuda/kernels/pixel.cuh"
@@ -24,22 +24,17 @@ class BackwardNhwc {
   static constexpr int kWords = kPerWord == 1 ? (kMany ? 2 : 4) : (kVeryMany ? 1 : 2);
   static constexpr int R = K - 1 - P;  // columns of m that the window has before the strip
   static constexpr int kWindow = kStrip + K - 1;
-  // The columns kFirstY to kLastY of y, counted from the strip's first, contribute to the window. A
-  // column contributes directly, or because it is the last one and reads padding whose source is in
-  // the window. In the second case it may belong to the next strip.
+  // The columns kFirstY to kLastY of y, counted from the strip's first, contribute to the window.
+  // The last column of a row can reach one column of m further back (ColumnWeights::reaching).
   static constexpr int kFirstY = -((R + F - 1 - B) / 2);
-  static constexpr int last_y() {
-    int last = (kStrip - 1 + P + B) / 2;
-    for (int columns = 1; columns <= kStrip; ++columns)
-      for (int t = 0; t < 2; ++t)
-        if (padding_tap<F>(columns, t) < F && columns - 2 - t < P) {
-          const int of = (columns + 1) / 2 + 1;
-          if (of > last) last = of;
-        }
-    return last;
+  static constexpr bool kReachesBack = F % 2 == 0;
+  static constexpr int last_y(bool ends) {
+    return (kStrip - 1 + P + B + (ends && kReachesBack ? 1 : 0)) / 2;
   }
-  static constexpr int kLastY = last_y();
+  static constexpr int kLastY = last_y(true);
   static constexpr int kColumnsY = kLastY - kFirstY + 1;
+  static_assert(-kFirstY <= ColumnWeights::kBefore && kLastY + 2 <= ColumnWeights::kAfter,
+                "the last strip begins at most two columns of y after the last one");
   static constexpr int kHeld = K > 1 ? K - 1 : 1;
   static constexpr int kFirst = int(S::kRows.first_row(0));
   static constexpr bool kCodes = !S::kLinear;
@@ -94,10 +89,11 @@ class BackwardNhwc {
     const int fast_end =
         min(min(end, c_.y_h - S::kSums + 1), ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
     int step = first;
-    before_ = load_codes(step - 1, c_.wide_x);
+    before_ = load_codes<true>(tiles_of(step - 1), c_.wide_x);
     while (step < end) {
-      if (c_.regular && step == fast_begin && step < fast_end) {
-        fast_steps(step, fast_end, begin);
+      if (c_.wide_x && c_.wide_y && step == fast_begin && step < fast_end) {
+        if (interior_) fast_steps<false>(step, fast_end, begin);
+        else fast_steps<true>(step, fast_end, begin);
         step = fast_end;
       } else {
         edge_step(step, begin);
@@ -107,25 +103,24 @@ class BackwardNhwc {
   }
 
  private:
-  // Loads the codes for a step. A tile that does not exist gets the codes of the nearest one, which
-  // is harmless: its elements have no gradient. With kPrefetches, also prefetches the strip's own
-  // tile `ahead` steps further on.
-  template <bool kPrefetches = false>
-  FASTBLUR_DEVICE Codes load_codes(int step, bool wide, int ahead = 0) const {
+  // Loads the codes of a row of tiles. `tiles` is the first tile of the row or, if not kEnds, the
+  // strip's. At the ends of a row, a tile that does not exist gets the codes of the nearest one,
+  // which is harmless: its elements have no gradient. Also prefetches the strip's own tile `ahead`
+  // bytes further on, if that is not 0.
+  template <bool kEnds>
+  FASTBLUR_DEVICE Codes load_codes(const Code* tiles, bool wide, int64_t ahead = 0) const {
     Codes codes = {};
     if constexpr (kCodes) {
-      const int row = min(max(step + S::kRows.tile_shift(), 0), c_.tile_rows - 1);
-      const auto load_tile = [&](int beside) {
-        const int tile = min(max(pixel_.strip + beside, 0), c_.tile_columns - 1);
-        const Code* const at = codes_ + (int64_t(row) * c_.tile_columns + tile) * c_.channels;
-        if (kPrefetches && beside == 0)
-          prefetch(at + int64_t(ahead) * c_.tile_columns * c_.channels);
+      const auto load_tile = [&](int beside, int64_t ahead) {
+        const int tile = kEnds ? min(max(pixel_.strip + beside, 0), c_.tile_columns - 1) : beside;
+        const Code* const at = plus_bytes(tiles, int64_t(tile) * c_.tile);
+        if (ahead) prefetch(plus_bytes(at, ahead));
         return load_vector<kCodeWords>(at, left_, wide);
       };
-      codes.own = load_tile(0);
-      if constexpr (R > 0) codes.beside = load_tile(-1);
+      codes.own = load_tile(0, ahead);
+      if constexpr (R > 0) codes.beside = load_tile(-1, 0);
       if constexpr (P > 0) {
-        const auto right = load_tile(1);
+        const auto right = load_tile(1, 0);
 #pragma unroll
         for (int q = 0; q < kCodeWords; ++q)
           codes.beside.at[q] = (codes.beside.at[q] & ~kFirstColumn) | (right.at[q] & kFirstColumn);
@@ -133,96 +128,53 @@ class BackwardNhwc {
     }
     return codes;
   }
+  // The first tile in the row of tiles of a step, or in the nearest row that exists.
+  FASTBLUR_DEVICE const Code* tiles_of(int step) const {
+    const int row = min(max(step + S::kRows.tile_shift(), 0), c_.tile_rows - 1);
+    return plus_bytes(codes_, row * c_.tile_row);
+  }
 
-  // Loads a row of dy. Columns that do not exist become zero. With kPrefetches, also prefetches the
-  // strip's own columns `ahead` elements further on.
-  template <bool kPrefetches = false>
+  // Loads a row of dy. `row` is its first pixel or, if not kEnds, the strip's first. Columns that
+  // do not exist become zero. Also prefetches the strip's own columns `ahead` bytes further on, if
+  // that is not 0.
+  template <bool kEnds>
   FASTBLUR_DEVICE void load_dy(const T* row, Row& dy, bool wide, int64_t ahead = 0) const {
 #pragma unroll
-    for (int j = 0; j < kColumnsY; ++j) {
-      const int column = 2 * pixel_.strip + j + kFirstY;
-      const int nearest = min(max(column, 0), c_.y_w - 1);
-      const T* const at = row + int64_t(nearest) * c_.channels;
-      if (kPrefetches && (j + kFirstY == 0 || j + kFirstY == 1)) prefetch(at + ahead);
+    for (int j = 0; j + kFirstY <= last_y(kEnds); ++j) {
+      const int column = (kEnds ? 2 * pixel_.strip : 0) + j + kFirstY;
+      const int nearest = kEnds ? min(max(column, 0), c_.y_w - 1) : column;
+      const T* const at = plus_bytes(row, int64_t(nearest) * c_.pixel);
+      if (ahead && (j + kFirstY == 0 || j + kFirstY == 1)) prefetch(plus_bytes(at, ahead));
       const auto cell = load_vector<kWords>(at, left_, wide);
 #pragma unroll
       for (int q = 0; q < kWords; ++q) dy[j].at[q] = column == nearest ? cell.at[q] : 0;
     }
   }
 
-  // Computes B_h' of channel i of a row of dy.
-  template <bool kRegular>
-  FASTBLUR_DEVICE void spread_columns(const Row& row, int i, float (&e)[kWindow]) const {
+  // Computes B_h' of channel i of a row of dy. Columns outside the row get no gradient. At the ends
+  // of a row, `line` is the line of ColumnWeights for the strip's first output.
+  template <bool kEnds>
+  FASTBLUR_DEVICE void spread_columns(const Row& row, int i, int line, float (&e)[kWindow]) const {
     float dy[kColumnsY];
 #pragma unroll
-    for (int j = 0; j < kColumnsY; ++j) dy[j] = Word::unpack(row[j].at[i / kPerWord], i % kPerWord);
+    for (int j = 0; j + kFirstY <= last_y(kEnds); ++j)
+      dy[j] = Word::unpack(row[j].at[i / kPerWord], i % kPerWord);
 #pragma unroll
     for (int g = 0; g < kWindow; ++g) {
       bool any = false;
 #pragma unroll
       for (int j = 0; j < kColumnsY; ++j) {
-        const int tap = g - R + B - 2 * (j + kFirstY);
-        if (tap < 0 || tap >= F) continue;
-        e[g] = any ? fmaf(c_.taps_w[tap], dy[j], e[g]) : c_.taps_w[tap] * dy[j];
-        any = true;
-      }
-    }
-    fold_columns<kRegular>(dy, e);
-  }
-
-  // Adds the gradient of the padding at the ends of a row to its sources, and clears the columns
-  // outside the row.
-  template <bool kRegular>
-  FASTBLUR_DEVICE void fold_columns(const float (&dy)[kColumnsY], float (&e)[kWindow]) const {
-    const bool reflect = kRegular || c_.border == Border::reflect;
-    const bool replicate = !kRegular && c_.border == Border::replicate;
-    constexpr int kRegularColumns = kStrip - (K - 1 - 2 * P);
-    // If the first and the last column can each be in only one place of the window, a branch is
-    // cheaper than add_if, and the arrays stay in registers.
-    const auto add_here = [](bool here, float& sum, float a, float b) {
-      if constexpr (!kRegular || R > 1) add_if(here, sum, a, b);
-      else if (here) sum = fmaf(a, b, sum);
-    };
-    // Adds taps_w[tap] times column `of` of dy to column `to` of m, if `here` and if this is strip
-    // `from`. Both columns are counted from the start of the row.
-    const auto add = [&](bool here, int from, int to, int tap, int of) {
-      const int g = to - kStrip * from + R, j = of - 2 * from - kFirstY;
-      if (g < 0 || g >= kWindow || j < 0 || j >= kColumnsY) return;
-      add_here(here && pixel_.strip == from, e[g], c_.taps_w[tap], dy[j]);
-    };
-#pragma unroll
-    for (int g = 0; g < R; ++g) e[g] = pixel_.first ? 0 : e[g];
-#pragma unroll
-    for (int n = 1; n <= B; ++n) {
-#pragma unroll
-      for (int from = 0; from <= 1; ++from) {
-        add(reflect, from, n, B - n, 0);
-        if (!kRegular) add(replicate, from, 0, B - n, 0);
-      }
-    }
-#pragma unroll
-    for (int columns = 1; columns <= kStrip; ++columns) {
-      if (kRegular && columns != kRegularColumns) continue;
-#pragma unroll
-      for (int from = -1; from <= 1; ++from) {
-        if (kRegular && from == 1) continue;  // the strip with the last column is the last strip
-        const bool here =
-            (kRegular || c_.last_columns == columns) && pixel_.strip == c_.last_group + from;
-        const int last = columns - 1 - kStrip * from, of = (columns + 1) / 2 - 1 - 2 * from;
-#pragma unroll
-        for (int t = 0; t < 2; ++t) {
-          const int tap = padding_tap<F>(columns, t), j = of - kFirstY;
-          if (tap >= F || j < 0 || j >= kColumnsY) continue;
-          const int mirrored = last - 1 - t + R, same = last + R;
-          if (mirrored >= 0 && mirrored < kWindow)
-            add_here(here && reflect, e[mirrored], c_.taps_w[tap], dy[j]);
-          if (!kRegular && same >= 0 && same < kWindow)
-            add_here(here && replicate, e[same], c_.taps_w[tap], dy[j]);
+        const int tap = g - R + B - 2 * (j + kFirstY), column = 2 * pixel_.strip + j + kFirstY;
+        if (tap >= 0 && tap < F) {
+          const float weight = kEnds ? c_.weights.of[line + j + kFirstY][1 + tap] : c_.taps_w[tap];
+          e[g] = any ? fmaf(weight, dy[j], e[g]) : weight * dy[j];
+          any = true;
+        } else if (kEnds && kReachesBack && tap == -1) {
+          add_if(column == c_.weights.reaching, e[g], c_.weights.of[line + j + kFirstY][0], dy[j]);
         }
-#pragma unroll
-        for (int g = 0; g < kWindow; ++g)
-          if (g > last + R) e[g] = here ? 0 : e[g];
       }
+      const int column = kStrip * pixel_.strip + g - R;
+      if (kEnds) e[g] = unsigned(column) < unsigned(c_.m_w) ? e[g] : 0;
     }
   }
 
@@ -233,7 +185,7 @@ class BackwardNhwc {
     return (own ? codes.own : codes.beside).at[i * int(sizeof(Code)) / 4];
   }
   static constexpr int column_of(int g) { return (g - R + kStrip) % kStrip; }  // in its tile
-  static constexpr int place_of(int g, int e, int i) {
+  static constexpr int bit_of(int g, int e, int i) {
     return i * int(sizeof(Code)) % 4 * 8 + Bits::at(e, column_of(g));
   }
 
@@ -249,7 +201,7 @@ class BackwardNhwc {
         const uint32_t bits = bits_of(codes, g, i);
         const int shift = i * int(sizeof(Code)) % 4 * 8;
         const int at = Bits::kNobodyApart ? shift + Bits::kNobody + e * kTileColumns + column_of(g)
-                                          : place_of(g, e, i) + Bits::kRowWinners;
+                                          : bit_of(g, e, i) + Bits::kRowWinners;
         const bool nobody = Bits::kNobodyApart ? bits >> at & 1 : (bits >> at & 3) == 3;
         d = nobody ? 0 : d;
       }
@@ -257,7 +209,7 @@ class BackwardNhwc {
         whole[g] = d;
       } else {
         const uint32_t bits = bits_of(codes, g, i);
-        const int at = Bits::kRowWinners + place_of(g, e, i);
+        const int at = Bits::kRowWinners + bit_of(g, e, i);
         whole[g] = pending_[0][i][g];
         if (won<K>(bits, at, 0)) whole[g] += d;
 #pragma unroll
@@ -271,7 +223,7 @@ class BackwardNhwc {
     // The tiles have the column winners of row r - P of x in row r - (K - 1) of m (see codes.h).
     const auto column_won = [&](int g, int z) {
       const uint32_t now = bits_of(codes, g, i), before = bits_of(before_, g, i);
-      return won<K>(K == 3 || e == 0 ? before : now, place_of(g, K == 2 ? 1 - e : e, i), z);
+      return won<K>(K == 3 || e == 0 ? before : now, bit_of(g, K == 2 ? 1 - e : e, i), z);
     };
 #pragma unroll
     for (int k = 0; k < kStrip; ++k) {
@@ -288,11 +240,12 @@ class BackwardNhwc {
     }
   }
 
-  FASTBLUR_DEVICE void store_dx(T* row, const Cell<kWords> (&dx)[kStrip], bool regular) const {
+  template <bool kEnds>
+  FASTBLUR_DEVICE void store_dx(T* row, const Cell<kWords> (&dx)[kStrip], bool wide) const {
 #pragma unroll
     for (int k = 0; k < kStrip; ++k)
-      if (regular || kStrip * pixel_.strip + k < c_.w)
-        store_cell<T, kWords>(row + k * c_.channels, left_, regular || c_.wide_x, dx[k]);
+      if (!kEnds || kStrip * pixel_.strip + k < c_.w)
+        store_cell<T, kWords>(plus_bytes(row, int64_t(k) * c_.pixel), left_, wide, dx[k]);
   }
 
   // Packs the channels of word q of the strip's four columns.
@@ -305,31 +258,39 @@ class BackwardNhwc {
     }
   }
 
+  template <bool kEnds>
   FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
     constexpr int D = S::kSums;
-    const int64_t x_row = int64_t(c_.w) * c_.channels, y_row = int64_t(c_.y_w) * c_.channels;
+    const int own_line = pixel_.line(c_);
     float e[D][kChannels][kWindow];
     Row row;
-    const T* dy = dy_ + step * y_row;
+    const T* dy = plus_bytes(dy_, step * c_.y_row);
+    const Code* tiles = tiles_of(step);
+    if (!kEnds) {
+      dy = plus_bytes(dy, int64_t(2 * pixel_.strip) * c_.pixel);
+      tiles = plus_bytes(tiles, int64_t(pixel_.strip) * c_.tile);
+    }
 #pragma unroll
     for (int d = 0; d + 1 < D; ++d) {
-      load_dy(dy, row, true);
+      load_dy<kEnds>(dy, row, true);
 #pragma unroll
-      for (int i = 0; i < kChannels; ++i) spread_columns<true>(row, i, e[d][i]);
-      dy += y_row;
+      for (int i = 0; i < kChannels; ++i) spread_columns<kEnds>(row, i, own_line, e[d][i]);
+      dy = plus_bytes(dy, c_.y_row);
     }
-    T* dx = dx_ + (2 * step + kFirst - P) * x_row;
+    T* dx = plus_bytes(dx_, (2 * step + kFirst - P) * c_.x_row);
 #pragma unroll 1
     for (; step < end; ++step) {
+      const int line = anew(own_line);
       const int ahead = step + kPrefetchSteps < end ? kPrefetchSteps : 0;
-      load_dy<true>(dy, row, true, ahead * y_row);
-      const Codes codes = load_codes<true>(step, true, ahead);
-      dy += y_row;
+      load_dy<kEnds>(dy, row, true, ahead * c_.y_row);
+      const Codes codes = load_codes<kEnds>(tiles, true, ahead * c_.tile_row);
+      dy = plus_bytes(dy, c_.y_row);
+      tiles = plus_bytes(tiles, c_.tile_row);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         if (r == F % 2) {  // the first row of dm that needs the newest row of dy
 #pragma unroll
-          for (int i = 0; i < kChannels; ++i) spread_columns<true>(row, i, e[D - 1][i]);
+          for (int i = 0; i < kChannels; ++i) spread_columns<kEnds>(row, i, line, e[D - 1][i]);
         }
         Cell<kWords> out[kStrip];
 #pragma unroll
@@ -352,7 +313,8 @@ class BackwardNhwc {
           }
           collect(own, q, out);
         }
-        if (step >= begin) store_dx(dx + r * x_row, out, true);
+        if (step >= begin) store_dx<kEnds>(dx, out, true);
+        dx = plus_bytes(dx, c_.x_row);
       }
 #pragma unroll
       for (int d = 0; d + 1 < D; ++d)
@@ -360,14 +322,13 @@ class BackwardNhwc {
         for (int i = 0; i < kChannels; ++i)
 #pragma unroll
           for (int g = 0; g < kWindow; ++g) e[d][i][g] = e[d + 1][i][g];
-      dx += 2 * x_row;
       before_ = codes;
     }
   }
 
   FASTBLUR_DEVICE void edge_step(int step, int begin) {
     rarely();
-    const Codes codes = load_codes(step, c_.wide_x);
+    const Codes codes = load_codes<true>(tiles_of(step), c_.wide_x);
 #pragma unroll 1
     for (int e = 0; e < 2; ++e) {
       const int r = 2 * step + kFirst + e;
@@ -380,11 +341,14 @@ class BackwardNhwc {
         for_each_padded(r, c_.m_h, c_.after_h, B, c_.border, [&](int p) {
           for_each_output<F>(p + B, c_.y_h, c_.taps_h, [&](int i, float tap) {
             Row row;
-            load_dy(dy_ + int64_t(i) * c_.y_w * c_.channels, row, c_.wide_y);
+            pixel_.strip =
+                anew(pixel_.strip);  // there are no registers to keep what follows from it
+            load_dy<true>(plus_bytes(dy_, i * c_.y_row), row, c_.wide_y);
+            const int line = pixel_.line(c_);
 #pragma unroll
             for (int k = 0; k < kChannels; ++k) {
               float part[kWindow];
-              spread_columns<false>(row, k, part);
+              spread_columns<true>(row, k, line, part);
 #pragma unroll
               for (int g = 0; g < kWindow; ++g) dm[k][g] = fmaf(tap, part[g], dm[k][g]);
             }
@@ -402,16 +366,17 @@ class BackwardNhwc {
       }
       const int row = r - P;
       if (step >= begin && row >= 0 && row < c_.h)
-        store_dx(dx_ + int64_t(row) * c_.w * c_.channels, out, false);
+        store_dx<true>(plus_bytes(dx_, row * c_.x_row), out, c_.wide_x);
     }
     before_ = codes;
   }
 
   const Call& c_;
-  const Pixel pixel_;
+  Pixel pixel_;
   const int left_;  // channels from the thread's first to the last
-  const T* dy_;     // the thread's first channel in pixel 0; codes_ likewise
-  T* dx_;           // the same in the strip's first pixel
+  const bool interior_ = pixel_.interior(c_, 0, kStrip - 1, kFirstY, last_y(false));
+  const T* dy_;  // the thread's first channel in pixel 0; codes_ likewise
+  T* dx_;        // the same in the strip's first pixel
   const Code* codes_ = nullptr;
   Codes before_;  // codes of the previous step
   // Gradients so far of the partial rows of x, oldest first.

@@ -2,8 +2,7 @@
 //
 // This is the sweep of forward_nchw.cuh with the same two kinds of steps, but a thread owns
 // channels of a strip of columns (pixel.cuh). The horizontal blur comes before the vertical one: it
-// leaves two columns per row to sum, while the window of the strip has F + 2. The fast steps need a
-// regular call (Call::regular).
+// leaves two columns per row to sum, while the window of the strip has F + 2.
 #pragma once
 
 #include "cuda/kernels/exact_tile.cuh"
@@ -24,8 +23,6 @@ class ForwardNhwc {
   static constexpr int kWindow = F + 2;             // columns of m, B of them before the strip
   static constexpr int kColumns = kWindow + K - 1;  // columns of x, B + P of them before the strip
   static constexpr int kHeld = K > 1 ? K - 1 : 1;
-  // Columns of m in the last strip if rows of x are whole strips.
-  static constexpr int kRegularColumns = kStrip - (K - 1 - 2 * P);
   static constexpr int kFirst = int(S::kRows.first_row(0));
   static constexpr int kStepOfRow0 = -kFirst;
   using Bits = typename S::Bits;
@@ -41,9 +38,11 @@ class ForwardNhwc {
  public:
   static constexpr int kChannels = kWords * kPerWord;
   // Blocks that fit on a multiprocessor, for __launch_bounds__.
-  static constexpr int kBlocks = K == 1 || kPerWord == 1 || (K == 3 && F == 5) ? 3
-                                 : F < 5 && K == 2                             ? 5
-                                                                               : 4;
+  static constexpr int kBlocks = kWords == 1 && (P == 0 || kPerWord == 1) ? 5
+                                 : K == 1 || kPerWord == 1                ? 3
+                                 : K == 3 && F == 5                       ? 3
+                                 : F < 5 && (K == 2 || F == 2)            ? 5
+                                                                          : 4;
 
   FASTBLUR_DEVICE ForwardNhwc(const Call& c, int64_t unit)
       : c_(c), pixel_(c, unit, kChannels), left_(int(c.channels) - pixel_.channel) {
@@ -70,8 +69,9 @@ class ForwardNhwc {
     const int fast_end = min(min(end, c_.y_h), ((c_.m_h - P - 2 - kFirst) >> 1) + 1);
     int step = first;
     while (step < end) {
-      if (c_.regular && step == fast_begin && step < fast_end) {
-        fast_steps(step, fast_end, begin);
+      if (c_.wide_x && c_.wide_y && step == fast_begin && step < fast_end) {
+        if (interior_) fast_steps<false>(step, fast_end, begin);
+        else fast_steps<true>(step, fast_end, begin);
         step = fast_end;
       } else {
         edge_step(step, begin);
@@ -81,53 +81,38 @@ class ForwardNhwc {
   }
 
  private:
-  // If the last strip has only one column of m, the last output can read padding whose source is a
+  // If the strip's first output is the last of the row and reaches back (ColumnWeights), it reads a
   // column of m before the window. The window then holds this column in place of the strip's fourth
   // column, which does not exist.
-  static constexpr int kSpareColumn = B + 3;                    // its place in the window
-  static constexpr int kFarTap = F == 2 ? 0 : F == 4 ? 1 : -1;  // the padding t whose source it is
-  FASTBLUR_DEVICE bool has_far_column() const {
-    return kFarTap >= 0 && pixel_.edge && c_.last_columns == 1;
-  }
-  FASTBLUR_DEVICE int column_of(int j) const {
-    const bool moved = j >= kSpareColumn && has_far_column();
-    return kStrip * pixel_.strip - B - P + j - (moved ? 4 + kFarTap : 0);
+  static constexpr int kSpareColumn = B + 3;  // its place in the window
+  static constexpr bool kReachesBack = F % 2 == 0;
+  FASTBLUR_DEVICE bool reaches_back(int o) const {
+    return kReachesBack && 2 * pixel_.strip + o == c_.weights.reaching;
   }
 
-  // Loads the columns of x that the window needs, if all vectors are whole and aligned. `own` is
-  // the strip's first column. Beyond the ends of the row the nearest column is loaded again. This
-  // is harmless in a max, because an equal value never takes over. (At the left end, store_codes
-  // corrects the winner.)
-  FASTBLUR_DEVICE Columns load_usual(const T* own) const {
-    const int step = int(c_.channels * sizeof(T));
-    const int left_step = pixel_.first ? 0 : step, right_step = pixel_.edge ? 0 : step;
-    const auto at = [](const T* from, int64_t bytes) {
-      return reinterpret_cast<const T*>(reinterpret_cast<const char*>(from) + bytes);
-    };
-    Columns x;
-#pragma unroll
-    for (int j = 0; j < kColumns; ++j) {
-      const int column = j - B - P;
-      const T* const from =
-          column < 0 ? at(own, int64_t(left_step) * column)
-          : column < kStrip
-              ? at(own, int64_t(step) * column)
-              : at(own, int64_t(step) * (kStrip - 1) + int64_t(right_step) * (column - kStrip + 1));
-      x.at[j] = load_vector<kWords>(from, left_, true);
-    }
-    return x;
-  }
-  // Loads the same columns of row r of x, or of the nearest row that exists. Works for every strip
-  // and every alignment.
-  FASTBLUR_DEVICE Columns load_nearest(int r) const {
-    const T* const row = x_ + int64_t(min(max(r, 0), c_.h - 1)) * c_.w * c_.channels;
+  // Loads the columns of a row of x that the window needs, all vectors at once if they are `wide`.
+  // `row` is the row's first pixel or, if not kEnds, the strip's. At the ends of a row, the nearest
+  // column stands in for one that does not exist. This is harmless in a max, because an equal value
+  // never takes over. (At the left end, store_codes corrects the winner.) Also prefetches the
+  // strip's own columns `ahead` bytes further on, if that is not 0.
+  template <bool kEnds>
+  FASTBLUR_DEVICE Columns load_columns(const T* row, bool wide, int64_t ahead = 0) const {
     const auto at = [&](int j) {
-      return row + int64_t(min(max(column_of(j), 0), c_.w - 1)) * c_.channels;
+      int column = j - B - P;
+      if (kEnds) {
+        const bool moved = j >= kSpareColumn && reaches_back(0);
+        column += kStrip * pixel_.strip - (moved ? kSpareColumn + 1 : 0);
+        column = min(max(column, 0), c_.w - 1);
+      }
+      return plus_bytes(row, int64_t(column) * c_.pixel);
     };
     Columns x;
-    if (c_.wide_x) {
+    if (wide) {
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) x.at[j] = load_vector<kWords>(at(j), left_, true);
+      for (int j = 0; j < kColumns; ++j) {
+        if (ahead && j >= B + P && j < B + P + kStrip) prefetch(plus_bytes(at(j), ahead));
+        x.at[j] = load_vector<kWords>(at(j), left_, true);
+      }
     } else {
       // The loop loads one word of each vector at a time, so that few loads are in flight. The
       // kernel has no registers for more.
@@ -144,6 +129,10 @@ class ForwardNhwc {
       }
     }
     return x;
+  }
+  // The same of row r of x, or of the nearest row that exists. Works for every strip and alignment.
+  FASTBLUR_DEVICE Columns load_nearest(int r) const {
+    return load_columns<true>(plus_bytes(x_, min(max(r, 0), c_.h - 1) * c_.x_row), c_.wide_x);
   }
 
   // Compares the next candidate `later` with `best`. If it takes over, bit `at` of the tile is set,
@@ -198,31 +187,15 @@ class ForwardNhwc {
     }
   }
 
-  // Fills in the blur padding at the ends of a row of m.
-  template <bool kRegular>
-  FASTBLUR_DEVICE void pad_columns(Window& m) const {
-    const bool reflect = kRegular || c_.border == Border::reflect;
-    const bool replicate = !kRegular && c_.border == Border::replicate;
+  // Clears the columns of the window that do not exist, so that a weight of zero ignores them. All
+  // columns that an interior strip reads exist.
+  template <bool kEnds>
+  FASTBLUR_DEVICE void clear_columns(Window& m) const {
 #pragma unroll
-    for (int n = 1; n <= B; ++n) {
-      const uint32_t padding = reflect ? m[B + n] : replicate ? m[B] : 0;
-      m[B - n] = pixel_.first ? padding : m[B - n];
-    }
-    // The loop selects over every possible place of the last column, with constant indices. With a
-    // computed index, m would be in memory.
-#pragma unroll
-    for (int to = B + 1; to < kWindow; ++to) {
-#pragma unroll
-      for (int t = 0; t < 2; ++t) {
-        const int columns = to - B - t;  // columns of m in the last strip, if `to` is padding t
-        if (columns < 1 || columns > kStrip || (kRegular && columns != kRegularColumns)) continue;
-        const int from = to - 2 - 2 * t;
-        const uint32_t source = m[columns == 1 && t == kFarTap ? kSpareColumn
-                                  : from < 0                   ? 0
-                                                               : from];
-        const uint32_t padding = reflect ? source : replicate ? m[B + columns - 1] : 0;
-        m[to] = pixel_.edge && (kRegular || c_.last_columns == columns) ? padding : m[to];
-      }
+    for (int c = 0; c < kWindow; ++c) {
+      const int column = kStrip * pixel_.strip - B + c;
+      const bool spare = c == kSpareColumn && reaches_back(0);
+      if (kEnds && c != B) m[c] = spare || unsigned(column) < unsigned(c_.m_w) ? m[c] : 0;
     }
   }
 
@@ -241,16 +214,22 @@ class ForwardNhwc {
 
   // Computes B_h of word q of row e of the step's two rows, then B_v: adds the result to the rows
   // of y that read this row.
-  template <bool kEdge>
+  template <bool kEdge, bool kEnds>
   FASTBLUR_DEVICE void add_row(const Window& m, int q, int e) {
 #pragma unroll
     for (int i = 0; i < kPerWord; ++i) {
 #pragma unroll
       for (int o = 0; o < 2; ++o) {
-        float blurred = c_.taps_w[0] * Word::unpack(m[2 * o], i);
+        const auto weight = [&](int b) {
+          return kEnds ? c_.weights.of[line_ + o][1 + b] : c_.taps_w[b];
+        };
+        float blurred = weight(0) * Word::unpack(m[2 * o], i);
 #pragma unroll
         for (int b = 1; b < F; ++b)
-          blurred = fmaf(c_.taps_w[b], Word::unpack(m[2 * o + b], i), blurred);
+          blurred = fmaf(weight(b), Word::unpack(m[2 * o + b], i), blurred);
+        if constexpr (kEnds && kReachesBack)
+          add_if(reaches_back(o), blurred, weight(-1),
+                 Word::unpack(m[o == 0 ? kSpareColumn : 1], i));
 #pragma unroll
         for (int d = 0; d < S::kSums; ++d) {
           float& sum = sum_[d][o][q * kPerWord + i];
@@ -277,12 +256,12 @@ class ForwardNhwc {
     }
   }
 
-  template <bool kRegular>
-  FASTBLUR_DEVICE void store_y(T* y, const Pixels& out) const {
+  template <bool kEnds>
+  FASTBLUR_DEVICE void store_y(T* y, const Pixels& out, bool wide) const {
 #pragma unroll
     for (int o = 0; o < 2; ++o)
-      if ((kRegular && kRegularColumns > 2) || 2 * pixel_.strip + o < c_.y_w)
-        store_cell<T, kWords>(y + o * c_.channels, left_, kRegular || c_.wide_y, out[o]);
+      if (!kEnds || 2 * pixel_.strip + o < c_.y_w)
+        store_cell<T, kWords>(plus_bytes(y, int64_t(o) * c_.pixel), left_, wide, out[o]);
   }
 
   // Whether the values that `out` was computed from may include NaN.
@@ -293,15 +272,15 @@ class ForwardNhwc {
     return Word::has_nan(all);
   }
 
-  template <bool kRegular>
-  FASTBLUR_DEVICE void store_codes(int step, Codes code, const Codes& nobody) const {
+  template <bool kEnds>
+  FASTBLUR_DEVICE void store_codes(int step, Codes code, const Codes& nobody, bool wide) const {
     // Padding of the max never wins, not even against -inf: in column 0, candidate 1 always takes
     // over.
     constexpr uint32_t kFirstWins =
         (Codes::bit(Bits::at(0, 0)) | Codes::bit(Bits::at(1, 0))) * Word::kEach;
 #pragma unroll
     for (int q = 0; q < kWords; ++q) {
-      if constexpr (P > 0) code.low[q] |= pixel_.first ? kFirstWins : 0;
+      if constexpr (kEnds && P > 0) code.low[q] |= pixel_.strip == 0 ? kFirstWins : 0;
       if constexpr (K == 3) {  // the last to take over won
         code.low[q] &= ~(code.low[q] >> 1 & 0x55555555u);
         code.high[q] &= ~(code.high[q] >> 1 & 0x55555555u);
@@ -309,8 +288,7 @@ class ForwardNhwc {
       code.low[q] |= nobody.low[q];
       code.high[q] |= nobody.high[q];
     }
-    const int64_t row = int64_t(step + S::kRows.tile_shift()) * c_.tile_columns * c_.channels;
-    code.write(codes_ + row, left_, kRegular || c_.wide_x);
+    code.write(plus_bytes(codes_, (step + S::kRows.tile_shift()) * c_.tile_row), left_, wide);
   }
 
   // Computes the held rows that row r of m needs: the K - 1 rows of S_h x before its newest. With
@@ -338,54 +316,51 @@ class ForwardNhwc {
     if constexpr (kCodes && K > 1 && kStepOfRow0 + S::kRows.tile_shift() > 0) {
       if (keeps && chunk_of_steps(c_) == 0) {
         if (Word::has_nan(all)) choose_again(kTop - 2, before);
-        store_codes<false>(kStepOfRow0 - 1, before, Codes());
+        store_codes<true>(kStepOfRow0 - 1, before, Codes(), c_.wide_x);
       }
     }
     next_ = r;
   }
 
+  template <bool kEnds>
   FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
     const int row = 2 * step + kFirst;
     if (next_ != row) {
       Codes unused;
       hold(row, unused, false);
     }
-    const int64_t x_row = int64_t(c_.w) * c_.channels, y_row = int64_t(c_.y_w) * c_.channels;
-    const T* x = x_ + (row - P + K - 1) * x_row + int64_t(kStrip) * pixel_.strip * c_.channels;
-    T* y = y_ + step * y_row;
+    const T* x = plus_bytes(x_, (row - P + K - 1) * c_.x_row);
+    if (!kEnds) x = plus_bytes(x, int64_t(kStrip * pixel_.strip) * c_.pixel);
+    T* y = plus_bytes(y_, step * c_.y_row);
 #pragma unroll 1
     for (; step < end; ++step) {
+      const int64_t ahead =
+          kPrefetches && step + kPrefetchSteps < end ? 2 * kPrefetchSteps * c_.x_row : 0;
       Codes code, nobody;
       Pixels out;
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const Columns now = load_usual(x);
-        x += x_row;
-        if constexpr (kPrefetches)
-          if (step + kPrefetchSteps < end) {
-#pragma unroll
-            for (int k = 0; k < kStrip; ++k)
-              prefetch(x + (2 * kPrefetchSteps - 1) * x_row + k * c_.channels);
-          }
+        const Columns now = load_columns<kEnds>(x, true, ahead);
+        x = plus_bytes(x, c_.x_row);
 #pragma unroll
         for (int q = 0; q < kWords; ++q) {
           Window newest, m;
           select_columns(now, q, newest, e, code);
           select_rows(newest, q, m, e, code, nobody);
-          pad_columns<true>(m);
-          add_row<false>(m, q, e);
+          clear_columns<kEnds>(m);
+          add_row<false, kEnds>(m, q, e);
           if (e == 1) take_row(q, out);
         }
       }
       if (step >= begin) {
-        store_y<true>(y, out);
+        store_y<kEnds>(y, out, true);
         if constexpr (kCodes) {
           if constexpr (K > 1)
             if (has_nan(out)) choose_again(2 * step + kFirst, code);
-          store_codes<true>(step, code, nobody);
+          store_codes<kEnds>(step, code, nobody, true);
         }
       }
-      y += y_row;
+      y = plus_bytes(y, c_.y_row);
     }
     next_ = 2 * end + kFirst;
   }
@@ -424,8 +399,8 @@ class ForwardNhwc {
         select_rows(newest, q, m, 0, row_code, row_nobody);
 #pragma unroll
         for (int c = B; c < B + kStrip; ++c) all = Word::sum(all, m[c]);
-        pad_columns<false>(m);
-        add_row<true>(m, q, e);
+        clear_columns<true>(m);
+        add_row<true, true>(m, q, e);
         if (!kCodes || !keeps) continue;
         // Padding of the max never wins: in row 0, candidate 1 always takes over.
         if (P > 0 && r == 0) {
@@ -446,14 +421,14 @@ class ForwardNhwc {
 #pragma unroll
     for (int q = 0; q < kWords; ++q) take_row(q, out);
     if (step >= begin && step < c_.y_h)
-      store_y<false>(y_ + int64_t(step) * c_.y_w * c_.channels, out);
+      store_y<true>(plus_bytes(y_, step * c_.y_row), out, c_.wide_y);
     if constexpr (kCodes) {
       const bool nan = K > 1 && Word::has_nan(all);
       const int row = 2 * step + kFirst;
       if ((step >= begin || begin == 0) && step >= kStepOfRow0 &&
           step + S::kRows.tile_shift() < c_.tile_rows) {
         if (nan) choose_again(row, code);
-        store_codes<false>(step, code, nobody);
+        store_codes<true>(step, code, nobody, c_.wide_x);
       }
     }
   }
@@ -461,6 +436,8 @@ class ForwardNhwc {
   const Call& c_;
   const Pixel pixel_;
   const int left_;  // channels from the thread's first to the last
+  const bool interior_ = pixel_.interior(c_, -B - P, kColumns - 1 - B - P, 0, 1);
+  const int line_ = pixel_.line(c_);
   const uint32_t floor_ = filled<T>(c_.floor);
   const T* x_;  // the thread's first channel in pixel 0 of the image
   T* y_;        // in the strip's first pixel of row 0; codes_ likewise

@@ -17,29 +17,48 @@ constexpr int kStrip = kTileColumns;
 
 struct Pixel {
   int64_t image;
-  int strip, channel;  // channel: the thread's first
-  bool first, edge;    // the strip has the first, or the last, column of m
+  int strip, channel;         // channel: the thread's first
+  int warp_first, warp_last;  // the strips of the warp's first and last thread; beyond the row's
+                              // if they belong to other images
 
   FASTBLUR_DEVICE Pixel(const Call& c, int64_t unit, int channels_each) {
-    int64_t strips;
-    int group;
-    if (c.units <= 0x7fffffff) {  // 64-bit division is slow
-      strips = unsigned(unit) / unsigned(c.channel_groups);
-      image = unsigned(strips) / unsigned(c.groups);
-    } else {
-      strips = unit / c.channel_groups;
-      image = strips / c.groups;
-    }
-    group = int(unit - strips * c.channel_groups);
-    strip = int(strips - image * c.groups);
-    channel = group * channels_each;
-    first = strip == 0;
-    edge = strip == c.last_group;
+    const auto divide = [&](int64_t a, int b) -> int64_t {
+      if (c.units <= 0x7fffffff) return unsigned(a) / unsigned(b);  // 64-bit division is slow
+      return a / b;
+    };
+    const int64_t strips = divide(unit, c.channel_groups);
+    image = divide(strips, c.groups);
+    const auto in_row = [&](int64_t s) { return int(s - image * c.groups); };
+    strip = in_row(strips);
+    channel = int(unit - strips * c.channel_groups) * channels_each;
+    warp_first = in_row(divide(unit / kWarp * kWarp, c.channel_groups));
+    warp_last = in_row(divide(unit / kWarp * kWarp + kWarp - 1, c.channel_groups));
+  }
+
+  // The line of ColumnWeights for the strip's first output.
+  FASTBLUR_DEVICE int line(const Call& c) const {
+    return ColumnWeights::kBefore +
+           (strip <= 1 ? 2 * strip : max(2 * strip - c.weights.left_out, 3));
+  }
+
+  // Whether no thread of the warp is at an end of its row: all columns of x and of y from the given
+  // ones on exist, and these outputs read no padding. Columns are counted from the strip's first.
+  FASTBLUR_DEVICE bool interior(const Call& c, int first_x, int last_x, int first_y,
+                                int last_y) const {
+    return kStrip * warp_first + first_x >= 0 && kStrip * warp_last + last_x < c.w &&
+           2 * warp_first + first_y > 0 && 2 * warp_last + last_y < c.y_w - 1;
   }
 };
 
 template <int kWords>
 using Cell = Vector<uint32_t, kWords>;
+
+// The element `bytes` further on.
+template <class V>
+FASTBLUR_DEVICE V* plus_bytes(V* at, int64_t bytes) {
+  using Byte = std::conditional_t<std::is_const_v<V>, const char, char>;
+  return reinterpret_cast<V*>(reinterpret_cast<Byte*>(at) + bytes);
+}
 
 // Loads a thread's channels of a pixel, or their codes, from `at` as 32-bit words. `wide` says that
 // the vector is aligned and that all its channels exist. Otherwise only the first `left` channels

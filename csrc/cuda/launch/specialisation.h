@@ -27,8 +27,8 @@ struct Sizes {
   static_assert(K <= 3, "TileCode: a tile's winners have 16 (K - 1) bits, and a code at most 32");
   static_assert(
       F / 2 <= 2,
-      "ColumnBorder, pad_columns, fold_columns, padding_tap: a window reads at most two "
-      "columns of right padding, and their sources are at most three columns to the left");
+      "ColumnBorder, ColumnWeights, padding_tap: a window reads at most two columns of right "
+      "padding, and their sources are at most three columns to the left");
   static_assert(kBefore <= 2,
                 "ColumnBorder::kHalo: a lane keeps at most two columns before its own");
   static_assert(F - kBefore <= 3,

@@ -40,7 +40,7 @@ inline Call make_call(const Params& p, const void* in, void* out, void* codes) {
   return c;
 }
 
-// Divides the rows into groups of `columns` columns.
+// Divides the rows into groups of `columns` columns, for the contiguous format.
 inline void group_columns(Call& c, int columns) {
   c.groups = int(ceil_div(c.w, columns));
   c.last_group = (c.m_w - 1) / columns;
