@@ -144,7 +144,7 @@ def fuzzer(variant: Variant = FULL, changes: Sequence[Change] = ()) -> Path:
     jobs = [(csrc / name, [*flags, *variant.flags]) for name in core]
     jobs += _arenas(csrc, [*flags, *variant.flags])
     # The driver has the headers as they are: no defect is on both sides of a comparison.
-    jobs += [(HERE / name, [*_flags(ROOT / "csrc"), "-O2"]) for name in DRIVER]
+    jobs += [(HERE / name, [*_flags(ROOT / "csrc"), "-O2"]) for name in (*DRIVER, "mutator.cpp")]
     objects = _objects("clang++", jobs)
     target = CACHE / f"{variant.name}-{_hash(''.join(o.stem for o in objects))}"
     if not target.exists():

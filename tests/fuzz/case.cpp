@@ -88,6 +88,22 @@ void make_general(Reader& in, Case& c) {
   }
 }
 
+// Arguments at the edge of what is valid, on either side of it.
+void make_edge(Reader& in, Case& c) {
+  const size_t axis = size_t(in.below(2));
+  int64_t& size = axis ? c.input.w : c.input.h;
+  auto& taps = axis ? c.taps_w : c.taps_h;
+  const int64_t k = c.pool[axis], pad = c.pad[axis], m = size + 2 * pad - k + 1;
+  const int64_t room = m + c.blur_pad[2 * axis] + c.blur_pad[2 * axis + 1];
+  const int64_t beside = in.below(3) - 1;
+  switch (in.below(4)) {
+    case 0: c.blur_pad[2 * axis + size_t(in.below(2))] = m + beside; break;
+    case 1: taps.resize(size_t(std::clamp<int64_t>(room + beside, 0, 33)), 0.5); break;
+    case 2: size = k - 2 * pad + beside; break;
+    default: c.pad[axis] = k / 2 + beside;
+  }
+}
+
 // Arguments that nobody should pass. Some of them are valid all the same.
 void make_hostile(Reader& in, Case& c) {
   constexpr int64_t kOdd[] = {0,
@@ -183,7 +199,8 @@ Case make_case(const uint8_t* data, size_t size) {
   make_input(in, c);
   if (profile >= 18 && profile < 24) make_neighbour(in, c);
   if (profile >= 24) make_general(in, c);
-  if (profile < 30) make_valid(c);
+  if (profile < 31) make_valid(c);
+  if (profile == 30) make_edge(in, c);
   if (profile == 31) make_hostile(in, c);
   const auto fill = [&](int of) { return Fill(of < 8 ? in.below(2) : in.below(int(Fill::count))); };
   c.fill_x = fill(in.below(16)), c.fill_dy = fill(in.below(12));

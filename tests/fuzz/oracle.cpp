@@ -1,3 +1,4 @@
+// Plain loops over one plane at a time: the winners, both blurs, and back.
 #include "oracle.h"
 
 #include <algorithm>
@@ -58,20 +59,6 @@ std::vector<Term<R>> terms_of(const fastblur::Axis& a, const double* taps, const
   return terms;
 }
 
-template <class R>
-double longest_sum(const std::vector<Term<R>>& terms, int64_t n, bool transposed) {
-  std::vector<int> count(size_t(n), 0);
-  for (const auto& t : terms) ++count[size_t(transposed ? t.from : t.to)];
-  return count.empty() ? 0 : *std::max_element(count.begin(), count.end());
-}
-
-template <class R>
-R sum_of_weights(const std::vector<Term<R>>& terms) {
-  R sum = 1;
-  for (const auto& t : terms) sum += std::fabs(t.weight);
-  return sum;
-}
-
 // A plane of numbers, with the sums of their terms' absolute values.
 template <class R>
 struct Plane {
@@ -86,29 +73,39 @@ struct Plane {
   }
 };
 
-// out = terms along the rows or the columns of `in`, whose rows have `width` elements.
+// out = terms along the columns or down the rows of `in`, which has `rows` x `width` numbers.
 template <class R>
-Plane<R> apply_rows(const std::vector<Term<R>>& terms, const Plane<R>& in, int64_t width,
-                    int64_t rows_out, bool transposed) {
-  Plane<R> out(rows_out * width);
-  for (const auto& t : terms) {
-    const int64_t from = transposed ? t.to : t.from, to = transposed ? t.from : t.to;
-    for (int64_t j = 0; j < width; ++j) out.add(to * width + j, t.weight, in, from * width + j);
-  }
-  return out;
-}
+struct Blur {
+  std::vector<Term<R>> terms;
+  int64_t size_m, size_y;
+  bool down;  // the rows
 
-template <class R>
-Plane<R> apply_columns(const std::vector<Term<R>>& terms, const Plane<R>& in, int64_t width_in,
-                       int64_t rows, int64_t width_out, bool transposed) {
-  Plane<R> out(rows * width_out);
-  for (int64_t i = 0; i < rows; ++i)
+  Plane<R> operator()(const Plane<R>& in, int64_t rows, int64_t width, bool transposed) const {
+    const int64_t size_out = transposed ? size_m : size_y;
+    const int64_t width_out = down ? width : size_out;
+    Plane<R> out(down ? size_out * width : rows * size_out);
     for (const auto& t : terms) {
       const int64_t from = transposed ? t.to : t.from, to = transposed ? t.from : t.to;
-      out.add(i * width_out + to, t.weight, in, i * width_in + from);
+      if (down)
+        for (int64_t j = 0; j < width; ++j) out.add(to * width + j, t.weight, in, from * width + j);
+      else
+        for (int64_t i = 0; i < rows; ++i)
+          out.add(i * width_out + to, t.weight, in, i * width + from);
     }
-  return out;
-}
+    return out;
+  }
+  // The number of terms of the longest sum.
+  double longest(bool transposed) const {
+    std::vector<int> count(size_t(transposed ? size_m : size_y), 0);
+    for (const auto& t : terms) ++count[size_t(transposed ? t.from : t.to)];
+    return *std::max_element(count.begin(), count.end());
+  }
+  R sum_of_weights() const {
+    R sum = 1;
+    for (const auto& t : terms) sum += std::fabs(t.weight);
+    return sum;
+  }
+};
 
 // Of a window or a part of it: the winner, its place in the window, and its element of x.
 struct Winner {
@@ -145,117 +142,140 @@ std::vector<Winner> winners_of(const Params& p, const std::vector<double>& x) {
 }
 
 template <class R>
-Answer answer_in(const Case& c, const Params& p, const void* x, const void* dy) {
-  const int64_t m_h = p.h.pooled(), m_w = p.w.pooled(), y_h = p.h.out(), y_w = p.w.out();
-  const Map map_x{p.channels, p.h.size, p.w.size, p.channels_last};
-  const Map map_m{p.channels, m_h, m_w, p.channels_last};
-  const Map map_y{p.channels, y_h, y_w, p.channels_last};
-  const int64_t planes = p.batch * p.channels;
-  const auto vertical = terms_of<R>(p.h, p.taps_h, c.mode, c.type);
-  const auto horizontal = terms_of<R>(p.w, p.taps_w, c.mode, c.type);
-  // A float32 sum that comes near its largest number may overflow, in some order of summation.
-  const R limit = R(largest_of(c.type == Type::f64 ? Type::f64 : Type::f32)) * R(0.99L);
+class Oracle {
+ public:
+  Oracle(const Case& c, const Params& p, const void* x, const void* dy)
+      : c_(c),
+        p_(p),
+        x_(x),
+        dy_(dy),
+        m_h_(p.h.pooled()),
+        m_w_(p.w.pooled()),
+        y_h_(p.h.out()),
+        y_w_(p.w.out()),
+        down_{terms_of<R>(p.h, p.taps_h, c.mode, c.type), m_h_, y_h_, true},
+        along_{terms_of<R>(p.w, p.taps_w, c.mode, c.type), m_w_, y_w_, false},
+        // A sum that comes near the largest number may overflow, in some order of summation.
+        limit_(R(largest_of(c.type == Type::f64 ? Type::f64 : Type::f32)) * R(0.99L)) {}
 
-  // Each product and each sum rounds once, and so does a sum of weights of a row that the padding
-  // repeats. The longest chain is a sum of sums. Below the normal range a rounding is half of the
-  // smallest number, whatever the size.
-  Answer answer;
-  const double half = c.type == Type::f64 ? 0x1p-1074 : 0x1p-150;
-  // The blur along either axis may come last, and multiplies what the other one lost.
-  const auto weights = double(std::max(sum_of_weights(vertical), sum_of_weights(horizontal)));
-  const auto keep = [&](Expected& to, int64_t n, double roundings, int64_t times) {
+  Answer answer() {
+    const int64_t planes = p_.batch * p_.channels, pools = p_.h.pool + p_.w.pool;
+    // Each product and each sum rounds once, and so does a sum of the weights of a row that the
+    // padding repeats. The longest chain is a sum of sums.
+    keep(answer_.y, planes * y_h_ * y_w_, 2 * down_.longest(false) + along_.longest(false), 1);
+    keep(answer_.dx, planes * p_.h.size * p_.w.size,
+         down_.longest(true) + along_.longest(true) + double(pools), p_.h.pool * p_.w.pool);
+    answer_.row.resize(size_t(planes * m_h_ * m_w_)), answer_.column = answer_.row;
+    for (int64_t image = 0; image < p_.batch; ++image)
+      for (int64_t channel = 0; channel < p_.channels; ++channel) {
+        const auto winners = forward(image, channel);
+        backward(image, channel, winners);
+      }
+    return std::move(answer_);
+  }
+
+ private:
+  void keep(Expected& to, int64_t n, double roundings, int64_t times) const {
     to.low.resize(size_t(n)), to.high.resize(size_t(n)), to.size.resize(size_t(n));
     to.roundings = roundings + 4;
+    // Below the normal range a rounding is half of the smallest number, whatever the size. The blur
+    // along either axis may come last, and multiplies what the other one lost.
+    const double half = c_.type == Type::f64 ? 0x1p-1074 : 0x1p-150;
+    const auto weights = double(std::max(down_.sum_of_weights(), along_.sum_of_weights()));
     to.tiny = half * std::ceil(to.roundings * (1 + weights)) * double(times);
-  };
-  keep(answer.y, planes * y_h * y_w,
-       2 * longest_sum(vertical, y_h, false) + longest_sum(horizontal, y_w, false), 1);
-  keep(answer.dx, planes * p.h.size * p.w.size,
-       longest_sum(vertical, m_h, true) + longest_sum(horizontal, m_w, true) + p.h.pool + p.w.pool,
-       p.h.pool * p.w.pool);
-  answer.row.resize(size_t(planes * m_h * m_w)), answer.column = answer.row;
-  const auto put_element = [&](Expected& to, int64_t at, R value, R size) {
-    const R allowed = R(to.roundings) * R(rounding_of(c.type)) * size + R(to.tiny);
+  }
+
+  void put(Expected& to, int64_t at, R value, R size) const {
+    const R allowed = R(to.roundings) * R(rounding_of(c_.type)) * size + R(to.tiny);
     double low = double(value - allowed), high = double(value + allowed);
     if (!std::isfinite(value)) low = high = double(value);
-    else if (c.type == Type::f64)
+    else if (c_.type == Type::f64)
       low = std::nextafter(low, -INFINITY), high = std::nextafter(high, INFINITY);
-    else if (c.type != Type::f32) low = round_to(c.type, low), high = round_to(c.type, high);
+    else if (c_.type != Type::f32) low = round_to(c_.type, low), high = round_to(c_.type, high);
     to.low[size_t(at)] = low, to.high[size_t(at)] = high;
-    to.size[size_t(at)] = size <= limit ? double(size) : double(INFINITY);
-  };
-  const auto overflows = [&](Plane<R>& plane) {  // and all that comes of it
-    for (R& size : plane.size)
-      if (!(size <= limit)) size = R(INFINITY);
-  };
-
-  const auto near_limit = [&](const Plane<R>& plane, const std::vector<Term<R>>& terms) {
-    const R largest =
-        plane.size.empty() ? 0 : *std::max_element(plane.size.begin(), plane.size.end());
-    return largest * sum_of_weights(terms) > limit;
-  };
-  const auto keep_overflows = [&](Plane<R>& plane, const Plane<R>& other) {
-    for (size_t i = 0; i < plane.size.size(); ++i)
-      if (!(other.size[i] <= limit)) plane.size[i] = R(INFINITY);
-  };
-
-  for (int64_t image = 0; image < p.batch; ++image) {
-    for (int64_t channel = 0; channel < p.channels; ++channel) {
-      Plane<R> m(m_h * m_w), up(y_h * y_w), dx(p.h.size * p.w.size);
-      std::vector<double> own(size_t(p.h.size * p.w.size));
-      for (int64_t i = 0; i < p.h.size; ++i)
-        for (int64_t j = 0; j < p.w.size; ++j)
-          own[size_t(i * p.w.size + j)] = get(c.type, x, map_x.at(image, channel, i, j));
-      auto winners = winners_of(p, own);
-      for (int64_t at = 0; at < m_h * m_w; ++at) {
-        Winner& best = winners[size_t(at)];
-        const bool nobody = p.relu && best.value <= 0;
-        m.set(at, nobody ? R(0) : R(best.value));
-        if (nobody) best.element = -1;
-        const auto in_memory = size_t(map_m.at(image, channel, at / m_w, at % m_w));
-        answer.row[in_memory] = uint8_t(nobody ? p.h.pool : best.row);
-        answer.column[in_memory] = uint8_t(best.column);
-      }
-      auto rows = apply_rows(vertical, m, m_w, y_h, false);
-      overflows(rows);
-      auto y = apply_columns(horizontal, rows, m_w, y_h, y_w, false);
-      if (near_limit(m, horizontal)) {  // a kernel that blurs along the rows first may overflow
-        auto columns = apply_columns(horizontal, m, m_w, m_h, y_w, false);
-        overflows(columns);
-        keep_overflows(y, apply_rows(vertical, columns, y_w, y_h, false));
-      }
-      for (int64_t i = 0; i < y_h; ++i)
-        for (int64_t j = 0; j < y_w; ++j) {
-          const int64_t at = map_y.at(image, channel, i, j), here = i * y_w + j;
-          put_element(answer.y, at, y.value[size_t(here)], y.size[size_t(here)]);
-          up.set(here, R(get(c.type, dy, at)));
-        }
-      auto dv = apply_rows(vertical, up, y_w, m_h, true);
-      overflows(dv);
-      auto dm = apply_columns(horizontal, dv, y_w, m_h, m_w, true);
-      if (near_limit(up, horizontal)) {
-        auto columns = apply_columns(horizontal, up, y_w, y_h, m_w, true);
-        overflows(columns);
-        keep_overflows(dm, apply_rows(vertical, columns, m_w, m_h, true));
-      }
-      overflows(dm);
-      for (int64_t at = 0; at < m_h * m_w; ++at)
-        if (winners[size_t(at)].element >= 0) dx.add(winners[size_t(at)].element, R(1), dm, at);
-      for (int64_t i = 0; i < p.h.size; ++i)
-        for (int64_t j = 0; j < p.w.size; ++j) {
-          const int64_t here = i * p.w.size + j;
-          put_element(answer.dx, map_x.at(image, channel, i, j), dx.value[size_t(here)],
-                      dx.size[size_t(here)]);
-        }
-    }
+    to.size[size_t(at)] = size <= limit_ ? double(size) : double(INFINITY);
   }
-  return answer;
-}
+
+  // Makes the size of what overflows infinite, and so of all that comes of it.
+  Plane<R> marked(Plane<R> plane) const {
+    for (R& size : plane.size)
+      if (!(size <= limit_)) size = R(INFINITY);
+    return plane;
+  }
+
+  // Both blurs, first down the rows. A kernel may blur along the rows first, and overflow where
+  // this order does not.
+  Plane<R> blur(const Plane<R>& in, int64_t rows, int64_t width, bool transposed) const {
+    const int64_t rows_out = transposed ? m_h_ : y_h_, width_out = transposed ? m_w_ : y_w_;
+    auto out = along_(marked(down_(in, rows, width, transposed)), rows_out, width, transposed);
+    const R largest = *std::max_element(in.size.begin(), in.size.end());
+    if (largest * along_.sum_of_weights() > limit_) {
+      const auto other =
+          down_(marked(along_(in, rows, width, transposed)), rows, width_out, transposed);
+      for (size_t i = 0; i < out.size.size(); ++i)
+        if (!(other.size[i] <= limit_)) out.size[i] = R(INFINITY);
+    }
+    return marked(std::move(out));
+  }
+
+  std::vector<Winner> forward(int64_t image, int64_t channel) {
+    const Map map_x = map(p_.h.size, p_.w.size), map_m = map(m_h_, m_w_), map_y = map(y_h_, y_w_);
+    std::vector<double> x(size_t(p_.h.size * p_.w.size));
+    for (int64_t i = 0; i < p_.h.size; ++i)
+      for (int64_t j = 0; j < p_.w.size; ++j)
+        x[size_t(i * p_.w.size + j)] = get(c_.type, x_, map_x.at(image, channel, i, j));
+    auto winners = winners_of(p_, x);
+    Plane<R> m(m_h_ * m_w_);
+    for (int64_t at = 0; at < m_h_ * m_w_; ++at) {
+      Winner& best = winners[size_t(at)];
+      const bool nobody = p_.relu && best.value <= 0;
+      m.set(at, nobody ? R(0) : R(best.value));
+      if (nobody) best.element = -1;
+      const auto in_memory = size_t(map_m.at(image, channel, at / m_w_, at % m_w_));
+      answer_.row[in_memory] = uint8_t(nobody ? p_.h.pool : best.row);
+      answer_.column[in_memory] = uint8_t(best.column);
+    }
+    const auto y = blur(m, m_h_, m_w_, false);
+    for (int64_t i = 0; i < y_h_; ++i)
+      for (int64_t j = 0; j < y_w_; ++j) {
+        const auto here = size_t(i * y_w_ + j);
+        put(answer_.y, map_y.at(image, channel, i, j), y.value[here], y.size[here]);
+      }
+    return winners;
+  }
+
+  void backward(int64_t image, int64_t channel, const std::vector<Winner>& winners) {
+    const Map map_x = map(p_.h.size, p_.w.size), map_y = map(y_h_, y_w_);
+    Plane<R> dy(y_h_ * y_w_), dx(p_.h.size * p_.w.size);
+    for (int64_t i = 0; i < y_h_; ++i)
+      for (int64_t j = 0; j < y_w_; ++j)
+        dy.set(i * y_w_ + j, R(get(c_.type, dy_, map_y.at(image, channel, i, j))));
+    const auto dm = blur(dy, y_h_, y_w_, true);
+    for (int64_t at = 0; at < m_h_ * m_w_; ++at)
+      if (winners[size_t(at)].element >= 0) dx.add(winners[size_t(at)].element, R(1), dm, at);
+    for (int64_t i = 0; i < p_.h.size; ++i)
+      for (int64_t j = 0; j < p_.w.size; ++j) {
+        const auto here = size_t(i * p_.w.size + j);
+        put(answer_.dx, map_x.at(image, channel, i, j), dx.value[here], dx.size[here]);
+      }
+  }
+
+  Map map(int64_t h, int64_t w) const { return {p_.channels, h, w, p_.channels_last}; }
+
+  const Case& c_;
+  const Params& p_;
+  const void *const x_, *const dy_;
+  const int64_t m_h_, m_w_, y_h_, y_w_;
+  const Blur<R> down_, along_;
+  const R limit_;
+  Answer answer_;
+};
 
 }  // namespace
 
 Answer answer(const Case& c, const Params& p, const void* x, const void* dy) {
-  return c.type == Type::f64 ? answer_in<long double>(c, p, x, dy) : answer_in<double>(c, p, x, dy);
+  if (c.type == Type::f64) return Oracle<long double>(c, p, x, dy).answer();
+  return Oracle<double>(c, p, x, dy).answer();
 }
 
 int64_t first_wrong(Type type, const Expected& expected, const void* got) {

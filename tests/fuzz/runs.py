@@ -220,11 +220,33 @@ def record() -> Path:
     """Writes what the campaigns found to tests/records/fuzz.json."""
     from testing import records
 
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"findings": len([c for c in cases() if "Found" in c.sentence])}
     for kind in ("full", "installed", "cuda"):
         file = build.CACHE / f"tally-{kind}.json"
         if file.exists():
             tally = json.loads(file.read_text())["tally"]
-            figures[kind] = {name: tally[name] for name in sorted(tally)}
-    figures["findings"] = len(cases())
+            kept = ("runs", "refused", "ran", "valid", "seconds", "largest edges")
+            figures[kind] = {
+                name.removeprefix("largest "): round(tally[name])
+                for name in sorted(tally)
+                if name.startswith(kept)
+            }
+            figures[f"bits of {kind}"] = bits(tally)
     return records.write("fuzz", "python -m tests.fuzz --runs 10000000", figures)
+
+
+def bits(tally: dict[str, float]) -> dict[str, str]:
+    """Of each pair of targets, operator and type: how often their bits differ, and by how much."""
+    found = {}
+    for name in sorted(tally):
+        if not name.endswith(" compared"):
+            continue
+        name = name.removesuffix(" compared")
+        text = f"{tally.get(f'{name} different', 0):.0f} of {tally[f'{name} compared']:.0f} differ"
+        if f"{name} different" in tally:
+            ulps, sums = (tally[f"largest {unit} {name}"] for unit in ("ulps", "roundings"))
+            text += f", at most {ulps:.0f} ulps and {sums:.2f} roundings of the terms"
+        for why in ("in the sign of a zero", "where a sum overflows"):
+            text += f", {tally.get(f'{name} different {why}', 0):.0f} {why}"
+        found[name] = text
+    return found

@@ -113,14 +113,14 @@ def by_version(figures: Figures) -> str:
 
 FUZZED = {
     "full": "under AddressSanitizer and UBSan",
-    "shipped": "of the objects as they are shipped",
+    "installed": "of the extension's own objects",
     "cuda": "of the CUDA sources",
 }
 
 
 def fuzzed(figures: Figures) -> str:
     kinds = [f"{figures[k]['runs']:,} runs {words}" for k, words in FUZZED.items() if k in figures]
-    return "; ".join([*kinds, f"{figures['findings']} named cases"])
+    return "; ".join([*kinds, f"{figures['findings']} findings"])
 
 
 SAYS: dict[str, Callable[[Figures], str]] = {
