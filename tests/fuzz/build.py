@@ -161,7 +161,8 @@ def installed() -> Path:
     left_out = re.compile("/cuda/|bindings|arena")  # the driver has arenas of its own
     core = [p for p in sorted(INSTALLED.rglob("*.o")) if not left_out.search(str(p))]
     sources = [p for p in (ROOT / "csrc").rglob("*") if p.is_file() and "cuda" not in p.parts]
-    if not core or max(p.stat().st_mtime for p in sources) > min(p.stat().st_mtime for p in core):
+    linked = [p.stat().st_mtime for p in INSTALLED.parent.glob("_C*.so")]
+    if not linked or max(p.stat().st_mtime for p in sources) > max(linked):
         raise BuildError(f"{INSTALLED} has no objects of these sources: build the extension first")
     compiler = os.environ.get("CXX", "g++")
     csrc = ROOT / "csrc"

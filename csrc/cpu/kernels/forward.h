@@ -29,11 +29,15 @@ void sum_sources(VerticalTaps::List sources, const typename V::Scalar* m, int64_
   sum_rows<V>(own_row, own_weight, n_own, n, out);
   if (n_own == n_rows) return;
   // Exception: an infinity added with weights of both signs is NaN, which the sum of the weights
-  // hides. So where the sum with separate weights is not finite, it replaces the result.
+  // hides. So where a row is not finite, the sum with separate weights replaces the result. Not
+  // where that sum overflows: FusedRows, which serves finite rows, would not replace it.
   sum_rows<V>(row, weight, n_rows, n, discard);
+  const V zero = V::set1(0);
   for (int64_t i = 0; i < n; i += V::kLanes) {
-    const V each = V::load(discard + i), nonfinite = V::fma(each, V::set1(0), V::set1(0));
-    V::if_then_else(V::beats(nonfinite, nonfinite), each, V::load(out + i)).store(out + i);
+    V nonfinite = zero;  // NaN if an element of a row is not finite
+    for (int k = 0; k < n_own; ++k) nonfinite = V::fma(V::load(own_row[k] + i), zero, nonfinite);
+    V::if_then_else(V::beats(nonfinite, nonfinite), V::load(discard + i), V::load(out + i))
+        .store(out + i);
   }
 }
 
