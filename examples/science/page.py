@@ -42,8 +42,9 @@ def protocol(data: Record) -> str:
     return (
         f"`{run['command']}` on {run['date']}: {run['train_images']:,} photographs to train, "
         f"{run['test_images']:,} others to test; {seeds} seed{'s' * (seeds > 1)}; {epochs} "
-        f"epoch{'s' * (epochs > 1)} in batches of {run['batch_size']}; fastblur "
-        f"{run['fastblur']}, torch {run['torch']}, Python {run['python']}."
+        f"epoch{'s' * (epochs > 1)} in batches of {run['batch_size']}; one thread for each "
+        f"network, on a CPU with {run['cpu']}; fastblur {run['fastblur']}, torch {run['torch']}, "
+        f"Python {run['python']}."
     )
 
 

@@ -45,6 +45,7 @@ def assemble(
             "test_images": len(fashion.test[0]),
             "shift": MARGIN,
             "data": digest,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
             "fastblur": fastblur.__version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
