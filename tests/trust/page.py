@@ -53,9 +53,10 @@ where it does, and the largest difference in units in the last place of the larg
 {table}
 
 The portable target has no fused multiply-add, so it rounds each product before it adds. AVX2 and
-AVX-512 differ in one case: dx of channels_last maps with fewer channels than an AVX-512 vector and
-as many as an AVX2 vector. Those take the loop for any geometry on one, the fused loop on the other,
-which add in another order.
+AVX-512 differ over the case list in one kind of call: dx of channels_last maps with fewer channels
+than an AVX-512 vector and as many as an AVX2 vector. Those take the loop for any geometry on one,
+the fused loop on the other, which add in another order. The fuzzer found a second kind: y of
+contiguous rows with a horizontal stride above 2, where the compiler fuses other products and sums.
 """
 COVERAGE = """\
 ## Coverage
