@@ -17,10 +17,11 @@ from benchmarks.pages.claims import claims  # noqa: E402
 from benchmarks.pages.results import load  # noqa: E402
 from benchmarks.report import fill, filled  # noqa: E402
 
+ELSEWHERE = {"science.md"}  # its figures are held to its tables by tests/test_figures.py
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",
-    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md") if p.name not in ELSEWHERE),
 ]
 CLAIMS = claims()
 NUMBER = r"\d[\d.]*(?:/\d+)?"
@@ -34,8 +35,13 @@ CHOSEN = {
         "That is 1/16, 1/8 and 1/32 of a float32 input",  # bits of a code over bits of an element
         "a quarter of y, 1/4 byte of codes",
         "the instruction count of every specialisation within 2 % of",  # tests/test_cuda_budgets.py
+        "a second loop of 1.1 to 2.0 times as many instructions",  # the same
     ],
-    "docs/how_it_works.md": ["A $dx$ of 2 MiB or more", "A channels_last $y$ of 4 MiB or more"],
+    "docs/how_it_works.md": [
+        "A $dx$ of 2 MiB or more",
+        "A channels_last $y$ of 4 MiB or more",
+        "counts 1.8 to 2 times as many instructions",  # tests/test_aarch64.py
+    ],
     "docs/volumes.md": [  # bytes of the tensors that calls pass on
         "read and write 3.6 times the input in forward",
         "would move 1.1 times",
@@ -44,7 +50,7 @@ CHOSEN = {
     "docs/triton.md": [
         "1/16 of a float32 x for max 2 and 1/8 for max 3",
         # tests/test_triton_budgets.py
-        "Each count is within 1.5 times the CUDA kernel's, at most 1.39 times",
+        "Each count is within 1.55 times the CUDA kernel's, at most 1.52 times",
     ],
 }
 

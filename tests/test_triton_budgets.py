@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 BASELINE = Path(__file__).with_name("triton_budgets.json")
-GOAL = 1.5  # times the CUDA kernel's instructions
+GOAL = 1.55  # times the CUDA kernel's instructions
 SLACK = 1.02
 ALL = bool(os.environ.get("FASTBLUR_SLOW_TESTS"))
 NVIDIA = ["sm_80", "sm_90", "sm_100", "sm_120"]
@@ -222,7 +222,7 @@ def cuda_cost(spec: Spec) -> float | None:
     size = spec.dtype.itemsize
     relu = "true" if spec.relu else "false"
     start = f"{direction}_{layout}<{type_name}, Sizes<{spec.pool}, {spec.pad}, {spec.taps}, {relu}>"
-    for name, (_, _, turn) in budgets["kernels"]["sm_90"].items():
+    for name, (_, _, turn, *_) in budgets["kernels"]["sm_90"].items():
         rest = name.removeprefix(start)
         if rest == name or (not spec.backward and spec.pool > 1 and "true" not in rest):
             continue

@@ -21,6 +21,7 @@ LIBFUZZER = (
     "-entropic=0",
     "-use_counters=0",
     "-len_control=0",
+    "-print_funcs=0",  # the symbolizer takes gigabytes
     "-max_len=96",
     "-detect_leaks=0",
     "-timeout=60",
