@@ -14,9 +14,9 @@ What is counted is one turn of the *steady loop*, along its *hot path*:
    many narrow accesses for one wide one, loses, and every other unmarked branch counts as taken,
    whichever way is heavier.
 3. The steady loop is the one whose hot path stores the most (squared widths again), and of those
-   that store equally much, the one with the fewest instructions. The others are for threads with
-   more to decide, as at the ends of a row; ``slowest`` has the instructions of the longest. A loop
-   around one that stores half as much as itself, or more, is out.
+   that store equally much and load, the one with the fewest instructions. The others are for
+   threads with more to decide, as at the ends of a row; ``slowest`` has the instructions of the
+   longest. A loop around one that stores half as much as itself, or more, is out.
 
 Predicated instructions count, as they are issued whether they act or not. Not followed: the side
 exits of warp synchronisation (BRA.DIV), which the compiler adds for diverged warps.
@@ -274,7 +274,7 @@ class Loop:
 def steady_loop(graph: list[Block]) -> Loop | None:
     found = loops(graph)
     marked = {n for n, block in enumerate(graph) if block.is_marked}
-    candidates: dict[int, tuple[tuple[int, int], list[int]]] = {}
+    candidates: dict[int, tuple[tuple[int, bool, int], list[int]]] = {}
     for header, body in sorted(found.items(), key=lambda item: len(item[1])):
         inner = [h for h in found if h in body and found[h] < body]
         usable = body - marked - set().union(*(found[h] for h in inner))
@@ -282,16 +282,17 @@ def steady_loop(graph: list[Block]) -> Loop | None:
         code = [i for n in path for i in graph[n].instructions]
         stored = traffic(code, ("store",))
         if stored and all(2 * candidates[h][0][0] < stored for h in inner if h in candidates):
-            candidates[header] = ((stored, -len(code)), path)
+            loads = traffic(code, ("load",)) > 0
+            candidates[header] = ((stored, loads, -len(code)), path)
     if not candidates:
         return None
     header = max(candidates, key=lambda h: candidates[h][0])
-    (stored, _), path = candidates[header]
+    (stored, loads, _), path = candidates[header]
     aside = found[header] - set(path)
     rare = _only_through(graph, header, found[header], marked) & aside
     return Loop(
         path=[i for n in path for i in graph[n].instructions],
-        slowest=max(-n for (stores, n), _ in candidates.values() if stores == stored),
+        slowest=max(-n for (*kind, n), _ in candidates.values() if kind == [stored, loads]),
         rare=sum(len(graph[n].instructions) for n in rare),
         aside=sum(len(graph[n].instructions) for n in aside - rare),
     )
