@@ -120,7 +120,7 @@ def test_reading_a_report_of_pytest(tmp_path: Path) -> None:
         '<testcase name="b"><failure/></testcase><testcase name="c"><error/></testcase>'
         '<testcase name="d"><skipped/></testcase></testsuite></testsuites>'
     )
-    expected = {"passed": 1, "failed": 2, "skipped": 1, "elements": 7}
+    expected = {"passed": 1, "failed": 2, "skipped": 1, "elements": 7, "failing": ["b", "c"]}
     assert runs.suite("", report) == expected
     statistics = "  - during generate phase: 8 passing examples, 2 failing examples\n"
     found = runs.examples(statistics + statistics, report)

@@ -97,6 +97,8 @@ def share(reached: int, total: int) -> str:
 def tests(figures: Figures) -> str:
     """Of a run of pytest."""
     words = f"{figures['passed']:,} passed, {figures['failed']:,} failed"
+    if figures.get("failing"):
+        words += f" ({', '.join(f'`{name}`' for name in figures['failing'])})"
     return words + (f", {figures['skipped']:,} skipped" if figures["skipped"] else "")
 
 

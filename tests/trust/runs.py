@@ -82,16 +82,20 @@ def suite(_: str, report: Path) -> Figures:
     """What became of the tests, and the numbers that they noted."""
     counts: Counter[str] = Counter()
     noted: Figures = {}
+    failing = []
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         kinds = {child.tag for child in case} & {"failure", "error", "skipped"}
         counts["skipped" if kinds == {"skipped"} else "failed" if kinds else "passed"] += 1
+        if kinds & {"failure", "error"}:
+            failing.append(case.attrib["name"])
         for item in case.iter("property"):
             noted[item.attrib["name"]] = max(
                 noted.get(item.attrib["name"], 0), int(item.attrib["value"])
             )
     if not counts["passed"] + counts["failed"]:
         raise ValueError("no test ran")
-    return {key: counts[key] for key in ("passed", "failed", "skipped")} | noted
+    found = {key: counts[key] for key in ("passed", "failed", "skipped")}
+    return found | noted | ({"failing": failing[:5]} if failing else {})
 
 
 def examples(output: str, report: Path) -> Figures:
