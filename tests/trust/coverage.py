@@ -76,7 +76,7 @@ def of_python() -> dict[str, Any]:
 def of_cpp() -> dict[str, Any]:
     """Lines and branches by the folder inside csrc/, which every template instance adds to."""
     command = ["-m", "gcovr", "--root", ".", "--object-directory", "build/objects"]
-    run(*command, "--filter", "csrc/", *GCOVR, "--json-summary", "cpp.json", "--output", os.devnull)
+    run(*command, "--filter", "csrc/", *GCOVR, "--json-summary", "cpp.json")
     figures: dict[str, Any] = {}
     for file in json.loads((TREE / "cpp.json").read_text())["files"]:
         folder = str(Path(file["filename"]).parent)
