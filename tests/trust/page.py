@@ -64,8 +64,7 @@ COVERAGE = """\
 {table}
 
 Lines of a C++ template count once, however often it is instantiated; its branches count in every
-instance that the compiler makes, most of which no call reaches. Left out of that run is what runs
-none of these files: {left_out}.
+instance that the compiler makes, most of which no call reaches. That run left out: {left_out}.
 """
 GPU_PART = """\
 ## On a GPU
