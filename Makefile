@@ -8,7 +8,7 @@ REQUIREMENTS ?= requirements/dev.txt
 PYTEST_FLAGS ?= -n 2
 
 BIN := $(VENV)/bin
-SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .PHONY: demo figures test test-all trust bench report counts docs lint wheel doctor asan tsan clean
 .DELETE_ON_ERROR:

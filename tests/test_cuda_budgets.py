@@ -139,7 +139,7 @@ def worse_than(kernel: sass.Kernel, before: list[int]) -> Iterable[str]:
             f"({before[0]} -> {registers} registers)"
         )
     names = ("its steady loop", "its slowest loop")
-    for name, old, new in zip(names, before[2:], loops, strict=False):
+    for name, old, new in zip(names, before[2:], loops, strict=True):
         if new > old * SLACK:
             text = f"{old} -> {new} instructions a turn of {name}"
             if kernel.elements is not None:

@@ -40,7 +40,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 BASELINE = Path(__file__).with_name("triton_budgets.json")
-GOAL = 1.55  # times the CUDA kernel's instructions
+GOAL = 1.5  # times the CUDA kernel's instructions
+# The kernels that are over it, and by how much at most: the CUDA kernel became faster.
+OVER = {"forward channels_last float32, max 2 pad 0, 4 taps, relu": 1.53}
 SLACK = 1.02
 ALL = bool(os.environ.get("FASTBLUR_SLOW_TESTS"))
 NVIDIA = ["sm_80", "sm_90", "sm_100", "sm_120"]
@@ -272,7 +274,7 @@ def test_budget(spec: Spec) -> None:
     assert now["instructions"] <= before["instructions"] * SLACK
     cuda = cuda_cost(spec)
     assert cuda is not None
-    assert now["instructions"] <= GOAL * cuda
+    assert now["instructions"] <= OVER.get(str(spec), GOAL) * cuda
 
 
 @pytest.mark.parametrize("arch", NVIDIA + AMD)
@@ -387,7 +389,9 @@ def test_page_says_what_the_baselines_say() -> None:
     assert table(lambda spec: kernels[str(spec)]) in text
     costs = [(kernels[str(spec)]["instructions"], cuda_cost(spec)) for spec in SHOWN]
     worst = max(triton / cuda for triton, cuda in costs if cuda)
-    assert f"within {GOAL} times the CUDA kernel's, at most {worst:.2f} times" in text
+    over = sum(triton > GOAL * cuda for triton, cuda in costs if cuda)
+    assert over == len(OVER) == 1
+    assert f"within {GOAL} times the CUDA kernel's, but for one of {worst:.2f} times" in text
 
 
 def spills_of(archs: list[str]) -> str:
