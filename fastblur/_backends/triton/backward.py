@@ -6,102 +6,8 @@ import triton
 import triton.language as tl
 
 from .generic import border_source
-from .sweep import SIZES, chunk_of, lanes, offsets_of, store_columns, vector
-
-
-@triton.jit
-def _spread_columns(
-    row, strip, at_end, step, lane, y_w, exists, TAPS: tl.constexpr, K: tl.constexpr,
-    P: tl.constexpr, MODE: tl.constexpr, LAST: tl.constexpr, PAIRS: tl.constexpr,
-):  # fmt: skip
-    """B_h' of a row of dy: the window's columns of dm, what padding receives given to its source.
-
-    `at_end` tells whether a lane is -1, 0 or 1 strips beyond the last one of m, and whether that
-    one has 1, 2, 3 or 4 columns: 3 x 4 conditions.
-    """
-    F: tl.constexpr = len(TAPS)
-    B: tl.constexpr = (F - 1) // 2
-    R: tl.constexpr = K - 1 - P
-    G: tl.constexpr = K + 3
-    FIRST: tl.constexpr = -((R + F - 1 - B) // 2)
-    USUAL_Y: tl.constexpr = (3 + P + B) // 2
-    FAR_Y: tl.constexpr = 0 if LAST > 0 else 3 if P > 0 and F > 3 else 2
-    LAST_Y: tl.constexpr = USUAL_Y if USUAL_Y > FAR_Y else FAR_Y
-    dy = ()
-    if PAIRS:
-        own = vector(row, tl.multiple_of(2 * strip + lane, 2), exists, 2, 0)
-    for j in tl.static_range(FIRST, LAST_Y + 1):
-        if PAIRS and (j == 0 or j == 1):
-            dy = dy + (own[j],)
-        else:
-            column = 2 * strip + j
-            there = exists & (column >= 0) & (column < y_w)
-            value = tl.load(row + (column * step + lane), mask=there, other=0.0)
-            dy = dy + (value.to(tl.float32),)
-    dm = ()
-    for g in tl.static_range(G):
-        value = dy[0] * 0.0
-        for j in tl.static_range(FIRST, USUAL_Y + 1):
-            if g - R + B - 2 * j >= 0 and g - R + B - 2 * j < F:
-                value = _add_product(
-                    value, dy[j - FIRST], TAPS[g - R + B - 2 * j],
-                    j == FIRST or g - R + B - 2 * j + 2 >= F,
-                )  # fmt: skip
-        # What lies beyond the map receives nothing.
-        if g < R:
-            value = tl.where(strip == 0, 0.0, value)
-        for beyond in tl.static_range(2):
-            for l in tl.static_range(1, 5):
-                if (LAST == 0 or LAST == l) and g - R >= l - 4 * beyond:
-                    value = tl.where(at_end[4 * (beyond + 1) + l - 1], 0.0, value)
-        # Padding before the first column: only the first column of y reads it.
-        if MODE != "zeros":
-            for n in tl.static_range(1, B + 1):
-                for s in tl.static_range(2):
-                    if g - R == (n if MODE == "reflect" else 0) - 4 * s:
-                        if -2 * s >= FIRST:
-                            value = tl.where(
-                                strip == s, value + dy[-2 * s - FIRST] * TAPS[B - n], value
-                            )
-            # And behind the last one: only the last column of y.
-            for t in tl.static_range(F // 2):
-                for l in tl.static_range(1, 5):
-                    for beyond in tl.static_range(-1, 2):
-                        if LAST == 0 or LAST == l:
-                            if g - R == (l - 2 - t if MODE == "reflect" else l - 1) - 4 * beyond:
-                                if (
-                                    l + t + B - 2 * ((l + 1) // 2 - 1) < F
-                                    and (l + 1) // 2 - 1 - 2 * beyond >= FIRST
-                                ):
-                                    value = tl.where(
-                                        at_end[4 * (beyond + 1) + l - 1],
-                                        value
-                                        + dy[(l + 1) // 2 - 1 - 2 * beyond - FIRST]
-                                        * TAPS[l + t + B - 2 * ((l + 1) // 2 - 1)],
-                                        value,
-                                    )
-        dm = dm + (value,)
-    return dm
-
-
-@triton.jit
-def _add_product(total, value, tap: tl.constexpr, FIRST: tl.constexpr):
-    if FIRST:
-        total = value * tap
-    else:
-        total += value * tap
-    return total
-
-
-@triton.jit
-def _at_end(strip, end, last_columns, LAST: tl.constexpr):
-    """Whether a lane is -1, 0 or 1 strips beyond the last one of m, that with 1 to 4 columns."""
-    at_end = ()
-    for beyond in tl.static_range(-1, 2):
-        for l in tl.static_range(1, 5):
-            there = strip == end + beyond
-            at_end = at_end + ((there if LAST == l else there & (last_columns == l)),)
-    return at_end
+from .spread import ends_of, spread_columns
+from .sweep import SIZES, chunk_of, lanes, offsets_of, repeated, store_columns
 
 
 @triton.jit
@@ -208,6 +114,100 @@ def _route(dm, pending, words, before, K: tl.constexpr, P: tl.constexpr, RELU: t
     return dx, later
 
 
+@triton.jit
+def _sum_rows(spread, TAPS: tl.constexpr, E: tl.constexpr):
+    """B_v': a step's first or second row of dm, E, from the rows of B_h' dy."""
+    F: tl.constexpr = len(TAPS)
+    G: tl.constexpr = len(spread) // ((F + 1) // 2)
+    dm = ()
+    for g in tl.static_range(G):
+        value = spread[g] * TAPS[F - 2 + E]
+        for d in tl.static_range(1, (F + 1) // 2):
+            if F - 2 + E - 2 * d >= 0:
+                value += spread[d * G + g] * TAPS[F - 2 + E - 2 * d]
+        dm = dm + (value,)
+    return dm
+
+
+@triton.jit
+def _steady_steps(
+    x_at, y_at, code_at, x_row, y_row, code_row, x_lane, y_lane, code_lane, strip, end_strip,
+    pixel, at_end, exists, begin, end, by, width, y_w, pending, mask,
+    K: tl.constexpr, P: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
+    MODE: tl.constexpr, RELU: tl.constexpr, LAST: tl.constexpr, VECTORS: tl.constexpr,
+    PAIRS: tl.constexpr, HAS_CODES: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """The steps whose rows are all in the map. Each row of B_h' dy is made once and held."""
+    SUMS: tl.constexpr = (len(TAPS_H) + 1) // 2
+    spread = ()  # SUMS rows of B_h' dy
+    for _ in tl.static_range(SUMS - 1):
+        spread = spread + spread_columns(
+            y_at, strip, at_end, pixel, y_lane, y_w, exists, TAPS_W, K, P, MODE, LAST, PAIRS
+        )
+        y_at += y_row
+    before = _load_words(
+        code_at - P * code_row, strip, end_strip, code_lane, pixel, exists, mask, K, P, HAS_CODES
+    )
+    for s in tl.range(begin, end, by, num_stages=STAGES):
+        spread = spread + spread_columns(
+            y_at, strip, at_end, pixel, y_lane, y_w, exists, TAPS_W, K, P, MODE, LAST, PAIRS
+        )
+        for e in tl.static_range(2):
+            words = _load_words(
+                code_at, strip, end_strip, code_lane, pixel, exists, mask, K, P, HAS_CODES
+            )
+            if P == 0:
+                before = words
+            dm = _sum_rows(spread, TAPS_H, e)
+            out, pending = _route(dm, pending, words, before, K, P, RELU)
+            before = words
+            store_columns(x_at, strip, pixel, x_lane, exists, width, out, VECTORS)
+            code_at += code_row
+            x_at += x_row
+        spread = spread[K + 3 :]
+        y_at += y_row
+    return pending
+
+
+@triton.jit
+def _tap(t, TAPS: tl.constexpr):
+    """Tap number t, which the compiler does not know."""
+    tap = 0.0
+    for a in tl.static_range(len(TAPS)):
+        tap = tl.where(t == a, TAPS[a], tap)
+    return tap
+
+
+@triton.jit
+def _edge_row_of_dm(
+    y_at, y_row, y_lane, strip, pixel, at_end, exists, u, m_h, y_h, y_w, nothing,
+    K: tl.constexpr, P: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
+    MODE: tl.constexpr, LAST: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """Row u of dm, wherever it stands: at itself, and as padding before and behind the map."""
+    F: tl.constexpr = len(TAPS_H)
+    B: tl.constexpr = (F - 1) // 2
+    G: tl.constexpr = K + 3
+    dm = repeated(nothing, G)
+    if (u >= 0) & (u < m_h):
+        for n in range(1 + B + F // 2):
+            q = tl.where(n == 0, u, tl.where(n <= B, -n, m_h + n - 1 - B))
+            if border_source(q, m_h, MODE) == u:
+                for t in range(F):
+                    i = (q + B - t) >> 1
+                    if (2 * i + t == q + B) & (i >= 0) & (i < y_h):
+                        tap = _tap(t, TAPS_H)
+                        part = spread_columns(
+                            y_at + i * y_row, strip, at_end, pixel, y_lane,
+                            y_w, exists, TAPS_W, K, P, MODE, LAST, PAIRS,
+                        )  # fmt: skip
+                        total = ()
+                        for g in tl.static_range(G):
+                            total = total + (dm[g] + part[g] * tap,)
+                        dm = total
+    return dm
+
+
 @triton.jit(do_not_specialize=SIZES)
 def backward(
     dx, dy, codes, images, channels, height, width, m_h, y_h, y_w, strips, rows, steps, chunk,
@@ -223,10 +223,7 @@ def backward(
     of dx can lie beyond those of m.
     """
     F: tl.constexpr = len(TAPS_H)
-    B: tl.constexpr = (F - 1) // 2
-    G: tl.constexpr = K + 3
-    SUMS: tl.constexpr = (F + 1) // 2
-    AHEAD: tl.constexpr = F - 2 - B
+    AHEAD: tl.constexpr = F - 2 - (F - 1) // 2
     LAST: tl.constexpr = 4 - (K - 1 - 2 * P) if WHOLE else 0
     VECTORS: tl.constexpr = WHOLE and not CHANNELS_LAST
     PAIRS: tl.constexpr = VECTORS and K - 1 - 2 * P < 2
@@ -248,16 +245,14 @@ def backward(
     mask = 0 if CHANNELS_LAST and K == 3 else opaque
 
     first_step = (P - AHEAD) >> 1
-    pending = ()  # what K - 1 rows of dx have received
-    for _ in tl.static_range((K - 1) * G):
-        pending = pending + (nothing,)
+    pending = repeated(nothing, (K - 1) * (K + 3))  # what K - 1 rows of dx have received
     step = chunk_of(0, first_step, steps, chunk)[0] - (1 if K > 1 else 0)
     while step < chunk_of(opaque & step, first_step, steps, chunk)[1]:
         hidden = opaque & step
         begin, end = chunk_of(hidden if HIDE_CHUNK else 0, first_step, steps, chunk)
         fast_begin = tl.maximum(begin, 1)
         fast_end = tl.minimum(
-            tl.minimum(end, y_h - SUMS + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1
+            tl.minimum(end, y_h - (F + 1) // 2 + 1), ((m_h - 3 - F // 2 - AHEAD) >> 1) + 1
         )
         place, lane, strip, exists = lanes(
             hidden, images, channels, x_strips, CHANNELS_LAST, STRIPS, CHANNELS
@@ -272,87 +267,33 @@ def backward(
         code_at = codes + code_from
         end_strip = strips - 1
         by = 1 + hidden if K == 3 and not CHANNELS_LAST else 1
-        at_end = _at_end(strip, end_strip, last_columns, LAST)
+        at_end = ends_of(strip, end_strip, last_columns, LAST)
         if (step == fast_begin) & (step < fast_end):
-            y_at += fast_begin * y_row
-            code_at += (2 * fast_begin + AHEAD) * code_row
-            x_at += (2 * fast_begin + AHEAD - P) * x_row
-            spread = ()  # SUMS rows of B_h' dy
-            for _ in tl.static_range(SUMS - 1):
-                spread = spread + _spread_columns(
-                    y_at, strip, at_end, pixel, y_lane, y_w,
-                    exists, TAPS_W, K, P, MODE, LAST, PAIRS,
-                )  # fmt: skip
-                y_at += y_row
-            before = _load_words(
-                code_at - P * code_row, strip, end_strip, code_lane, pixel,
-                exists, mask, K, P, HAS_CODES,
+            pending = _steady_steps(
+                x_at + (2 * fast_begin + AHEAD - P) * x_row, y_at + fast_begin * y_row,
+                code_at + (2 * fast_begin + AHEAD) * code_row, x_row, y_row, code_row,
+                x_lane, y_lane, code_lane, strip, end_strip, pixel, at_end, exists,
+                fast_begin, fast_end, by, width, y_w, pending, mask,
+                K, P, TAPS_H, TAPS_W, MODE, RELU, LAST, VECTORS, PAIRS, HAS_CODES, STAGES,
             )  # fmt: skip
-            for s in tl.range(fast_begin, fast_end, by, num_stages=STAGES):
-                spread = spread + _spread_columns(
-                    y_at, strip, at_end, pixel, y_lane, y_w,
-                    exists, TAPS_W, K, P, MODE, LAST, PAIRS,
-                )  # fmt: skip
-                for e in tl.static_range(2):
-                    words = _load_words(
-                        code_at, strip, end_strip, code_lane, pixel,
-                        exists, mask, K, P, HAS_CODES,
-                    )  # fmt: skip
-                    if P == 0:
-                        before = words
-                    dm = ()
-                    for g in tl.static_range(G):
-                        value = spread[g] * TAPS_H[F - 2 + e]
-                        for d in tl.static_range(1, SUMS):
-                            if F - 2 + e - 2 * d >= 0:
-                                value += spread[d * G + g] * TAPS_H[F - 2 + e - 2 * d]
-                        dm = dm + (value,)
-                    out, pending = _route(dm, pending, words, before, K, P, RELU)
-                    before = words
-                    store_columns(
-                        x_at, strip, pixel, x_lane, exists, width,
-                        out, VECTORS,
-                    )  # fmt: skip
-                    code_at += code_row
-                    x_at += x_row
-                spread = spread[G:]
-                y_at += y_row
             step = fast_end
         else:
             for e in range(2):
                 u = 2 * step + AHEAD + e
-                dm = ()
-                for g in tl.static_range(G):
-                    dm = dm + (nothing,)
-                if (u >= 0) & (u < m_h):
-                    # Where row u stands: at itself, and as padding before and behind the map.
-                    for n in range(1 + B + F // 2):
-                        q = tl.where(n == 0, u, tl.where(n <= B, -n, m_h + n - 1 - B))
-                        if border_source(q, m_h, MODE) == u:
-                            for t in range(F):
-                                i = (q + B - t) >> 1
-                                if (2 * i + t == q + B) & (i >= 0) & (i < y_h):
-                                    tap = 0.0
-                                    for a in tl.static_range(F):
-                                        tap = tl.where(t == a, TAPS_H[a], tap)
-                                    part = _spread_columns(
-                                        y_at + i * y_row, strip, at_end, pixel, y_lane,
-                                        y_w, exists, TAPS_W, K, P, MODE, LAST, PAIRS,
-                                    )  # fmt: skip
-                                    total = ()
-                                    for g in tl.static_range(G):
-                                        total = total + (dm[g] + part[g] * tap,)
-                                    dm = total
+                r = u - P
+                dm = _edge_row_of_dm(
+                    y_at, y_row, y_lane, strip, pixel, at_end, exists, u, m_h, y_h, y_w, nothing,
+                    K, P, TAPS_H, TAPS_W, MODE, LAST, PAIRS,
+                )  # fmt: skip
                 words = _load_words(
-                    code_at + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row, strip, end_strip,
-                    code_lane, pixel, exists, mask, K, P, HAS_CODES,
+                    code_at + tl.minimum(tl.maximum(u, 0), rows - 1) * code_row,
+                    strip, end_strip, code_lane, pixel, exists, mask, K, P, HAS_CODES,
                 )  # fmt: skip
                 before = _load_words(
-                    code_at + tl.minimum(tl.maximum(u - P, 0), rows - 1) * code_row, strip,
-                    end_strip, code_lane, pixel, exists, mask, K, P, HAS_CODES,
+                    code_at + tl.minimum(tl.maximum(r, 0), rows - 1) * code_row,
+                    strip, end_strip, code_lane, pixel, exists, mask, K, P, HAS_CODES,
                 )  # fmt: skip
                 out, pending = _route(dm, pending, words, before, K, P, RELU)
-                r = u - P
                 store_columns(
                     x_at + r * x_row, strip, pixel, x_lane,
                     exists & (step >= begin) & (r >= 0) & (r < height), width, out, VECTORS,

@@ -38,172 +38,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .compare import each, larger, pack, rectify, take, unpack
+from .compare import pack, unpack
 from .generic import border_source
-from .sweep import SIZES, chunk_of, lanes, offsets_of, store_columns, vector
-
-
-@triton.jit
-def _window_offsets(
-    strip, last_is, step, lane, width, F: tl.constexpr, K: tl.constexpr, P: tl.constexpr
-):
-    """Where the columns of a lane's window lie in a row of x; the nearest there is beyond its ends.
-
-    In a max the same element twice does no harm, for an equal value never takes over. Where the
-    last strip has but one column of m, its last output may read a column of m from before the
-    window. That one takes the place of the strip's fourth, which is not there.
-    """
-    B: tl.constexpr = (F - 1) // 2
-    offsets = ()
-    for j in tl.static_range(F + 1 + K):
-        column = 4 * strip - B - P + j
-        if F % 2 == 0 and j >= B + 3:
-            column = tl.where(last_is[0], column - (3 + F // 2), column)
-        column = tl.minimum(tl.maximum(column, 0), width - 1)
-        offsets = offsets + (column * step + lane,)
-    return offsets
-
-
-@triton.jit
-def _load_window(
-    row, offsets, first, last, exists, F: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
-    VECTORS: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
-    """The columns of the lanes' windows of a row of x."""
-    COLUMNS: tl.constexpr = F + 1 + K
-    BEFORE: tl.constexpr = (F - 1) // 2 + P
-    AFTER: tl.constexpr = COLUMNS - 4 - BEFORE
-    x = ()
-    if VECTORS:
-        own = vector(row, offsets[BEFORE], exists, 4, 0)
-        N: tl.constexpr = 4 if BEFORE > 2 else BEFORE
-        M: tl.constexpr = 4 if AFTER > 2 else AFTER
-        if BEFORE > 0:
-            left = vector(row, offsets[BEFORE], exists & (first == 0), N, -N)
-            for j in tl.static_range(BEFORE):
-                v = left[N - BEFORE + j]
-                if P > 0 and j == BEFORE - 1:
-                    v = tl.where(first, own[0], v)
-                x = x + (v,)
-        x = x + own
-        if AFTER > 0:
-            right = vector(row, offsets[BEFORE], exists & (last == 0), M, 4)
-            for j in tl.static_range(AFTER):
-                v = right[j]
-                if P > 0 and j == 0:
-                    v = tl.where(last, own[3], v)
-                x = x + (v,)
-    else:
-        for j in tl.static_range(COLUMNS):
-            value = tl.load(row + offsets[j], mask=exists)
-            x = x + (value.to(tl.float32) if T == tl.float32 else value,)
-    return x
-
-
-@triton.jit
-def _winner_bits(took_1, took_2, K: tl.constexpr):
-    """The winners' indices from the bits of who took over, in all places at once."""
-    if K == 3:
-        winners = (took_1 & ~(took_2 >> 1)) | took_2
-    else:
-        winners = took_1
-    return winners
-
-
-@triton.jit
-def _select_columns(
-    x, first, last_is, zero, F: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
-    MODE: tl.constexpr, LAST: tl.constexpr, CODES: tl.constexpr, T: tl.constexpr, PTX: tl.constexpr,
-):  # fmt: skip
-    """S_h: the padded maxima along a row, and the winners of the strip's own columns."""
-    B: tl.constexpr = (F - 1) // 2
-    EACH: tl.constexpr = K - 1  # bits of a winner
-    best = ()
-    took_1 = zero
-    took_2 = zero
-    for c in tl.static_range(F + 2):
-        value = x[c]
-        for z in tl.static_range(1, K):
-            later = x[c + z]
-            if CODES and c >= B and c < B + 4:
-                if z == 1:
-                    value, took_1 = take(value, later, took_1, 1 << ((c - B) * EACH), T, PTX)
-                else:
-                    value, took_2 = take(value, later, took_2, 2 << ((c - B) * EACH), T, PTX)
-            else:
-                value = larger(value, later, T, PTX)
-        best = best + (value,)
-    if P > 0 and CODES:  # the column before the row's first and the one after its last never win
-        took_1 = took_1 | tl.where(first, each(1, T), 0)
-        for l in tl.static_range(4):
-            if LAST == 0 or LAST == l + 1:
-                took_2 = took_2 & tl.where(last_is[l], ~each(2 << (l * EACH), T), -1)
-    padded = ()
-    for c in tl.static_range(F + 2):
-        value = best[c]
-        if c < B:
-            if MODE == "reflect":
-                source = best[2 * B - c]
-            elif MODE == "replicate":
-                source = best[B]
-            else:
-                source = value ^ value if T != tl.float32 else 0.0
-            value = tl.where(first, source, value)
-        for t in tl.static_range(F // 2):
-            for l in tl.static_range(1, 5):
-                if c == B + l + t and (LAST == 0 or LAST == l):
-                    if MODE == "reflect":
-                        source = best[B + l - 2 - t if B + l - 2 - t >= 0 else B + 3]
-                    elif MODE == "replicate":
-                        source = best[B + l - 1]
-                    else:
-                        source = value ^ value if T != tl.float32 else 0.0
-                    value = tl.where(last_is[l - 1], source, value)
-        padded = padded + (value,)
-    return padded, _winner_bits(took_1, took_2, K)
-
-
-@triton.jit
-def _select_rows(
-    rows, valid, zero, F: tl.constexpr, K: tl.constexpr, RELU: tl.constexpr, CODES: tl.constexpr,
-    CHECKED: tl.constexpr, T: tl.constexpr, PTX: tl.constexpr,
-):  # fmt: skip
-    """S_v of K rows of S_h x, one after the other in `rows`, and ReLU; and the winners' bits.
-
-    CHECKED: only those rows can win that are `valid`; in place of one that is not, `rows` has its
-    neighbour again.
-    """
-    B: tl.constexpr = (F - 1) // 2
-    N: tl.constexpr = F + 2
-    EACH: tl.constexpr = 2 if K == 3 or (K == 2 and RELU) else 1
-    EVERY: tl.constexpr = each(1 + (1 << EACH) + (1 << 2 * EACH) + (1 << 3 * EACH), T)
-    m = ()
-    took_1 = zero
-    took_2 = zero
-    nobody = zero
-    for c in tl.static_range(N):
-        value = rows[c]
-        for z in tl.static_range(1, K):
-            later = rows[z * N + c]
-            if CODES and c >= B and c < B + 4:
-                if z == 1:
-                    value, took_1 = take(value, later, took_1, 1 << ((c - B) * EACH), T, PTX)
-                else:
-                    value, took_2 = take(value, later, took_2, 2 << ((c - B) * EACH), T, PTX)
-            else:
-                value = larger(value, later, T, PTX)
-        if RELU:
-            if CODES and c >= B and c < B + 4:
-                value, nobody = rectify(value, nobody, K << ((c - B) * EACH), T, PTX)
-            else:
-                value, _ = rectify(value, nobody, 0, T, PTX)
-        m = m + (value,)
-    if CHECKED and K == 3:
-        took_1 = took_1 | tl.where(valid[0], 0, EVERY)
-        took_2 = tl.where(valid[2], took_2, 0)
-    if K == 2 and RELU:
-        took_1 = took_1 & ~(nobody >> 1)
-    return m, _winner_bits(took_1, took_2, K) | nobody
+from .select import lanes_in_row, select_in_row, select_rows
+from .sweep import SIZES, chunk_of, lanes, offsets_of, repeated, store_columns
 
 
 @triton.jit
@@ -241,6 +79,144 @@ def _store_codes(codes, word, exists, T: tl.constexpr):
     tl.store(codes, word.to(codes.dtype.scalar.element_ty), mask=exists)
 
 
+@triton.jit
+def _store_rows_beyond(
+    x_at, code_at, x_row, code_row, code_lane, here, exists, zero, m_h, height, rows,
+    F: tl.constexpr, K: tl.constexpr, P: tl.constexpr, MODE: tl.constexpr, LAST: tl.constexpr,
+    VECTORS: tl.constexpr, T: tl.constexpr, PTX: tl.constexpr,
+):  # fmt: skip
+    """The codes of rows of x beyond those of m: their columns' winners, and no row's."""
+    for r in range(m_h, rows):
+        _, word = select_in_row(
+            x_at + tl.minimum(r, height - 1) * x_row,
+            here, exists, zero, F, K, P, MODE, LAST, VECTORS, True, T, PTX,
+        )  # fmt: skip
+        if P > 0:  # there is no such row of x
+            word = zero
+        _store_codes(code_at + r * code_row + code_lane, word, exists, T)
+
+
+@triton.jit
+def _add_row(sums, part, TAPS: tl.constexpr, E: tl.constexpr):
+    """B_v: what a step's first or second row of m, E, adds to the rows of y that it is part of."""
+    F: tl.constexpr = len(TAPS)
+    EACH: tl.constexpr = len(part)
+    now = ()
+    for d in tl.static_range((F + 1) // 2):
+        for o in tl.static_range(EACH):
+            total = sums[EACH * d + o]
+            if F - 2 - 2 * d + E >= 0:
+                total += part[o] * TAPS[F - 2 - 2 * d + E]
+            now = now + (total,)
+    return now
+
+
+@triton.jit
+def _add_edge_row(sums, part, there, e, TAPS: tl.constexpr):
+    """The same where `e` is not known to the compiler, of a row that may not be `there`."""
+    F: tl.constexpr = len(TAPS)
+    EACH: tl.constexpr = len(part)
+    now = ()
+    for d in tl.static_range((F + 1) // 2):
+        for o in tl.static_range(EACH):
+            if F - 2 - 2 * d >= 0:
+                tap = tl.where(e == 0, TAPS[F - 2 - 2 * d], TAPS[F - 1 - 2 * d])
+                takes_part = there
+            else:
+                tap = TAPS[0] + 0.0 * e
+                takes_part = there & (e == 1)
+            total = sums[EACH * d + o]
+            now = now + (tl.where(takes_part, total + part[o] * tap, total),)
+    return now
+
+
+@triton.jit
+def _without_first(sums, nothing, EACH: tl.constexpr):
+    """The sums when the first row of y is whole, and a new one begins."""
+    sums = sums[EACH:]
+    for _ in tl.static_range(EACH):
+        sums = sums + (nothing,)
+    return sums
+
+
+@triton.jit
+def _steady_steps(
+    x_at, y_at, code_at, x_row, y_row, code_row, y_lane, code_lane, strip, pixel, here, exists,
+    begin, end, y_w, held, words, sums, zero, nothing,
+    K: tl.constexpr, P: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
+    MODE: tl.constexpr, RELU: tl.constexpr, LAST: tl.constexpr, VECTORS: tl.constexpr,
+    PAIRS: tl.constexpr, CODES: tl.constexpr, T: tl.constexpr, PTX: tl.constexpr,
+):  # fmt: skip
+    """The steps whose rows are all in the map. Each row of S_h x is made once and held."""
+    F: tl.constexpr = len(TAPS_H)
+    N: tl.constexpr = F + 2
+    EACH: tl.constexpr = 2 if T == tl.float32 else 4  # numbers of a row of y
+    for s in range(begin, end):
+        for e in tl.static_range(2):
+            best, word = select_in_row(
+                x_at, here, exists, zero, F, K, P, MODE, LAST, VECTORS, CODES, T, PTX
+            )
+            x_at += x_row
+            held = held + best
+            words = words + (word,)
+            m, winners = select_rows(held, (), zero, F, K, RELU, CODES, False, T, PTX)
+            if CODES:
+                word = words[0] | (winners << 4 * (K - 1))
+                _store_codes(code_at + code_lane, word, exists, T)
+                code_at += code_row
+            held = held[N:]
+            words = words[1:]
+            sums = _add_row(sums, _blur_columns(m, TAPS_W, T), TAPS_H, e)
+        store_columns(
+            y_at, strip, pixel, y_lane, exists, y_w, _in_words(sums[:EACH], T, PTX), PAIRS
+        )
+        y_at += y_row
+        sums = _without_first(sums, nothing, EACH)
+    return held, words, sums
+
+
+@triton.jit
+def _edge_row(
+    x_at, code_at, x_row, code_row, code_lane, here, exists, q, e, first_code, end_code, m_h,
+    height, sums, zero,
+    K: tl.constexpr, P: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
+    MODE: tl.constexpr, RELU: tl.constexpr, LAST: tl.constexpr, VECTORS: tl.constexpr,
+    CODES: tl.constexpr, T: tl.constexpr, PTX: tl.constexpr,
+):  # fmt: skip
+    """Row q of the padded m, from its source; and what a steady step after it needs."""
+    F: tl.constexpr = len(TAPS_H)
+    u = border_source(q, m_h, MODE)
+    r = u - P
+    held = ()
+    valid = ()
+    words = ()
+    for z in tl.static_range(K):
+        best, word = select_in_row(
+            x_at + tl.minimum(tl.maximum(r + z, 0), height - 1) * x_row,
+            here, exists, zero, F, K, P, MODE, LAST, VECTORS, CODES, T, PTX,
+        )  # fmt: skip
+        held = held + best
+        words = words + (word,)
+        valid = valid + ((r + z >= 0) & (r + z < height),)
+    m, winners = select_rows(held, valid, zero, F, K, RELU, CODES, True, T, PTX)
+    if CODES:
+        if (q >= first_code) & (q < end_code):
+            word = words[P] | (winners << 4 * (K - 1))
+            _store_codes(code_at + q * code_row + code_lane, word, exists, T)
+    sums = _add_edge_row(sums, _blur_columns(m, TAPS_W, T), u >= 0, e, TAPS_H)
+    return held[F + 2 :], words[P + 1 :], sums
+
+
+@triton.jit
+def _words_of_pairs(pointer, bytes: tl.constexpr):
+    """The same memory, as words of two neighbouring elements."""
+    if bytes == 1:
+        pointer = pointer.to(tl.pointer_type(tl.int16), bitcast=True)
+    else:
+        pointer = pointer.to(tl.pointer_type(tl.int32), bitcast=True)
+    return pointer
+
+
 @triton.jit(do_not_specialize=SIZES)
 def forward(
     x, y, codes, images, channels, height, width, m_h, y_h, y_w, strips, rows, steps, chunk,
@@ -256,18 +232,15 @@ def forward(
     have two neighbouring channels in a word. A program sweeps `chunk` steps of `steps`.
     """
     T: tl.constexpr = x.dtype.element_ty if PACKED else tl.float32
-    PER: tl.constexpr = 2 if PACKED else 1
+    EACH: tl.constexpr = 4 if PACKED else 2  # numbers of a lane's row of y
     F: tl.constexpr = len(TAPS_H)
     B: tl.constexpr = (F - 1) // 2
-    N: tl.constexpr = F + 2
-    SUMS: tl.constexpr = (F + 1) // 2
     LATE: tl.constexpr = K - 1 - P  # rows from a row of x to the row of m of its number
     AHEAD: tl.constexpr = F - 2 - B  # a step's first row of m is 2 step + AHEAD
     WARM_UP: tl.constexpr = B if B > 0 or K == 1 else 1
     LAST: tl.constexpr = 4 - (K - 1 - 2 * P) if WHOLE else 0  # columns of m in the last strip
     VECTORS: tl.constexpr = WHOLE and not CHANNELS_LAST
     PAIRS: tl.constexpr = VECTORS and K - 1 - 2 * P < 2  # rows of y are pairs as well
-    ROW_SHIFT: tl.constexpr = 4 * (K - 1)
     HAS_CODES: tl.constexpr = CODES and (K > 1 or RELU)
     HIDE_CHANNELS: tl.constexpr = CHANNELS_LAST and K == 3 and F == 4  # see backward.py
 
@@ -277,26 +250,16 @@ def forward(
         y_w = y_w * 2
     if PACKED:
         channels = channels // 2
-        x = x.to(tl.pointer_type(tl.int32), bitcast=True)
-        y = y.to(tl.pointer_type(tl.int32), bitcast=True)
-        if codes.dtype.element_ty == tl.int8:
-            codes = codes.to(tl.pointer_type(tl.int16), bitcast=True)
-        else:
-            codes = codes.to(tl.pointer_type(tl.int32), bitcast=True)
+        x = _words_of_pairs(x, 2)
+        y = _words_of_pairs(y, 2)
+        codes = _words_of_pairs(codes, codes.dtype.element_ty.primitive_bitwidth // 8)
     zero = tl.zeros((STRIPS, CHANNELS) if CHANNELS_LAST else (STRIPS,), tl.int32)
     nothing = zero.to(tl.float32)
-    no_word = zero if PACKED else nothing
     opaque = images >> 31  # zero, and the compiler cannot know; see `sweep.py`
 
-    held = ()  # K - 1 rows of S_h x
-    for _ in tl.static_range((K - 1) * N):
-        held = held + (no_word,)
-    words = ()  # their columns' winners that have no row of m yet
-    for _ in tl.static_range(LATE):
-        words = words + (zero,)
-    sums = ()  # rows of y that are not whole
-    for _ in tl.static_range(2 * PER * SUMS):
-        sums = sums + (nothing,)
+    held = repeated(zero if PACKED else nothing, (K - 1) * (F + 2))  # K - 1 rows of S_h x
+    words = repeated(zero, LATE)  # their columns' winners that have no row of m yet
+    sums = repeated(nothing, EACH * ((F + 1) // 2))  # rows of y that are not whole
 
     step = chunk_of(0, 0, steps, chunk)[0] - WARM_UP
     while step < chunk_of(opaque & step, 0, steps, chunk)[1]:
@@ -318,112 +281,36 @@ def forward(
         y_at = y + y_from
         code_at = codes + code_from
         code_lane += strip * pixel
-        first = strip == 0
-        last = strip == strips - 1
-        last_is = ()
-        for l in tl.static_range(1, 5):
-            last_is = last_is + ((last if LAST == l else last & (last_columns == l)),)
-        if VECTORS:
-            offsets = ()
-            for j in tl.static_range(F + 1 + K):
-                offsets = offsets + (strip * 4 + x_lane,)
-        else:
-            offsets = _window_offsets(strip, last_is, pixel, x_lane, width, F, K, P)
+        here = lanes_in_row(
+            strip, strips, last_columns, pixel, x_lane, width, F, K, P, LAST, VECTORS
+        )
         if HAS_CODES:
-            # Rows of x beyond those of m have no row's winners.
             if (step == begin - WARM_UP) & (end == steps):
-                for r in range(m_h, rows):
-                    window = _load_window(
-                        x_at + tl.minimum(r, height - 1) * x_row,
-                        offsets, first, last, exists, F, K, P, VECTORS, T,
-                    )  # fmt: skip
-                    best, word = _select_columns(
-                        window, first, last_is, zero, F, K, P, MODE, LAST, True, T, PTX
-                    )
-                    if P > 0:  # there is no such row of x
-                        word = zero
-                    _store_codes(code_at + r * code_row + code_lane, word, exists, T)
+                _store_rows_beyond(
+                    x_at, code_at, x_row, code_row, code_lane, here, exists, zero, m_h, height,
+                    rows, F, K, P, MODE, LAST, VECTORS, T, PTX,
+                )  # fmt: skip
         if (step == fast_begin) & (step < fast_end):
-            x_at += (2 * fast_begin + AHEAD + LATE) * x_row
-            y_at += fast_begin * y_row
-            code_at += (2 * fast_begin + AHEAD) * code_row
-            for s in range(fast_begin, fast_end):
-                for e in tl.static_range(2):
-                    window = _load_window(x_at, offsets, first, last, exists, F, K, P, VECTORS, T)
-                    x_at += x_row
-                    best, word = _select_columns(
-                        window, first, last_is, zero, F, K, P, MODE, LAST, HAS_CODES, T, PTX
-                    )
-                    held = held + best
-                    words = words + (word,)
-                    m, winners = _select_rows(held, (), zero, F, K, RELU, HAS_CODES, False, T, PTX)
-                    if HAS_CODES:
-                        word = words[0] | (winners << ROW_SHIFT)
-                        _store_codes(code_at + code_lane, word, exists, T)
-                        code_at += code_row
-                    held = held[N:]
-                    words = words[1:]
-                    part = _blur_columns(m, TAPS_W, T)
-                    now = ()
-                    for d in tl.static_range(SUMS):
-                        for o in tl.static_range(2 * PER):
-                            total = sums[2 * PER * d + o]
-                            if F - 2 - 2 * d + e >= 0:
-                                total += part[o] * TAPS_H[F - 2 - 2 * d + e]
-                            now = now + (total,)
-                    sums = now
-                whole = _in_words(sums[: 2 * PER], T, PTX)
-                store_columns(y_at, strip, pixel, y_lane, exists, y_w, whole, PAIRS)
-                y_at += y_row
-                sums = sums[2 * PER :]
-                for _ in tl.static_range(2 * PER):
-                    sums = sums + (nothing,)
+            held, words, sums = _steady_steps(
+                x_at + (2 * fast_begin + AHEAD + LATE) * x_row, y_at + fast_begin * y_row,
+                code_at + (2 * fast_begin + AHEAD) * code_row, x_row, y_row, code_row,
+                y_lane, code_lane, strip, pixel, here, exists, fast_begin, fast_end, y_w,
+                held, words, sums, zero, nothing,
+                K, P, TAPS_H, TAPS_W, MODE, RELU, LAST, VECTORS, PAIRS, HAS_CODES, T, PTX,
+            )  # fmt: skip
             step = fast_end
         else:
             for e in range(2):
-                q = 2 * step + AHEAD + e
-                u = border_source(q, m_h, MODE)
-                r = u - P
-                held = ()
-                valid = ()
-                found = ()
-                for z in tl.static_range(K):
-                    window = _load_window(
-                        x_at + tl.minimum(tl.maximum(r + z, 0), height - 1) * x_row,
-                        offsets, first, last, exists, F, K, P, VECTORS, T,
-                    )  # fmt: skip
-                    best, word = _select_columns(
-                        window, first, last_is, zero, F, K, P, MODE, LAST, HAS_CODES, T, PTX
-                    )
-                    held = held + best
-                    found = found + (word,)
-                    valid = valid + ((r + z >= 0) & (r + z < height),)
-                m, winners = _select_rows(held, valid, zero, F, K, RELU, HAS_CODES, True, T, PTX)
-                if HAS_CODES:
-                    if (q >= first_code) & (q < tl.minimum(m_h, 2 * end + AHEAD)):
-                        word = found[P] | (winners << ROW_SHIFT)
-                        _store_codes(code_at + q * code_row + code_lane, word, exists, T)
-                held = held[N:]
-                words = found[P + 1 :]
-                part = _blur_columns(m, TAPS_W, T)
-                now = ()
-                for d in tl.static_range(SUMS):
-                    for o in tl.static_range(2 * PER):
-                        if F - 2 - 2 * d >= 0:
-                            tap = tl.where(e == 0, TAPS_H[F - 2 - 2 * d], TAPS_H[F - 1 - 2 * d])
-                            takes_part = u >= 0
-                        else:
-                            tap = TAPS_H[0] + 0.0 * e
-                            takes_part = (u >= 0) & (e == 1)
-                        total = sums[2 * PER * d + o]
-                        now = now + (tl.where(takes_part, total + part[o] * tap, total),)
-                sums = now
+                held, words, sums = _edge_row(
+                    x_at, code_at, x_row, code_row, code_lane, here, exists,
+                    2 * step + AHEAD + e, e, first_code, tl.minimum(m_h, 2 * end + AHEAD), m_h,
+                    height, sums, zero,
+                    K, P, TAPS_H, TAPS_W, MODE, RELU, LAST, VECTORS, HAS_CODES, T, PTX,
+                )  # fmt: skip
             store_columns(
                 y_at + step * y_row, strip, pixel, y_lane,
                 exists & (step >= begin) & (step < y_h), y_w,
-                _in_words(sums[: 2 * PER], T, PTX), PAIRS,
+                _in_words(sums[:EACH], T, PTX), PAIRS,
             )  # fmt: skip
-            sums = sums[2 * PER :]
-            for _ in tl.static_range(2 * PER):
-                sums = sums + (nothing,)
+            sums = _without_first(sums, nothing, EACH)
             step += 1

@@ -21,6 +21,15 @@ SIZES = [
 
 
 @triton.jit
+def repeated(value, N: tl.constexpr):
+    """N times the same value."""
+    values = ()
+    for _ in tl.static_range(N):
+        values = values + (value,)
+    return values
+
+
+@triton.jit
 def chunk_of(hidden, first, steps, chunk):
     """The steps of a program, from the first to before the last."""
     begin = first + (tl.program_id(1) + hidden) * chunk
