@@ -1,7 +1,7 @@
 // Sizes, border rules and code widths of a call, as plain arithmetic for host and device.
 //
-// fastblur/_geometry/geometry.py defines the same in Python. tests/test_geometry.py compares the
-// two with each other, and with the shapes that the reference produces.
+// fastblur/_geometry/geometry.py defines the same in Python. tests/kernels/test_geometry.py
+// compares the two with each other, and with the shapes that the reference produces.
 #pragma once
 
 #include <cstdint>

@@ -37,7 +37,7 @@ def tests(session: Session) -> str:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--tb=short", "--maxfail=25"]
     command += ["-p", "no:cacheprovider"]
     if session.dry:
-        command += ["tests/test_cuda_device.py"]
+        command += ["tests/gpu/test_cuda_device.py"]
     elif importlib.util.find_spec("xdist"):
         command += ["-n", "4"]
     code, last = session.command("tests", command, limit=0.5 * session.left)

@@ -1,7 +1,8 @@
 """Sentences of the docs that state a speed or a size, made from the stored results.
 
-``claims`` returns them by page. ``tests/test_claims.py`` finds each on its page, and no other such
-figure beside them: a new run that changes a figure fails there until the page says the new one.
+``claims`` returns them by page. ``tests/docs/test_claims.py`` finds each on its page, and no other
+such figure beside them: a new run that changes a figure fails there until the page says the new
+one.
 """
 
 from __future__ import annotations

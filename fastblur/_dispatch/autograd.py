@@ -2,7 +2,7 @@
 
 There is one Function per operator. Given its winners the operation is linear, so the derivative of
 each Function is another of them. Three paths lead to them, with the same bits and the same
-derivatives (``tests/test_paths.py`` tests all):
+derivatives (``tests/pytorch/test_paths.py`` tests all):
 
 - On a plain tensor, with nothing else active, a layer calls the kernels directly: ``direct.py``.
 - Otherwise the call goes through the dispatcher, whose Autograd key starts the Functions.

@@ -1,8 +1,8 @@
 """Filters with names for ``taps``: wavelets, windows and windowed sincs, which sum to 1.
 
 Wavelets have the names of PyWavelets, windows those of ``scipy.signal``; the number after a window
-is its number of taps. ``docs/filters.md`` has the sources and ``tests/test_filters.py`` compares
-every filter with theirs.
+is its number of taps. ``docs/filters.md`` has the sources and ``tests/layers/test_filters.py``
+compares every filter with theirs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sizes, paddings and taps of the operation: the Python definition of the geometry.
 
-The C++ definition is ``csrc/geometry.h`` and ``fastblur._C.Plan``. ``tests/test_geometry.py``
-compares both with the shapes that plain PyTorch produces.
+The C++ definition is ``csrc/geometry.h`` and ``fastblur._C.Plan``.
+``tests/kernels/test_geometry.py`` compares both with the shapes that plain PyTorch produces.
 
 Along one axis, with window size ``k``, max padding ``p``, blur padding ``before`` and ``after``,
 ``f`` taps and stride ``s``::

@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <stdexcept>
 
-#include "../drivers.h"
+#include "../kernels/drivers.h"
 #include "cpu/backend.h"
 #include "cpu/codes/layout.h"
 #include "cpu/targets/dispatch.h"

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastblur._backends.calls import _NUMBERS as NUMBERS
 from testing.cases import Case, in_format
 
-from ..drivers import Driver, Results, Rooms, sizes_of
+from ..kernels.drivers import Driver, Results, Rooms, sizes_of
 from .build import EMULATOR
 
 REQUEST = struct.Struct("<16s16s20q62d")  # Request of driver.cpp

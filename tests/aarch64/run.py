@@ -12,7 +12,7 @@ from torch import Tensor
 from fastblur._backends import compiled
 from testing.cases import CASES, UPSAMPLES, Case, UpsampleCase
 
-from ..drivers import MORE, Installed, Results, both_cuts, check_all, expected
+from ..kernels.drivers import MORE, Installed, Results, both_cuts, check_all, expected
 from .program import Program
 
 TARGETS = ("neon", "generic")  # of aarch64, best first

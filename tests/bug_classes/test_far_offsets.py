@@ -3,7 +3,7 @@
 Found in: https://github.com/intel/torch-xpu-ops/pull/3940 (channels_last backward of max pooling),
 https://github.com/pytorch/pytorch/issues/129785 (that of average pooling),
 https://github.com/triton-lang/triton/issues/6748 (Triton's offsets are int32 where numbers are).
-The CUDA kernels are in `tests/test_cuda_on_host.py`.
+The CUDA kernels are in `tests/cuda_on_host/test_cuda_on_host.py`.
 """
 
 from __future__ import annotations

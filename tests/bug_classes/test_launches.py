@@ -141,7 +141,8 @@ class _Library:
 def test_every_launch_asks_for_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward, backward and apply hand on the stream that torch has at that call, of x's device.
 
-    What the stream does then shows on a GPU alone: `tests/test_cuda_device.py` has a side stream.
+    What the stream does then shows on a GPU alone: `tests/gpu/test_cuda_device.py` has a side
+    stream.
 
     Found in: https://github.com/pytorch/pytorch/pull/22470, https://github.com/thu-ml/SageAttention/pull/380,
     https://github.com/NVIDIA/cudnn-frontend/pull/483 (launches on the default stream).

@@ -10,7 +10,7 @@ import torch
 from testing.cases import Case, fill, upsampling, zhang
 from testing.judge import answer, judge, upsample
 
-from ..test_values import gradient_for
+from ..kernels.test_values import gradient_for
 from .runners import INTERPRETED, each_dtype, each_format, each_geometry, each_target, run, same
 
 

@@ -14,7 +14,7 @@ from fastblur._dispatch.operators import is_channels_last
 from fastblur._geometry import Geometry
 from testing.cases import Case, fill, in_format
 
-from ..test_values import gradient_for
+from ..kernels.test_values import gradient_for
 from .runners import (
     INTERPRETED,
     OnHost,

@@ -26,8 +26,8 @@ import torch
 from testing.cases import Case, fill, short, zhang
 from testing.judge import judge_with_gradient, scale
 
-from .. import test_values
-from ..test_values import gradient_for
+from ..kernels import test_values
+from ..kernels.test_values import gradient_for
 from . import HostCuda, HostCudaError, Job, Options
 from .build import CSRC
 from .defects import DEFECTS, Defect

@@ -20,7 +20,7 @@ import torch
 from fastblur._geometry import Geometry
 from testing.cases import Case, fill, zhang
 
-from ..test_values import gradient_for
+from ..kernels.test_values import gradient_for
 from . import HostCuda, Job, Options
 
 SECTOR = 32

@@ -7,7 +7,7 @@
 #include "cpu/stages/vertical_taps.cpp"
 #include "cpu/targets/target.h"
 #include "plan.cpp"
-#include "../drivers.h"
+#include "../kernels/drivers.h"
 
 #if defined(DRIVER_AVX2)
 #pragma GCC target("avx2,fma,f16c")

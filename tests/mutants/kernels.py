@@ -18,7 +18,7 @@ from torch import Tensor
 
 from testing.cases import CASES, Case, in_format
 
-from ..drivers import (
+from ..kernels.drivers import (
     KINDS,
     MORE,
     Results,

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from .mutant import Mutant
+from .mutant import ROOT, Mutant
 
 
 def of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
     """Defects of a file: old text, new text, and the tests, with spaces between."""
     found = []
     for old, new, tests in rows:
-        names = tuple(f"tests/test_{test}" for test in tests.split())
+        names = tuple(_path_of(test) for test in tests.split())
         found.append(Mutant(f"fastblur/{file}", old, new, names))
     return found
+
+
+def _path_of(test: str) -> str:
+    name, *rest = test.split("::")
+    (path,) = (ROOT / "tests").glob(f"*/test_{name}")
+    return "::".join([path.relative_to(ROOT).as_posix(), *rest])
 
 
 GEOMETRY = of(

@@ -23,15 +23,10 @@ from testing import records
 from .runs import ROOT, suite
 
 TREE = ROOT / "build" / "coverage"
-LEFT_OUT = (
-    "test_cuda_*",
-    "test_benchmark*",
-    "test_docs.py",
-    "test_figures.py",
-    "test_gpu_script.py",
-)
-LEFT_OUT += ("cuda_on_host", "test_mutants.py", "test_triton_budgets.py", "test_contributing.py")
-LEFT_OUT += ("bug_classes", "test_aarch64.py", "test_fuzz.py", "test_notebook.py", "test_trust.py")
+LEFT_OUT = ("aarch64", "bug_classes", "cuda_on_host", "fuzz", "mutants", "trust")
+LEFT_OUT += ("gpu/test_cuda_*", "gpu/test_gpu_script.py", "gpu/test_triton_budgets.py")
+LEFT_OUT += ("docs/test_contributing.py", "docs/test_docs.py", "docs/test_figures.py")
+LEFT_OUT += ("docs/test_notebook.py", "package/test_benchmark*")
 GCOVR = ("--exclude-throw-branches", "--exclude-unreachable-branches", "--merge-lines")
 GCOVR += ("--merge-mode-functions", "merge-use-line-0", "--gcov-suspicious-hits-threshold", "0")
 

@@ -166,7 +166,7 @@ RUNS = (
     Run(
         "properties",
         "random geometries, values and places in memory, against an oracle",
-        "python -m pytest tests/test_properties.py --hypothesis-profile deep "
+        "python -m pytest tests/kernels/test_properties.py --hypothesis-profile deep "
         "--hypothesis-show-statistics -q",
         30,
         examples,
@@ -180,7 +180,7 @@ RUNS = (
     Run(
         "hostile",
         "calls that must be refused, and must not end the process",
-        "python -m pytest tests/test_hostile.py tests/test_errors.py -q",
+        "python -m pytest tests/kernels/test_hostile.py tests/layers/test_errors.py -q",
         1,
         suite,
     ),
@@ -201,7 +201,7 @@ RUNS = (
     Run(
         "cuda_on_host",
         "the CUDA sources on the CPU, every access traced, and under three sanitizers",
-        "python -m pytest tests/test_cuda_on_host.py tests/cuda_on_host -q",
+        "python -m pytest tests/cuda_on_host/test_cuda_on_host.py tests/cuda_on_host -q",
         6,
         suite,
     ),
@@ -228,7 +228,7 @@ RUNS = (
     Run(
         "far",
         "tensors beyond 2^31 elements",
-        "FASTBLUR_SLOW_TESTS=1 python -m pytest tests/test_far.py "
+        "FASTBLUR_SLOW_TESTS=1 python -m pytest tests/kernels/test_far.py "
         "tests/bug_classes/test_far_offsets.py -q",
         3,
         suite,

@@ -109,7 +109,7 @@ FASTBLUR_DEVICE int anew(int value) {
 }
 
 // Marks the code that follows as off the regular path, for the reader of the machine code
-// (tests/sass.py), and for the test runner, which counts it. Has no effect on results.
+// (tests/gpu/sass.py), and for the test runner, which counts it. Has no effect on results.
 FASTBLUR_DEVICE void rarely() {
 #if defined(FASTBLUR_CUDA_ON_HOST)
   cuda_on_host::on_rare();
