@@ -287,7 +287,10 @@ def check_autocast(layer: nn.Module, called: Any, shape: tuple[int, ...]) -> Non
             want = layer(cast)
             (want.float().square().sum() * scale).backward()
             torch.testing.assert_close(y, want)
-            torch.testing.assert_close(x.grad.to(y.dtype), cast.grad)
+            # The reference adds up an element's gradients in float32 under autocast, and in 16 bits
+            # without: some roundings apart.
+            rtol = 4 * torch.finfo(y.dtype).eps
+            torch.testing.assert_close(x.grad.to(y.dtype), cast.grad, rtol=rtol, atol=1e-5)
 
 
 @each_backend
