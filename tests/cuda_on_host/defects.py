@@ -103,14 +103,14 @@ DEFECTS = [
     Defect(
         "contiguous: columns beyond the row are read",
         "cuda/kernels/lane.cuh",
-        "begin + j < size ? load(at + j) : fill",
-        "load(at + j)",
+        "if (kEach == N || begin + j < size)",
+        "if (true)",
     ),
     Defect(
         "contiguous: wide accesses to misaligned tensors",
         "cuda/launch/nchw.cuh",
-        "c.wide_x = c.w % L == 0 && is_aligned(x, 16);",
-        "c.wide_x = c.w % L == 0;",
+        "while (row % each != 0 || !is_aligned(first, each * int64_t(sizeof(T))))",
+        "while (row % each != 0)",
     ),
     Defect(
         "contiguous: a chunk starts with unfinished sums",

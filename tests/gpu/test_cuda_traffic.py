@@ -39,3 +39,23 @@ def test_each_byte_is_moved_once(case: Case, channels_last: bool, dtype: torch.d
         # Of the ideal, if what blocks share is fetched once; and if it is fetched by each.
         assert row.once <= 1.05, str(row)
         assert row.each_block <= without_l2, str(row)
+
+
+@pytest.mark.parametrize(
+    ("width", "of_x", "of_y"), [(56, 16, 8), (28, 8, 4), (14, 4, 2), (7, 2, 8)]
+)
+def test_accesses_are_as_wide_as_the_rows_allow(width: int, of_x: int, of_y: int) -> None:
+    """Contiguous rows of 16-bit values, each of which begins at a multiple of so many bytes.
+
+    Of a blur, which moves x and y and nothing else. A row of y has half as many columns.
+    """
+    case = zhang(1, 4, shape=(1, 8, 24, width))
+    rows = {
+        row.name.split()[0]: row
+        for row in measure(HostCuda("plain"), case, torch.float16, False, multiprocessors=1)
+    }
+    for operator, loaded, stored in (("forward", of_x, of_y), ("backward", of_y, of_x)):
+        row = rows[operator]
+        assert row.kernel == "specialised"
+        assert {width for width, share in row.loads.items() if share} == {loaded}, str(row)
+        assert {width for width, share in row.stores.items() if share} == {stored}, str(row)

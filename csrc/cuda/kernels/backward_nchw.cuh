@@ -91,7 +91,8 @@ class BackwardNchw {
   FASTBLUR_DEVICE Row load_dy(const T* row) const {
     const int begin = lane_.group * (L / 2);
     if (kRegular || begin < c_.y_w)
-      return load_columns<L / 2>(row, begin, c_.y_w, kRegular || c_.wide_y, from_float<T>(0));
+      return load_columns<L / 2>(row, begin, c_.y_w, kRegular ? L / 2 : c_.each_y,
+                                 from_float<T>(0));
     Row none;
 #pragma unroll
     for (int j = 0; j < L / 2; ++j) none.at[j] = from_float<T>(0);
@@ -202,9 +203,9 @@ class BackwardNchw {
       for (int t = 0; t < kTiles; ++t) winners.at[t] = previous ? before_.at[t] : code.at[t];
       float out[L];
       route_columns(whole, winners, K == 3 ? e : 1 - e, out);
-      if (stores) store_columns(dx, lane_.group * L, c_.w, kRegular || c_.wide_x, out);
+      if (stores) store_columns(dx, lane_.group * L, c_.w, kRegular ? L : c_.each_x, out);
     } else if (stores) {
-      store_columns(dx, lane_.group * L, c_.w, kRegular || c_.wide_x, whole);
+      store_columns(dx, lane_.group * L, c_.w, kRegular ? L : c_.each_x, whole);
     }
   }
 

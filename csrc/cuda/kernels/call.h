@@ -46,10 +46,11 @@ struct Call {
   int chunks;          // blocks that share one sweep
   Border border;
   float floor;          // 0 with ReLU, otherwise -inf; for kernels that keep no codes
-  bool wide_x, wide_y;  // x and dx, or y and dy, are accessed in whole aligned vectors
-  bool regular;  // contiguous only: wide_x, wide_y, rows of whole groups, border mode reflect
+  bool wide_x, wide_y;  // channels_last only: x and dx, or y and dy, are whole aligned vectors
+  bool regular;  // contiguous only: the widest accesses, rows of whole groups, border mode reflect
   float taps_h[kMaxSpecialTaps], taps_w[kMaxSpecialTaps];
   ColumnWeights weights;  // channels_last only
+  int each_x, each_y;     // contiguous only: columns of x and dx, or y and dy, in an access
 };
 
 constexpr int kPrefetchSteps = 2;  // a row is prefetched this many steps before it is loaded

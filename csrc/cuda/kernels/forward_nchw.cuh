@@ -80,7 +80,7 @@ class ForwardNchw {
 
   template <bool kRegular>
   FASTBLUR_DEVICE Row load_x(const T* row) const {
-    return load_columns<L>(row, lane_.group * L, c_.w, kRegular || c_.wide_x,
+    return load_columns<L>(row, lane_.group * L, c_.w, kRegular ? L : c_.each_x,
                            from_float<T>(-INFINITY));
   }
   // Row `row` of x, or -inf if it is padding of the max.
@@ -225,7 +225,8 @@ class ForwardNchw {
       all += out[j];
     }
     const int begin = lane_.group * (L / 2);
-    if (stores && begin < c_.y_w) store_columns(y, begin, c_.y_w, kRegular || c_.wide_y, out);
+    if (stores && begin < c_.y_w)
+      store_columns(y, begin, c_.y_w, kRegular ? L / 2 : c_.each_y, out);
     return all != all;
   }
 
@@ -350,7 +351,7 @@ class ForwardNchw {
 };
 
 template <class T, class S, bool kCodes>
-__global__ void __launch_bounds__(kThreads, kBlocks<T, S>)
+__global__ void __launch_bounds__(kThreads, kBlocks<T, S, kCodes>)
     forward_nchw(const __grid_constant__ Call call) {
   ForwardNchw<T, S, kCodes>(call).run();
 }

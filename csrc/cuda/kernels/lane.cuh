@@ -14,10 +14,13 @@ constexpr int kThreads = 128;
 constexpr int kOwners = 30;  // lanes of a warp that own a group
 
 // Blocks per multiprocessor for __launch_bounds__: as many as the registers allow without spills.
-template <class T, class S>
-constexpr int kBlocks = S::kPool == 1    ? (sizeof(T) == 4 ? 8 : 5)
-                        : sizeof(T) == 4 ? (S::kPool == 3 || S::kTaps == 5 ? 5 : 7)
-                                         : (S::kPool == 3 && S::kTaps == 5 ? 3 : 4);
+// kStoresCodes: forward that keeps codes, which takes the most.
+template <class T, class S, bool kStoresCodes = false>
+constexpr int kBlocks = S::kPool == 1                    ? (sizeof(T) == 4 ? 8 : 5)
+                        : sizeof(T) == 2                 ? (S::kPool == 3 && S::kTaps == 5 ? 3 : 4)
+                        : S::kPool == 3 || S::kTaps == 5 ? 5
+                        : kStoresCodes || S::kRelu       ? 7
+                                                         : 8;
 
 template <class T>
 constexpr int kColumns = 16 / sizeof(T);  // columns of a group
@@ -50,26 +53,42 @@ struct Lane {
   }
 };
 
-// Loads a lane's N columns of a row from `at`, which is column `begin` of a row of `size` columns.
-// Columns outside the row become `fill`. `wide` says that rows are whole aligned vectors.
+// Goes through a lane's N columns of a row, from column `begin` of `size` on, in accesses of `each`
+// columns: a power of two, such that rows are whole aligned vectors of so many. Calls move(j, v)
+// for every access in the row, where j is its first column of the N and v an empty vector of its
+// type.
+template <class T, int kEach, int N, class Move>
+FASTBLUR_DEVICE void for_each_access(int begin, int size, int each, Move move) {
+  if constexpr (kEach > 1)
+    if (each < kEach)  // anew: conditions that a loop keeps would take registers from its fast form
+      return for_each_access<T, kEach / 2, N>(anew(begin), size, each, move);
+#pragma unroll
+  for (int j = 0; j < N; j += kEach)
+    if (kEach == N || begin + j < size) move(j, Vector<T, kEach>());
+}
+
+// Loads a lane's columns from `at`. Those outside the row become `fill`.
 template <int N, class T>
-FASTBLUR_DEVICE Vector<T, N> load_columns(const T* at, int begin, int size, bool wide, T fill) {
-  if (wide) return load(reinterpret_cast<const Vector<T, N>*>(at));
+FASTBLUR_DEVICE Vector<T, N> load_columns(const T* at, int begin, int size, int each, T fill) {
   Vector<T, N> v;
 #pragma unroll
-  for (int j = 0; j < N; ++j) v.at[j] = begin + j < size ? load(at + j) : fill;
+  for (int j = 0; j < N; ++j) v.at[j] = fill;
+  for_each_access<T, N, N>(begin, size, each, [&](int j, auto part) {
+    part = load(reinterpret_cast<const decltype(part)*>(at + j));
+    memcpy(v.at + j, &part, sizeof part);
+  });
   return v;
 }
 
 template <class T, int N>
-FASTBLUR_DEVICE void store_columns(T* at, int begin, int size, bool wide, const float (&value)[N]) {
+FASTBLUR_DEVICE void store_columns(T* at, int begin, int size, int each, const float (&value)[N]) {
   Vector<T, N> v;
 #pragma unroll
   for (int j = 0; j < N; ++j) v.at[j] = from_float<T>(value[j]);
-  if (wide) return store(reinterpret_cast<Vector<T, N>*>(at), v);
-#pragma unroll
-  for (int j = 0; j < N; ++j)
-    if (begin + j < size) store(at + j, v.at[j]);
+  for_each_access<T, N, N>(begin, size, each, [&](int j, auto part) {
+    memcpy(&part, v.at + j, sizeof part);
+    store(reinterpret_cast<decltype(part)*>(at + j), part);
+  });
 }
 
 }  // namespace fastblur::cuda

@@ -10,14 +10,23 @@ namespace fastblur::cuda {
 
 constexpr int kUnitsPerBlock = kThreads / kWarp * kOwners;
 
+// The columns that an access takes: at most `most`, such that every row is whole aligned vectors.
+template <class T>
+int columns_each(int row, const void* first, int most) {
+  int each = most;
+  while (row % each != 0 || !is_aligned(first, each * int64_t(sizeof(T)))) each /= 2;
+  return each;
+}
+
 template <class T>
 Call in_groups(const Params& p, Call c, const void* x, const void* y) {
   constexpr int L = kColumns<T>;
   group_columns(c, L);
   c.units = p.batch * p.channels * c.groups;
-  c.wide_x = c.w % L == 0 && is_aligned(x, 16);
-  c.wide_y = c.y_w % (L / 2) == 0 && is_aligned(y, 8);
-  c.regular = c.wide_x && c.wide_y && c.y_w == c.groups * (L / 2) && p.border == Border::reflect;
+  c.each_x = columns_each<T>(c.w, x, L);
+  c.each_y = columns_each<T>(c.y_w, y, L / 2);
+  c.regular = c.each_x == L && c.each_y == L / 2 && c.y_w == c.groups * (L / 2) &&
+              p.border == Border::reflect;
   return c;
 }
 
@@ -32,7 +41,7 @@ cudaError_t forward_nchw_as(const Params& p, Call call, const Queue& queue) {
     using Plain = Sizes<S::kPool, S::kPad, S::kTaps, false>;
     if constexpr (!S::kLinear)
       if (c.codes)
-        return sweep(forward_nchw<T, S, true>, c, kUnitsPerBlock, kThreads, kBlocks<T, S>,
+        return sweep(forward_nchw<T, S, true>, c, kUnitsPerBlock, kThreads, kBlocks<T, S, true>,
                      S::kWarmUp, queue);
     return sweep(forward_nchw<T, Plain, false>, c, kUnitsPerBlock, kThreads, kBlocks<T, Plain>,
                  S::kWarmUp, queue);
