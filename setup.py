@@ -30,8 +30,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-# One for each generation, where the toolkit knows it; the last also as PTX, for what comes after.
-DEFAULT_ARCHS = ("7.5", "8.0", "9.0", "10.0", "12.0")
+# One for each generation, where the toolkit knows it. The PTX serves 11.0 and what comes after 12.
+DEFAULT_ARCHS = ("7.5", "8.0", "9.0", "10.0+PTX", "12.0")
 SANITIZE = os.environ.get("FASTBLUR_SANITIZE", "")
 THREADS = [] if sys.platform == "darwin" else ["-fopenmp"]
 # Where a toolkit has what belongs to this machine, besides folders that are named for none.
@@ -119,8 +119,9 @@ def choose_cuda(required: bool) -> Cuda:
         if not archs:
             raise RuntimeError(f"the toolkit in {root} knows none of the GPUs, {', '.join(found)}")
     if not archs:
-        archs = [arch for arch in DEFAULT_ARCHS if arch in known]
-        archs[-1] += "+PTX"
+        archs = [arch for arch in DEFAULT_ARCHS if arch.removesuffix("+PTX") in known]
+        if not any(arch.endswith("+PTX") for arch in archs):
+            archs[-1] += "+PTX"
     return Cuda(root, arch_codes(archs))
 
 

@@ -12,6 +12,8 @@ from unittest import mock
 
 import pytest
 
+from fastblur._backends.compiled import _runs
+
 SETUP = Path(__file__).parents[2] / "setup.py"
 pytestmark = pytest.mark.skipif(not SETUP.exists(), reason="runs from a source tree only")
 
@@ -122,8 +124,14 @@ def test_builds_for_the_gpus_that_are_there(toolkit: Path, gpus: str, built: str
 
 
 def test_builds_for_every_generation_if_asked(toolkit: Path) -> None:
-    built = "sm_75, sm_80, sm_90, sm_100, sm_120, compute_120"
+    built = "sm_75, sm_80, sm_90, sm_100, sm_120, compute_100"
     assert f"kernels for {built}, by" in chosen(toolkit, "9.0", FASTBLUR_CUDA="1")
+    for gpu in ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1"):
+        major, minor = map(int, gpu.split("."))
+        assert any(_runs(arch, major, minor) for arch in built.split(", ")), gpu
+    # An older toolkit: PTX of the last one that it knows.
+    program(toolkit / "bin" / "nvcc", "compute_80\ncompute_90")
+    assert "kernels for sm_80, sm_90, compute_90, by" in chosen(toolkit, None, FASTBLUR_CUDA="1")
 
 
 @pytest.mark.parametrize(
