@@ -66,6 +66,11 @@ class Measured:
             kept.setdefault(name, []).append(less)
         return [name for name, less in kept.items() if all(less)]
 
+    def of_plain_steps(self) -> list[float]:
+        """How many times as long a fused step takes as the plain network's."""
+        steps = grouped(of_kind(self.results, "model"), "label", "layer").values()
+        return [by["fused"]["ms"] / by["plain"]["ms"] for by in map(by_rival, steps)]
+
 
 def span(values: Iterable[float], shown: Callable[[float], str]) -> str:
     """From the least to the largest, or the one that both are."""
@@ -241,8 +246,11 @@ def of_memory() -> dict[str, list[str]]:
     of_input = f"{' or '.join(shares)} of a float32 input"
     names = dict.fromkeys(measured.networks() + Measured("performance_gpu").networks())
     blurred = " and ".join(name.replace("net", "netblur") for name in names)
+    on_cpu = span(measured.of_plain_steps(), HUNDREDTHS)
+    on_gpu = span(Measured("performance_gpu").of_plain_steps(), HUNDREDTHS)
+    price = f"takes longer: {on_cpu} times as long for {' and '.join(measured.networks())}"
     return {
-        "README.md": [of_input, f"timm's {blurred}"],
+        "README.md": [of_input, f"timm's {blurred}", price, f"{on_gpu} times for both"],
         "docs/how_it_works.md": [of_input],
     }
 
