@@ -41,4 +41,7 @@ def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     plain, blurred = map(float, re.findall(r"shift consistency ([\d.]+)%", text))
     assert plain < blurred, text
+    accuracies = [int(percent) for percent in re.findall(r"accuracy (\d+)%", text)]
+    assert len(accuracies) == 2  # consistency says something of networks that are right alone
+    assert min(accuracies) > 90, text
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 1
