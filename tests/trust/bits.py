@@ -1,8 +1,9 @@
 """Which results have the same bits: over the case list, in every dtype, layout and kind of values.
 
 ``python -m tests.trust.bits`` writes tests/records/bits.json. Compared are y, the codes, dx and the
-result of apply, as bytes: by one CPU target again and with other numbers of threads, and by each
-target against the others.
+result of apply, as bytes: by one CPU target with other numbers of threads, and by each target
+against the others. The maps of the case list are too small for a second thread, so each input has
+as many of them as images as eight threads need.
 """
 
 # ruff: noqa: T201
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +25,7 @@ from testing import records
 from testing.cases import CASES, Case, fill, in_format
 
 THREADS = (1, 2, 3, 5, 8)
+ELEMENTS = 8 * 32768  # of x: eight threads get a part each (kGrain of csrc/cpu/backend.cpp)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 KINDS = ("normal", "ties", "nan")
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -60,11 +63,13 @@ def run(case: Case, x: Tensor, channels_last: bool) -> Results:
 
 
 def inputs(
-    cases: Sequence[Case], dtypes: Sequence[torch.dtype]
+    cases: Sequence[Case], dtypes: Sequence[torch.dtype], elements: int = 0
 ) -> Iterator[tuple[Case, Tensor, bool]]:
-    """What is compared: case, x, and whether x is channels_last."""
+    """What is compared: case, x with so many images that it has the elements, its layout."""
     for case, dtype, last, kind in product(cases, dtypes, (False, True), KINDS):
-        yield case, in_format(fill(case.shape, kind, dtype), last), last
+        n, *image = case.shape
+        shape = (max(n, -(-elements // prod(image))), *image)
+        yield case, in_format(fill(shape, kind, dtype), last), last
 
 
 def by_threads(case: Case, x: Tensor, channels_last: bool) -> tuple[Results, int]:
@@ -85,7 +90,7 @@ def compare() -> Iterator[dict[str, Any]]:
         for a, b in combinations(names, 2)
     }
     figures: dict[str, Any] = {"calls": 0, "calls that differ": 0, "threads": THREADS}
-    for case, x, channels_last in inputs(CASES, DTYPES):
+    for case, x, channels_last in inputs(CASES, DTYPES, ELEMENTS):
         found = {}
         for name in names:
             compiled.C.cpu.set_target(name)

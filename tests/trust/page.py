@@ -25,9 +25,14 @@ came of it. `make trust` writes it: it repeats the short runs, reads the records
 [tests/records/](../tests/records/), and fills in every figure. `python -m tests.trust NAME` repeats
 a run and replaces its record.
 
+{machines}
+
+What the words mean is in [the glossary](glossary.md); *generic* is the portable CPU target.
+
 *Since* compares the sources of a run, each part of `csrc/` and `fastblur/`, with those of commit
-{commit}, at which this page was written. It says *same*, or which of them has changed. *Local
-changes* means that no commit has the sources of the run.
+{commit}, at which `bits` last ran. It says *same*, or which of them has changed. *Local changes*
+means that no commit has the sources of the run. `git diff --stat {commit} -- csrc fastblur` shows
+what has changed after that.
 """
 RUN_PART = """\
 ## Runs
@@ -45,15 +50,17 @@ BITS = """\
 
 Every call over the case list was repeated with {threads} threads: {calls} calls, of which
 {differ} gave other bits than the first (y, codes, dx and apply; float32, float64, float16,
-bfloat16; both layouts; ties and NaN among the values).
+bfloat16; both layouts; ties and NaN among the values). Each input has so many images that every
+thread gets a part.
 
 Between the CPU targets a result may differ in its last places. The table has the share of inputs
 where it does, and the largest difference in units in the last place of the largest result.
 
 {table}
 
-The portable target has no fused multiply-add, so it rounds each product before it adds. AVX2 and
-AVX-512 differ over the case list in one kind of call: dx of channels_last maps with fewer channels
+(The reasons are not from the records; a test holds the second one.) The portable target has no
+fused multiply-add, so it rounds each product before it adds. AVX2 and AVX-512 differ over the case
+list in one kind of call: dx of channels_last maps with fewer channels
 than an AVX-512 vector and as many as an AVX2 vector. Those take the loop for any geometry on one,
 the fused loop on the other, which add in another order. The fuzzer found a second kind: y of
 contiguous rows with a horizontal stride above 2, where the compiler fuses other products and sums.
@@ -64,7 +71,8 @@ COVERAGE = """\
 {table}
 
 Lines of a C++ template count once, however often it is instantiated; its branches count in every
-instance that the compiler makes, most of which no call reaches. That run left out: {left_out}.
+instance that the compiler makes, most of which no call reaches. `csrc/cuda/` is not in the table,
+because it is not in that build. The run left out: {left_out}.
 """
 GPU_PART = """\
 ## On a GPU
@@ -122,7 +130,8 @@ FUZZED = {
 
 def fuzzed(figures: Figures) -> str:
     kinds = [f"{figures[k]['runs']:,} runs {words}" for k, words in FUZZED.items() if k in figures]
-    return "; ".join([*kinds, f"{figures['findings']} findings"])
+    found = f"{figures['findings']} defects found so far, each mended and a case that runs first"
+    return "; ".join([*kinds, found])
 
 
 SAYS: dict[str, Callable[[Figures], str]] = {
@@ -139,6 +148,22 @@ SAYS: dict[str, Callable[[Figures], str]] = {
     "versions": by_version,
     "wheel": lambda f: f"{f['wheel']}, {f['megabytes']} MB",
 }
+
+
+def machines() -> str:
+    """What the runs ran on."""
+    found: dict[str, list[str]] = {}
+    for run in RUNS:
+        record = read(run.name)
+        if record is None or "cpu" not in record:
+            continue
+        torch = record["torch"].partition("+")[0]
+        on = f"{record['cpu']}, {record['cores']} cores, Python {record['python']}, torch {torch}"
+        found.setdefault(on, []).append(f"`{run.name}`")
+    if not found:
+        return ""
+    parts = [f"{', '.join(names)} on {on}" for on, names in found.items()]
+    return f"The runs ran on: {'; '.join(parts)}." if len(parts) > 1 else f"All ran on {on}."
 
 
 def since(record: Figures, now: Figures) -> str:
@@ -220,7 +245,7 @@ def render() -> str:
     commands = "\n".join(f"{run.name + ':':<14}{run.command}" for run in RUNS)
     suite = read("suite")
     parts = (
-        HEAD.format(commit=now["commit"]),
+        HEAD.format(commit=now["commit"], machines=machines()),
         RUN_PART.format(table=table(head, (row(run, now) for run in RUNS)), commands=commands),
         bits(now),
         coverage(suite) if suite else "## Coverage\n\n**Not run.**",

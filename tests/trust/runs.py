@@ -159,7 +159,7 @@ def wheel(output: str, _: Path) -> Figures:
 RUNS = (
     Run(
         "suite",
-        "the test suite, kernels and Python instrumented for coverage",
+        "the tests of the CPU kernels and of Python, in a build with -O1 and counters",
         "python -m tests.trust.coverage",
         25,
     ),
@@ -174,8 +174,10 @@ RUNS = (
     Run(
         "fuzz",
         "bytes of a fuzzer as calls of the C++ core",
-        "python -m tests.fuzz --runs 10000000 && python -m tests.fuzz --record",
-        60,
+        "python -m tests.fuzz --runs 10000000 --jobs 2 && "
+        "python -m tests.fuzz --installed --runs 200000 && "
+        "python -m tests.fuzz --cuda --runs 100000 && python -m tests.fuzz --record",
+        100,
     ),
     Run(
         "hostile",
@@ -200,30 +202,37 @@ RUNS = (
     ),
     Run(
         "cuda_on_host",
-        "the CUDA sources on the CPU, every access traced, and under three sanitizers",
-        "python -m pytest tests/cuda_on_host/test_cuda_on_host.py tests/cuda_on_host -q",
+        "the CUDA sources on the CPU: each access checked, some kernels under three sanitizers",
+        "python -m pytest tests/cuda_on_host -q",
         6,
         suite,
     ),
     Run(
         "asan",
         "AddressSanitizer and UBSan over the C++, under raw, hostile and random calls",
-        ".ci/sanitize asan -q",
+        ".ci/sanitize asan",
         6,
         suite,
     ),
     Run(
         "tsan",
         "ThreadSanitizer over the C++, under calls from many threads",
-        ".ci/sanitize tsan -q",
+        ".ci/sanitize tsan",
         3,
         suite,
     ),
     Run(
         "bits",
-        "whether results have the same bits in every run, for any number of threads",
+        "whether results have the same bits with 1, 2, 3, 5 and 8 threads",
         "python -m tests.trust.bits",
-        1,
+        5,
+    ),
+    Run(
+        "bug_classes",
+        "kinds of bugs that other libraries had, on every backend",
+        "python -m pytest tests/bug_classes -q",
+        3,
+        suite,
     ),
     Run(
         "far",

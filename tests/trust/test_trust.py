@@ -25,6 +25,14 @@ from tests.trust import bits, page, runs  # noqa: E402
 SOURCES = {"csrc": "a", "fastblur": "b"}
 
 
+def test_every_thread_gets_a_part() -> None:
+    backend = (ROOT / "csrc" / "cpu" / "backend.cpp").read_text()
+    (grain,) = re.findall(r"^constexpr int64_t kGrain = (\d+);", backend, re.M)
+    assert max(bits.THREADS) * int(grain) <= bits.ELEMENTS
+    _, x, _ = next(bits.inputs(CASES, bits.DTYPES, bits.ELEMENTS))
+    assert x.numel() >= bits.ELEMENTS
+
+
 def test_the_page_is_what_the_records_give() -> None:
     assert page.PAGE.read_text() == page.render(), "python -m tests.trust --page writes it"
 
