@@ -225,7 +225,7 @@ RUNS = (
         "bits",
         "whether results have the same bits with 1, 2, 3, 5 and 8 threads",
         "python -m tests.trust.bits",
-        5,
+        12,
     ),
     Run(
         "bug_classes",
