@@ -190,6 +190,26 @@ def test_memory_is_safe(case: Case, channels_last: bool) -> None:
     run_all("asan", case, channels_last, way)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [7, 12, 14, 28, 30])
+def test_rows_in_parts(width: int, dtype: torch.dtype) -> None:
+    """Contiguous rows of every divisor, from addresses that allow the accesses and from others."""
+    jobs = []
+    for pool, taps, pad in ((1, 4, 0), (2, 4, 0), (3, 3, 1)):
+        case = zhang(pool, taps, pad=(pad, pad), shape=(1, 3, 13, width))
+        x, dy = fill(case.shape, "normal", dtype), gradient_for(case, dtype)
+        for offset in (0, 1, 2, 4, 5):
+            options = Options(trace=True, offset=offset)
+            jobs.append(
+                Job("all", case.geometry(), case.shape, dtype, False, x, dy, options=options)
+            )
+    results = host("plain").run(jobs)
+    for first in range(0, len(results), 5):
+        for other in results[first + 1 : first + 5]:
+            for name in ("y", "codes", "dx"):
+                assert torch.equal(results[first][name], other[name]), (jobs[first], name)
+
+
 # So high that a block of the only multiprocessor sweeps far enough to prefetch.
 HIGH = [
     replace(case, shape=(1, 16, 64, 16))
