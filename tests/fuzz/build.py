@@ -159,8 +159,8 @@ def installed() -> Path:
         BuildError: setup.py has not built the extension here, or not from these sources.
     """
     left_out = re.compile("/cuda/|bindings|arena")  # the driver has arenas of its own
-    core = [p for p in sorted(INSTALLED.rglob("*.o")) if not left_out.search(str(p))]
-    sources = [p for p in (ROOT / "csrc").rglob("*") if p.is_file() and "cuda" not in p.parts]
+    core = [p for p in sorted(INSTALLED.rglob("*.o")) if not left_out.search(_inside(p))]
+    sources = [p for p in (ROOT / "csrc").rglob("*") if p.is_file() and "/cuda/" not in _inside(p)]
     linked = [p.stat().st_mtime for p in INSTALLED.parent.glob("_C*.so")]
     if not linked or max(p.stat().st_mtime for p in sources) > max(linked):
         raise BuildError(f"{INSTALLED} has no objects of these sources: build the extension first")
@@ -172,6 +172,11 @@ def installed() -> Path:
     target = CACHE / f"installed-{_hash(''.join(o.stem for o in own))}"
     _run([compiler, "-fopenmp", *map(str, [*own, *core])], target)
     return target
+
+
+def _inside(path: Path) -> str:
+    """The path from the root of the repository, whose own folders may have any name."""
+    return path.relative_to(ROOT).as_posix()
 
 
 def _flags(csrc: Path) -> list[str]:
