@@ -59,6 +59,18 @@ void require_same(const Case& c, const std::string& what, const Bytes& a, const 
   fail(c, what + text);
 }
 
+void require_same_but_zeros(const Case& c, const std::string& what, const Bytes& a,
+                            const Bytes& b) {
+  if (first_difference(c.type, a, b) < 0) return;
+  Bytes alike = b;
+  const auto n = int64_t(a.size() / size_of(c.type));
+  for (int64_t i = 0; i < n; ++i) {
+    const double left = get(c.type, a.data(), i), right = get(c.type, b.data(), i);
+    if (left == 0 && right == 0) put(c.type, alike.data(), i, left);
+  }
+  require_same(c, what, a, alike);
+}
+
 void count_run(const Case& c, const Params& p, const std::string& kernels) {
   ++*counter((std::string("ran ") + name_of(c.type)).c_str());
   ++*counter(p.linear() ? "ran linear" : p.relu ? "ran relu" : "ran max");

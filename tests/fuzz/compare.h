@@ -26,6 +26,9 @@ int64_t first_difference(Type type, const Bytes& a, const Bytes& b);
 // Fails if any does.
 void require_same(const Case& c, const std::string& what, const Bytes& a, const Bytes& b);
 
+// The same, but zeros of both signs are alike.
+void require_same_but_zeros(const Case& c, const std::string& what, const Bytes& a, const Bytes& b);
+
 // Counts a case that ran by its type, layout, operation and the kernels that served it.
 void count_run(const Case& c, const Params& p, const std::string& kernels);
 

@@ -223,7 +223,9 @@ def record() -> Path:
     """Writes what the campaigns found to tests/records/fuzz.json."""
     from testing import records
 
-    figures: dict[str, Any] = {"findings": len([c for c in cases() if "Found" in c.sentence])}
+    found = [case for case in cases() if "Found" in case.sentence]
+    opened = [case.name for case in found if "Open:" in case.sentence]
+    figures: dict[str, Any] = {"findings": len(found), "open": opened}
     for kind in ("full", "installed", "cuda"):
         file = build.CACHE / f"tally-{kind}.json"
         if file.exists():

@@ -130,8 +130,11 @@ FUZZED = {
 
 def fuzzed(figures: Figures) -> str:
     kinds = [f"{figures[k]['runs']:,} runs {words}" for k, words in FUZZED.items() if k in figures]
-    found = f"{figures['findings']} defects found so far, each mended and a case that runs first"
-    return "; ".join([*kinds, found])
+    opened = [f"`{name}`" for name in figures.get("open", ())]
+    mended = figures["findings"] - len(opened)
+    found = f"{mended} defects found and mended"
+    found += f", {len(opened)} open ({', '.join(opened)})" if opened else ""
+    return "; ".join([*kinds, f"{found}; each is a case that runs first"])
 
 
 SAYS: dict[str, Callable[[Figures], str]] = {
