@@ -40,35 +40,34 @@ struct alignas(sizeof(T) * N) Vector {
 // so does the last NaN.
 FASTBLUR_DEVICE bool takes_over(float later, float best) { return later > best || later != later; }
 
-// A cheaper form of this step. Returns the larger value, or NaN if either value is NaN, and sets
-// `bit` in `code` if the result is not equal to `best`. If `best` is already NaN, the bit is set
-// even if `later` is a number, which breaks the tie rule. A kernel that uses take_larger must
-// therefore look for NaN in its results, and then select again by the exact rule (exact_tile.cuh).
-FASTBLUR_DEVICE float take_larger(float best, float later, unsigned& code, unsigned bit) {
-#if !FASTBLUR_MAX_NAN
-  const float larger = best != best ? best : takes_over(later, best) ? later : best;
-  if (!(larger == best)) code |= bit;
-#else
-  float larger;
-  asm("{\n\t.reg .pred taken;\n\t"
-      "max.NaN.f32 %0, %2, %3;\n\t"
-      "setp.neu.f32 taken, %0, %2;\n\t"
-      "@taken or.b32 %1, %1, %4;\n\t}"
-      : "=&f"(larger), "+r"(code)
-      : "f"(best), "f"(later), "r"(bit));
-#endif
-  return larger;
-}
-
-// The larger of a and b, or NaN if either is NaN.
+// The larger of a and b, or NaN if either is NaN. Of two zeros +0 is the larger.
 FASTBLUR_DEVICE float larger_of(float a, float b) {
 #if !FASTBLUR_MAX_NAN
-  return a != a ? a : takes_over(b, a) ? b : a;
+  if (a == b) return std::signbit(a) ? b : a;
+  return a > b || a != a ? a : b;
 #else
   float larger;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
   return larger;
 #endif
+}
+
+// A cheaper form of takes_over. Returns the larger value, or NaN if either value is NaN, and sets
+// `bit` in `code` if the result is not equal to `best`. If `best` is already NaN, the bit is set
+// even if `later` is a number, which breaks the tie rule. A kernel that uses take_larger must
+// therefore look for NaN in its results, and then select again by the exact rule (exact_tile.cuh).
+FASTBLUR_DEVICE float take_larger(float best, float later, unsigned& code, unsigned bit) {
+  const float larger = larger_of(best, later);
+#if !FASTBLUR_MAX_NAN
+  if (!(larger == best)) code |= bit;
+#else
+  asm("{\n\t.reg .pred taken;\n\t"
+      "setp.neu.f32 taken, %1, %2;\n\t"
+      "@taken or.b32 %0, %0, %3;\n\t}"
+      : "+r"(code)
+      : "f"(larger), "f"(best), "r"(bit));
+#endif
+  return larger;
 }
 
 // Adds a * b to sum if `here`, by a predicated instruction. If such additions to neighbouring array
