@@ -240,21 +240,48 @@ class BackwardNhwc {
     }
   }
 
+  using Pixels = Cell<kWords>[kStrip];  // the strip's pixels in a row of dx
+
   template <bool kEnds>
-  FASTBLUR_DEVICE void store_dx(T* row, const Cell<kWords> (&dx)[kStrip], bool wide) const {
+  FASTBLUR_DEVICE void store_dx(T* row, const Pixels& dx, bool wide) const {
 #pragma unroll
     for (int k = 0; k < kStrip; ++k)
       if (!kEnds || kStrip * pixel_.strip + k < c_.w)
         store_cell<T, kWords>(plus_bytes(row, int64_t(k) * c_.pixel), left_, wide, dx[k]);
   }
 
-  // Packs the channels of word q of the strip's four columns.
-  static FASTBLUR_DEVICE void collect(const float (&dx)[kPerWord][kStrip], int q,
-                                      Cell<kWords> (&out)[kStrip]) {
+  using Window = float[kChannels][kWindow];  // a row of dm or of B_h' dy
+
+  // Routes row e of a step's two rows of dm. Sets dx to the strip's part of the row that this
+  // completes.
+  FASTBLUR_DEVICE void route_row(const Window& dm, const Codes& codes, int e, Pixels& dx) {
 #pragma unroll
-    for (int k = 0; k < kStrip; ++k) {
-      float v[2] = {dx[0][k], dx[kPerWord - 1][k]};
-      out[k].at[q] = Word::pack(v);
+    for (int q = 0; q < kWords; ++q) {
+      float own[kPerWord][kStrip];
+#pragma unroll
+      for (int n = 0; n < kPerWord; ++n)
+        route(dm[q * kPerWord + n], q * kPerWord + n, codes, e, own[n]);
+#pragma unroll
+      for (int k = 0; k < kStrip; ++k) {
+        float v[2] = {own[0][k], own[kPerWord - 1][k]};
+        dx[k].at[q] = Word::pack(v);
+      }
+    }
+  }
+
+  // Computes B_v': row r of a step's two rows of dm, from the rows of B_h' dy that the step reads.
+  FASTBLUR_DEVICE void spread_rows(const Window (&e)[S::kSums], int r, Window& dm) const {
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) {
+#pragma unroll
+      for (int g = 0; g < kWindow; ++g) {
+        dm[i][g] = c_.taps_h[F - 2 + r] * e[0][i][g];
+#pragma unroll
+        for (int d = 1; d < S::kSums; ++d) {
+          const int tap = F - 2 + r - 2 * d;
+          if (tap >= 0) dm[i][g] = fmaf(c_.taps_h[tap], e[d][i][g], dm[i][g]);
+        }
+      }
     }
   }
 
@@ -262,7 +289,7 @@ class BackwardNhwc {
   FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
     constexpr int D = S::kSums;
     const int own_line = pixel_.line(c_);
-    float e[D][kChannels][kWindow];
+    Window e[D], dm;
     Row row;
     const T* dy = plus_bytes(dy_, step * c_.y_row);
     const Code* tiles = tiles_of(step);
@@ -292,27 +319,9 @@ class BackwardNhwc {
 #pragma unroll
           for (int i = 0; i < kChannels; ++i) spread_columns<kEnds>(row, i, line, e[D - 1][i]);
         }
-        Cell<kWords> out[kStrip];
-#pragma unroll
-        for (int q = 0; q < kWords; ++q) {
-          float own[kPerWord][kStrip];
-#pragma unroll
-          for (int n = 0; n < kPerWord; ++n) {
-            const int i = q * kPerWord + n;
-            float dm[kWindow];
-#pragma unroll
-            for (int g = 0; g < kWindow; ++g) {
-              dm[g] = c_.taps_h[F - 2 + r] * e[0][i][g];
-#pragma unroll
-              for (int d = 1; d < D; ++d) {
-                const int tap = F - 2 + r - 2 * d;
-                if (tap >= 0) dm[g] = fmaf(c_.taps_h[tap], e[d][i][g], dm[g]);
-              }
-            }
-            route(dm, i, codes, r, own[n]);
-          }
-          collect(own, q, out);
-        }
+        Pixels out;
+        spread_rows(e, r, dm);
+        route_row(dm, codes, r, out);
         if (step >= begin) store_dx<kEnds>(dx, out, true);
         dx = plus_bytes(dx, c_.x_row);
       }
@@ -332,7 +341,7 @@ class BackwardNhwc {
 #pragma unroll 1
     for (int e = 0; e < 2; ++e) {
       const int r = 2 * step + kFirst + e;
-      float dm[kChannels][kWindow];
+      Window dm;
 #pragma unroll
       for (int i = 0; i < kChannels; ++i)
 #pragma unroll
@@ -355,15 +364,8 @@ class BackwardNhwc {
           });
         });
       }
-      Cell<kWords> out[kStrip];
-#pragma unroll
-      for (int q = 0; q < kWords; ++q) {
-        float own[kPerWord][kStrip];
-#pragma unroll
-        for (int n = 0; n < kPerWord; ++n)
-          route(dm[q * kPerWord + n], q * kPerWord + n, codes, e, own[n]);
-        collect(own, q, out);
-      }
+      Pixels out;
+      route_row(dm, codes, e, out);
       const int row = r - P;
       if (step >= begin && row >= 0 && row < c_.h)
         store_dx<true>(plus_bytes(dx_, row * c_.x_row), out, c_.wide_x);
