@@ -139,8 +139,8 @@ DEFECTS = [
     Defect(
         "channels_last: rows of dy are prefetched beyond the last",
         "cuda/kernels/backward_nhwc.cuh",
-        "const int ahead = step + kPrefetchSteps < end ? kPrefetchSteps : 0;",
-        "const int ahead = kPrefetchSteps;",
+        "const int ahead = !kBorder && step + kPrefetchSteps < end ? kPrefetchSteps : 0;",
+        "const int ahead = kBorder ? 0 : kPrefetchSteps;",
     ),
     Defect(
         "channels_last: rows of x are prefetched beyond the last",
@@ -153,6 +153,30 @@ DEFECTS = [
         "cuda/kernels/forward_nhwc.cuh",
         "if (!kEnds || 2 * pixel_.strip + o < c_.y_w)",
         "",
+    ),
+    Defect(
+        "backward: copies of a row in the padding get no gradient",
+        "cuda/kernels/routing.cuh",
+        "if (!(copies_ >> k & 1)) continue;",
+        "continue;",
+    ),
+    Defect(
+        "backward: the last row of dy does not reach back",
+        "cuda/kernels/routing.cuh",
+        "reached = from_end == 0;",
+        "reached = false;",
+    ),
+    Defect(
+        "backward: rows of m that do not exist get a gradient",
+        "cuda/kernels/routing.cuh",
+        "exists(row >= 0 && row < c.m_h)",
+        "exists(true)",
+    ),
+    Defect(
+        "backward: every row of padding reads with the same tap",
+        "cuda/kernels/routing.cuh",
+        "c.taps_h[k < B ? B - 1 - k : F - 1 - (k - B)]",
+        "c.taps_h[k < B ? 0 : F - 1]",
     ),
     Defect(
         "channels_last: padding has no weight",

@@ -19,6 +19,7 @@ class BackwardNchw {
   static constexpr int L = kColumns<T>, K = S::kPool, P = S::kPad, F = S::kTaps;
   static constexpr int kTiles = L / kTileColumns;
   static constexpr int kHeld = K > 1 ? K - 1 : 1;
+  static constexpr int D = S::kSums;  // rows of dy that a step reads
   static constexpr int kFirst = int(S::kRows.first_row(0));
   static constexpr bool kCodes = !S::kLinear;
   using Bits = typename S::Bits;
@@ -52,19 +53,16 @@ class BackwardNchw {
     // In a fast step, neither row of m is a source of padding, and all rows of dy exist.
     const int fast_begin = max(first, (S::kBefore + 2 - kFirst) >> 1);
     const int fast_end =
-        min(min(end, c_.y_h - S::kSums + 1), ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
-    int step = first;
-    before_ = load_codes(step - 1);
-    while (step < end) {
-      if (step == fast_begin && step < fast_end) {
-        if (c_.regular) fast_steps<true>(step, fast_end, begin);
-        else fast_steps<false>(step, fast_end, begin);
-        step = fast_end;
-      } else {
-        edge_step(step, begin);
-        ++step;
-      }
-    }
+        min(min(end, c_.y_h - D + 1), ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
+    before_ = load_codes(first - 1);
+#pragma unroll
+    for (int d = 0; d + 1 < D; ++d) spread_row(first + d, e_[d]);
+    const bool fast = fast_begin < fast_end;
+    march<false, true>(first, fast ? fast_begin : end, begin);
+    if (!fast) return;
+    if (c_.regular) march<true, false>(fast_begin, fast_end, begin);
+    else march<false, false>(fast_begin, fast_end, begin);
+    march<false, true>(fast_end, end, begin);
   }
 
  private:
@@ -122,6 +120,15 @@ class BackwardNchw {
       }
     }
     ColumnBorder<S, L, kRegular>::fold(c_, lane_, own, e);
+  }
+
+  // Computes B_h' of row i of dy; zeros if there is no such row.
+  FASTBLUR_DEVICE void spread_row(int i, float (&e)[L]) const {
+    Row row;
+#pragma unroll
+    for (int j = 0; j < L / 2; ++j) row.at[j] = from_float<T>(0);
+    if (i >= 0 && i < c_.y_h) row = load_dy<false>(dy_ + int64_t(i) * c_.y_w);
+    spread_columns<false>(row, e);
   }
 
   // S_v': adds a row of dm to the K rows of x that it may have come from. Row e of the tiles has
@@ -209,82 +216,81 @@ class BackwardNchw {
     }
   }
 
-  template <bool kRegular>
-  FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
-    constexpr int D = S::kSums;
-    float e[D][L];
-    const T* dy = dy_ + int64_t(step) * c_.y_w;
+  // Computes B_v': row r of a step's two rows of dm, from the rows of B_h' dy that the step reads.
+  FASTBLUR_DEVICE void spread_rows(int r, float (&dm)[L]) const {
 #pragma unroll
-    for (int d = 0; d + 1 < D; ++d) {
-      spread_columns<kRegular>(load_dy<kRegular>(dy), e[d]);
-      dy += c_.y_w;
+    for (int j = 0; j < L; ++j) {
+      dm[j] = c_.taps_h[F - 2 + r] * e_[0][j];
+#pragma unroll
+      for (int d = 1; d < D; ++d) {
+        const int tap = F - 2 + r - 2 * d;
+        if (tap >= 0) dm[j] = fmaf(c_.taps_h[tap], e_[d][j], dm[j]);
+      }
     }
-    Row coming = load_dy<kRegular>(dy);
-    LaneCodes coming_code = load_codes(step);
+  }
+  // Adds to a row of dm what its copies in the padding receive.
+  FASTBLUR_DEVICE void add_padding(const RowPlace<S>& place, float (&dm)[L]) const {
+    const auto add = [&](const float (&e)[L], float tap) {
+#pragma unroll
+      for (int j = 0; j < L; ++j) dm[j] = fmaf(tap, e[j], dm[j]);
+    };
+    place.for_each_copy([&](int d, float tap) { add(e_[d], tap); });
+    if (place.reached) {
+      float e[L];
+      spread_row(c_.y_h - 1, e);
+      add(e, c_.taps_h[F - 1]);
+    }
+#pragma unroll
+    for (int j = 0; j < L; ++j) dm[j] = place.exists ? dm[j] : 0;
+  }
+
+  // Prefetches what a step reads. `dy` is the row that the step before the next one loads.
+  FASTBLUR_DEVICE void prefetch_step(int step, const T* dy) const {
+    prefetch(dy + int64_t(kPrefetchSteps) * c_.y_w);
+    if constexpr (kCodes)
+      prefetch(codes_ + int64_t(step + S::kRows.tile_shift()) * c_.tile_columns);
+  }
+
+  // Does the steps from `step` to `end`. With kBorder, they may be any steps.
+  template <bool kRegular, bool kBorder>
+  FASTBLUR_DEVICE void march(int step, int end, int begin) {
+    const T* dy = dy_ + int64_t(step + D - 1) * c_.y_w;
     T* dx = dx_ + int64_t(2 * step + kFirst - P) * c_.w;
+    Row coming;
+    LaneCodes coming_code;
+    if constexpr (!kBorder) coming = load_dy<kRegular>(dy), coming_code = load_codes(step);
 #pragma unroll 1
     for (; step < end; ++step) {
       if constexpr (!kRegular) rarely();
-      const LaneCodes code = coming_code;
-      const int next = step + 1 < end ? step + 1 : step;
-      spread_columns<kRegular>(coming, e[D - 1]);
-      dy += step + 1 < end ? c_.y_w : 0;
-      coming = load_dy<kRegular>(dy);
-      coming_code = load_codes(next);
-      if constexpr (kRegular)
-        if (step + 1 + kPrefetchSteps < end) {
-          prefetch(dy + int64_t(kPrefetchSteps) * c_.y_w);
-          if constexpr (kCodes)
-            prefetch(codes_ +
-                     int64_t(next + kPrefetchSteps + S::kRows.tile_shift()) * c_.tile_columns);
-        }
+      LaneCodes code;
+      if constexpr (kBorder) {
+        spread_row(step + D - 1, e_[D - 1]);
+        code = load_codes(step);
+      } else {
+        code = coming_code;
+        spread_columns<kRegular>(coming, e_[D - 1]);
+        dy += step + 1 < end ? c_.y_w : 0;
+        coming = load_dy<kRegular>(dy);
+        coming_code = load_codes(step + 1 < end ? step + 1 : step);
+        if (kRegular && step + 1 + kPrefetchSteps < end)
+          prefetch_step(step + 1 + kPrefetchSteps, dy);
+      }
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float dm[L];
-#pragma unroll
-        for (int j = 0; j < L; ++j) {
-          dm[j] = c_.taps_h[F - 2 + r] * e[0][j];
-#pragma unroll
-          for (int d = 1; d < D; ++d) {
-            const int tap = F - 2 + r - 2 * d;
-            if (tap >= 0) dm[j] = fmaf(c_.taps_h[tap], e[d][j], dm[j]);
-          }
-        }
-        route<kRegular>(dm, code, r, dx, lane_.owns && step >= begin);
+        const RowPlace<S> place(c_, step, r);
+        spread_rows(r, dm);
+        if constexpr (kBorder) add_padding(place, dm);
+        const bool exists = !kBorder || unsigned(place.row - P) < unsigned(c_.h);
+        route<kRegular>(dm, code, r, dx, lane_.owns && step >= begin && exists);
         dx += c_.w;
       }
       before_ = code;
 #pragma unroll
       for (int d = 0; d + 1 < D; ++d)
 #pragma unroll
-        for (int j = 0; j < L; ++j) e[d][j] = e[d + 1][j];
+        for (int j = 0; j < L; ++j) e_[d][j] = e_[d + 1][j];
     }
-  }
-
-  FASTBLUR_DEVICE void edge_step(int step, int begin) {
-    rarely();
-    const LaneCodes code = load_codes(step);
-#pragma unroll 1
-    for (int e = 0; e < 2; ++e) {
-      const int r = 2 * step + kFirst + e;
-      float dm[L];
-#pragma unroll
-      for (int j = 0; j < L; ++j) dm[j] = 0;
-      if (r >= 0 && r < c_.m_h) {
-        for_each_padded(r, c_.m_h, c_.after_h, S::kBefore, c_.border, [&](int q) {
-          for_each_output<F>(q + S::kBefore, c_.y_h, c_.taps_h, [&](int i, float tap) {
-            float part[L];
-            spread_columns<false>(load_dy<false>(dy_ + int64_t(i) * c_.y_w), part);
-#pragma unroll
-            for (int j = 0; j < L; ++j) dm[j] = fmaf(tap, part[j], dm[j]);
-          });
-        });
-      }
-      const int row = r - P;
-      route<false>(dm, code, e, dx_ + int64_t(row) * c_.w,
-                   lane_.owns && step >= begin && row >= 0 && row < c_.h);
-    }
-    before_ = code;
   }
 
   const Call& c_;
@@ -293,6 +299,7 @@ class BackwardNchw {
   T* const dx_;
   const Code* codes_ = nullptr;
   LaneCodes before_;         // codes of the previous step
+  float e_[D][L];            // B_h' of the rows of dy from row `step` on
   float pending_[kHeld][L];  // gradients so far of the partial rows of x, oldest first
 };
 

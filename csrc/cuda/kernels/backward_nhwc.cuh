@@ -36,6 +36,8 @@ class BackwardNhwc {
   static_assert(-kFirstY <= ColumnWeights::kBefore && kLastY + 2 <= ColumnWeights::kAfter,
                 "the last strip begins at most two columns of y after the last one");
   static constexpr int kHeld = K > 1 ? K - 1 : 1;
+  static constexpr int D = S::kSums;  // rows of dy that a step reads
+  using Place = RowPlace<S>;
   static constexpr int kFirst = int(S::kRows.first_row(0));
   static constexpr bool kCodes = !S::kLinear;
   using Bits = typename S::Bits;
@@ -44,11 +46,14 @@ class BackwardNhwc {
  public:
   static constexpr int kChannels = kWords * kPerWord;
   // Blocks that fit on a multiprocessor, for __launch_bounds__.
-  static constexpr int kBlocks = K > 1 && kMany == (kPerWord == 2) && !kVeryMany ? 3 : 4;
+  static constexpr int kBlocks = K == 1 ? (F <= 3 ? 6 : 9 - F)
+                                 : (K == 3 || F == 5) && kPerWord == 2 && !kVeryMany ? 3
+                                                                                     : 4;
 
  private:
   static constexpr int kCodeWords = kChannels * int(sizeof(Code)) / 4;
   using Row = Cell<kWords>[kColumnsY];
+  using Window = float[kWords * kPerWord][kWindow];  // a row of dm or of B_h' dy
   // The codes of the strip's own tile, and of those columns of the neighbouring tiles that are in
   // the window. These are at most the last two columns of the left tile or, with padding, the last
   // column of the left tile and the first of the right tile. These take different bits, so `beside`
@@ -88,18 +93,15 @@ class BackwardNhwc {
     const int fast_begin = max(first, (B + 2 - kFirst) >> 1);
     const int fast_end =
         min(min(end, c_.y_h - S::kSums + 1), ((c_.m_h - 3 - c_.after_h - kFirst) >> 1) + 1);
-    int step = first;
-    before_ = load_codes<true>(tiles_of(step - 1), c_.wide_x);
-    while (step < end) {
-      if (c_.wide_x && c_.wide_y && step == fast_begin && step < fast_end) {
-        if (interior_) fast_steps<false>(step, fast_end, begin);
-        else fast_steps<true>(step, fast_end, begin);
-        step = fast_end;
-      } else {
-        edge_step(step, begin);
-        ++step;
-      }
-    }
+    before_ = load_codes<true>(tiles_of(first - 1), c_.wide_x);
+#pragma unroll
+    for (int d = 0; d + 1 < D; ++d) spread_row(first + d, e_[d]);
+    const bool fast = c_.wide_x && c_.wide_y && fast_begin < fast_end;
+    border_steps(first, fast ? fast_begin : end, begin);
+    if (!fast) return;
+    if (interior_) march<false, false>(fast_begin, fast_end, begin);
+    else march<true, false>(fast_begin, fast_end, begin);
+    border_steps(fast_end, end, begin);
   }
 
  private:
@@ -178,6 +180,20 @@ class BackwardNhwc {
     }
   }
 
+  // Loads row i of dy, or zeros if there is no such row. For all strips and alignments.
+  FASTBLUR_DEVICE void load_row(int i, Row& row) const {
+#pragma unroll
+    for (int j = 0; j < kColumnsY; ++j) row[j] = {};
+    if (i >= 0 && i < c_.y_h) load_dy<true>(plus_bytes(dy_, i * c_.y_row), row, c_.wide_y);
+  }
+  FASTBLUR_DEVICE void spread_row(int i, Window& e) const {
+    Row row;
+    load_row(i, row);
+    const int line = pixel_.line(c_);
+#pragma unroll
+    for (int k = 0; k < kChannels; ++k) spread_columns<true>(row, k, line, e[k]);
+  }
+
   // The code word of channel i for column g of the window, and the bit in it where the column
   // winner in row e begins.
   FASTBLUR_DEVICE static uint32_t bits_of(const Codes& codes, int g, int i) {
@@ -250,17 +266,19 @@ class BackwardNhwc {
         store_cell<T, kWords>(plus_bytes(row, int64_t(k) * c_.pixel), left_, wide, dx[k]);
   }
 
-  using Window = float[kChannels][kWindow];  // a row of dm or of B_h' dy
-
-  // Routes row e of a step's two rows of dm. Sets dx to the strip's part of the row that this
-  // completes.
-  FASTBLUR_DEVICE void route_row(const Window& dm, const Codes& codes, int e, Pixels& dx) {
+  // Routes row r of a step's two rows of dm; dm_of(i, dm) computes it for channel i. Sets dx to the
+  // strip's part of the row that this completes.
+  template <class DmOf>
+  FASTBLUR_DEVICE void route_row(const Codes& codes, int r, DmOf dm_of, Pixels& dx) {
 #pragma unroll
     for (int q = 0; q < kWords; ++q) {
       float own[kPerWord][kStrip];
 #pragma unroll
-      for (int n = 0; n < kPerWord; ++n)
-        route(dm[q * kPerWord + n], q * kPerWord + n, codes, e, own[n]);
+      for (int n = 0; n < kPerWord; ++n) {
+        float dm[kWindow];
+        dm_of(q * kPerWord + n, dm);
+        route(dm, q * kPerWord + n, codes, r, own[n]);
+      }
 #pragma unroll
       for (int k = 0; k < kStrip; ++k) {
         float v[2] = {own[0][k], own[kPerWord - 1][k]};
@@ -269,108 +287,98 @@ class BackwardNhwc {
     }
   }
 
-  // Computes B_v': row r of a step's two rows of dm, from the rows of B_h' dy that the step reads.
-  FASTBLUR_DEVICE void spread_rows(const Window (&e)[S::kSums], int r, Window& dm) const {
+  // Computes B_v': row r of a step's two rows of dm, channel i, from the rows of B_h' dy that the
+  // step reads.
+  FASTBLUR_DEVICE void spread_rows(int i, int r, float (&dm)[kWindow]) const {
 #pragma unroll
-    for (int i = 0; i < kChannels; ++i) {
+    for (int g = 0; g < kWindow; ++g) {
+      dm[g] = c_.taps_h[F - 2 + r] * e_[0][i][g];
 #pragma unroll
-      for (int g = 0; g < kWindow; ++g) {
-        dm[i][g] = c_.taps_h[F - 2 + r] * e[0][i][g];
-#pragma unroll
-        for (int d = 1; d < S::kSums; ++d) {
-          const int tap = F - 2 + r - 2 * d;
-          if (tap >= 0) dm[i][g] = fmaf(c_.taps_h[tap], e[d][i][g], dm[i][g]);
-        }
+      for (int d = 1; d < D; ++d) {
+        const int tap = F - 2 + r - 2 * d;
+        if (tap >= 0) dm[g] = fmaf(c_.taps_h[tap], e_[d][i][g], dm[g]);
       }
     }
   }
 
-  template <bool kEnds>
-  FASTBLUR_DEVICE void fast_steps(int step, int end, int begin) {
-    constexpr int D = S::kSums;
+  // Adds to a row of dm, channel i, what its copies in the padding receive. `reaching` is the last
+  // row of dy if it reaches the row.
+  FASTBLUR_DEVICE void add_padding(const Place& place, const Row& reaching, int i, int line,
+                                   float (&dm)[kWindow]) const {
+    place.for_each_copy([&](int d, float tap) {
+#pragma unroll
+      for (int g = 0; g < kWindow; ++g) dm[g] = fmaf(tap, e_[d][i][g], dm[g]);
+    });
+    if (place.reached) {
+      float e[kWindow];
+      spread_columns<true>(reaching, i, line, e);
+#pragma unroll
+      for (int g = 0; g < kWindow; ++g) dm[g] = fmaf(c_.taps_h[F - 1], e[g], dm[g]);
+    }
+#pragma unroll
+    for (int g = 0; g < kWindow; ++g) dm[g] = place.exists ? dm[g] : 0;
+  }
+
+  // The next step reads the same rows of dy but the first.
+  FASTBLUR_DEVICE void move_on(const Codes& codes) {
+    before_ = codes;
+#pragma unroll
+    for (int d = 0; d + 1 < D; ++d)
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i)
+#pragma unroll
+        for (int g = 0; g < kWindow; ++g) e_[d][i][g] = e_[d + 1][i][g];
+  }
+
+  // Does the steps from `step` to `end`. With kBorder, they may be any steps.
+  template <bool kEnds, bool kBorder>
+  FASTBLUR_DEVICE void march(int step, int end, int begin) {
     const int own_line = pixel_.line(c_);
-    Window e[D], dm;
     Row row;
-    const T* dy = plus_bytes(dy_, step * c_.y_row);
+    const T* dy = plus_bytes(dy_, (step + D - 1) * c_.y_row);
     const Code* tiles = tiles_of(step);
     if (!kEnds) {
       dy = plus_bytes(dy, int64_t(2 * pixel_.strip) * c_.pixel);
       tiles = plus_bytes(tiles, int64_t(pixel_.strip) * c_.tile);
     }
-#pragma unroll
-    for (int d = 0; d + 1 < D; ++d) {
-      load_dy<kEnds>(dy, row, true);
-#pragma unroll
-      for (int i = 0; i < kChannels; ++i) spread_columns<kEnds>(row, i, own_line, e[d][i]);
-      dy = plus_bytes(dy, c_.y_row);
-    }
     T* dx = plus_bytes(dx_, (2 * step + kFirst - P) * c_.x_row);
 #pragma unroll 1
     for (; step < end; ++step) {
-      const int line = anew(own_line);
-      const int ahead = step + kPrefetchSteps < end ? kPrefetchSteps : 0;
-      load_dy<kEnds>(dy, row, true, ahead * c_.y_row);
-      const Codes codes = load_codes<kEnds>(tiles, true, ahead * c_.tile_row);
+      if constexpr (kBorder) {
+        rarely();
+        pixel_.strip = anew(pixel_.strip);  // there are no registers to keep what follows from it
+      }
+      const int line = kBorder ? pixel_.line(c_) : anew(own_line);
+      const int ahead = !kBorder && step + kPrefetchSteps < end ? kPrefetchSteps : 0;
+      if constexpr (kBorder) load_row(step + D - 1, row);
+      else load_dy<kEnds>(dy, row, true, ahead * c_.y_row);
+      const Codes codes = load_codes<kEnds>(kBorder ? tiles_of(step) : tiles,
+                                            kBorder ? c_.wide_x : true, ahead * c_.tile_row);
       dy = plus_bytes(dy, c_.y_row);
       tiles = plus_bytes(tiles, c_.tile_row);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        if (r == F % 2) {  // the first row of dm that needs the newest row of dy
+        if (r == (kBorder ? 0 : F % 2)) {  // the first row of dm that needs the newest row of dy
 #pragma unroll
-          for (int i = 0; i < kChannels; ++i) spread_columns<kEnds>(row, i, line, e[D - 1][i]);
+          for (int i = 0; i < kChannels; ++i) spread_columns<kEnds>(row, i, line, e_[D - 1][i]);
         }
         Pixels out;
-        spread_rows(e, r, dm);
-        route_row(dm, codes, r, out);
-        if (step >= begin) store_dx<kEnds>(dx, out, true);
+        const Place place(c_, step, r);
+        if (kBorder && place.reached) load_row(step + D, row);
+        const auto dm_of = [&](int i, float (&dm)[kWindow]) {
+          spread_rows(i, r, dm);
+          if constexpr (kBorder) add_padding(place, row, i, line, dm);
+        };
+        route_row(codes, r, dm_of, out);
+        const bool exists = !kBorder || unsigned(place.row - P) < unsigned(c_.h);
+        if (step >= begin && exists) store_dx<kEnds>(dx, out, kBorder ? c_.wide_x : true);
         dx = plus_bytes(dx, c_.x_row);
       }
-#pragma unroll
-      for (int d = 0; d + 1 < D; ++d)
-#pragma unroll
-        for (int i = 0; i < kChannels; ++i)
-#pragma unroll
-          for (int g = 0; g < kWindow; ++g) e[d][i][g] = e[d + 1][i][g];
-      before_ = codes;
+      move_on(codes);
     }
   }
-
-  FASTBLUR_DEVICE void edge_step(int step, int begin) {
-    rarely();
-    const Codes codes = load_codes<true>(tiles_of(step), c_.wide_x);
-#pragma unroll 1
-    for (int e = 0; e < 2; ++e) {
-      const int r = 2 * step + kFirst + e;
-      Window dm;
-#pragma unroll
-      for (int i = 0; i < kChannels; ++i)
-#pragma unroll
-        for (int g = 0; g < kWindow; ++g) dm[i][g] = 0;
-      if (r >= 0 && r < c_.m_h) {
-        for_each_padded(r, c_.m_h, c_.after_h, B, c_.border, [&](int p) {
-          for_each_output<F>(p + B, c_.y_h, c_.taps_h, [&](int i, float tap) {
-            Row row;
-            pixel_.strip =
-                anew(pixel_.strip);  // there are no registers to keep what follows from it
-            load_dy<true>(plus_bytes(dy_, i * c_.y_row), row, c_.wide_y);
-            const int line = pixel_.line(c_);
-#pragma unroll
-            for (int k = 0; k < kChannels; ++k) {
-              float part[kWindow];
-              spread_columns<true>(row, k, line, part);
-#pragma unroll
-              for (int g = 0; g < kWindow; ++g) dm[k][g] = fmaf(tap, part[g], dm[k][g]);
-            }
-          });
-        });
-      }
-      Pixels out;
-      route_row(dm, codes, e, out);
-      const int row = r - P;
-      if (step >= begin && row >= 0 && row < c_.h)
-        store_dx<true>(plus_bytes(dx_, row * c_.x_row), out, c_.wide_x);
-    }
-    before_ = codes;
+  FASTBLUR_DEVICE void border_steps(int step, int end, int begin) {
+    march<true, true>(step, end, begin);
   }
 
   const Call& c_;
@@ -381,6 +389,7 @@ class BackwardNhwc {
   T* dx_;        // the same in the strip's first pixel
   const Code* codes_ = nullptr;
   Codes before_;  // codes of the previous step
+  Window e_[D];   // B_h' of the rows of dy from row `step` on
   // Gradients so far of the partial rows of x, oldest first.
   float pending_[kHeld][kChannels][kWindow];
 };
