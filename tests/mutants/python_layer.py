@@ -16,7 +16,7 @@ def of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
 
 def _path_of(test: str) -> str:
     name, *rest = test.split("::")
-    (path,) = (ROOT / "tests").glob(f"*/test_{name}")
+    (path,) = (ROOT / "tests").glob(f"**/test_{name}")
     return "::".join([path.relative_to(ROOT).as_posix(), *rest])
 
 

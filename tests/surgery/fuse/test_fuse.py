@@ -16,7 +16,7 @@ from fastblur.surgery import FilteredPool, FuseReport
 from testing import lookalikes as like
 from testing.measure import saved_bytes, storages
 
-from ..conftest import needs_extension
+from ...conftest import needs_extension
 
 WHY = "fuses layers of {}, which is not installed"
 torchvision = pytest.importorskip("torchvision", reason=WHY.format("torchvision"))
