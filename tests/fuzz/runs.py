@@ -78,11 +78,12 @@ def build_cuda() -> Path:
     from tests.cuda_on_host import build as host
     from tests.cuda_on_host.defines import FEW
 
-    own = ("case", "oracle", "compare", "report", "cuda", "repeat")
-    sources = [build.HERE / f"{name}.cpp" for name in own]
+    own = ("input/case", "input/repeat", "oracle/oracle", "oracle/compare", "oracle/report")
+    sources = [build.HERE / f"{name}.cpp" for name in (*own, "kernels/cuda")]
     sources += [build.ROOT / "csrc" / "plan.cpp"]
     kernels = sorted((build.ROOT / "csrc" / "cuda").rglob("*.cu"))
-    return host.Build("plain", defines=FEW).executable("fuzz", [*sources, *kernels])
+    program = host.Build("plain", defines=FEW, folders=[build.HERE])
+    return program.executable("fuzz", [*sources, *kernels])
 
 
 PROGRAMS: dict[str, Callable[[], Path]] = {
