@@ -28,7 +28,6 @@ LIBFUZZER = (
     "-detect_leaks=0",
     "-timeout=60",
     "-verbosity=1",
-    f"-artifact_prefix={FOUND}/",
 )
 ASAN = "detect_leaks=0:malloc_context_size=0:quarantine_size_mb=1:max_redzone=64"
 
@@ -174,6 +173,7 @@ class Campaign:
                 f"-seed={seed}",
                 limit,
                 *LIBFUZZER,
+                f"-artifact_prefix={FOUND}/",
                 str(CORPUS),
                 str(SEEDS),
             ]
