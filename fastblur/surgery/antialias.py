@@ -326,7 +326,8 @@ def _make_blur(model: nn.Module, blur: Blur, options: Options) -> nn.Module:
         kernel_size, padding = blur.pool
         return FusedMaxBlurPool3d(kernel_size, blur.stride, padding, **how)
     like = model if blur.like is None else model.get_submodule(blur.like)
-    weight = _first_weight(like)
+    tensors = (*like.parameters(), *like.buffers())
+    weight = next((tensor for tensor in tensors if tensor.dtype in DTYPES), None)
     with torch.device("cpu" if weight is None else weight.device):
         if len(blur.stride) == 1:
             pool = _blur_1d(blur, options, rows[0])
@@ -346,13 +347,6 @@ def _blur_1d(blur: Blur, options: Options, row: Row) -> FilteredPool:
     (stride,) = blur.stride
     geometry = resolve_1d(1, stride, 0, None, row, blur.padding, options.padding_mode, False)
     return FilteredPool(geometry, torch.tensor(geometry.taps_w).repeat(blur.channels, 1, 1))
-
-
-def _first_weight(module: nn.Module) -> Tensor | None:
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.dtype in DTYPES:
-            return tensor
-    return None
 
 
 def _describe(model: nn.Module, change: Change) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
+DEVICE, PROGRAMS = HERE / "device", HERE / "programs"
 ROOT = HERE.parent.parent
 CSRC = ROOT / "csrc"
 CACHE = ROOT / "build" / "cuda_on_host"
@@ -141,23 +142,30 @@ def locked() -> Iterator[None]:
 
 
 class Build:
-    """The executable that is made of some sources."""
+    """The executable that is made of some sources, whose headers may be in more folders."""
 
-    def __init__(self, variant: str, csrc: Path = CSRC, defines: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        variant: str,
+        csrc: Path = CSRC,
+        defines: Sequence[str] = (),
+        folders: Sequence[Path] = (),
+    ) -> None:
         self.variant = VARIANTS[variant]
         self.csrc = csrc
         self.defines = tuple(defines)
+        self.folders = tuple(folders)
 
     def runner(self) -> Path:
         kernels = sorted((self.csrc / "cuda").rglob("*.cu"))
         if not kernels:
             raise BuildError(f"there are no kernels in {self.csrc / 'cuda'}")
-        return self.executable("runner", [HERE / "runner.cpp", *kernels])
+        return self.executable("runner", [PROGRAMS / "runner.cpp", *kernels])
 
     def executable(self, name: str, sources: Sequence[Path]) -> Path:
         """Builds `name` out of the sources and the executor, and returns its path."""
         with locked():
-            infrastructure = [HERE / "executor.cpp", HERE / "trace.cpp"]
+            infrastructure = [DEVICE / "executor.cpp", DEVICE / "trace.cpp"]
             with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
                 objects = [
                     *pool.map(lambda source: self._object(source, sanitized=True), sources),
@@ -174,7 +182,7 @@ class Build:
     def _object(self, source: Path, *, sanitized: bool) -> Path:
         flags = [*COMMON, *self.variant.defines, *self.defines]
         flags += self.variant.flags if sanitized else ["-O2"]
-        folders = [HERE, self.csrc]
+        folders = [DEVICE, self.csrc, *self.folders]
         digest = hashlib.sha256(repr((compiler_version(), flags, str(cuda_headers()))).encode())
         for path in sources_of(source, folders):
             digest.update(path.name.encode() + path.read_bytes())

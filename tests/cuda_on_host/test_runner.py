@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from .build import HERE, Build, command, environment, why_not
+from .build import PROGRAMS, Build, command, environment, why_not
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
 
 @cache
 def executable(name: str, variant: str) -> Path:
-    return Build(variant).executable(name, [HERE / f"{name}.cu"])
+    return Build(variant).executable(name, [PROGRAMS / f"{name}.cu"])
 
 
 def run(
@@ -187,6 +187,14 @@ def rounded(value: Fraction, dtype: torch.dtype) -> float:
     return math.copysign(math.inf, result) if abs(result) > torch.finfo(dtype).max else result
 
 
+def check(name: str, ours: Tensor, theirs: Tensor) -> None:
+    """Bit by bit, but for which NaN it is."""
+    bits = {2: torch.int16, 4: torch.int32}[ours.element_size()]
+    equal = ours.contiguous().view(bits) == theirs.contiguous().view(bits)
+    wrong = ~(equal | (ours.isnan() & theirs.isnan()))
+    assert not wrong.any(), f"{name}: {wrong.nonzero()[0]} of {wrong.sum()}"
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 def test_sixteen_bit_functions_are_those_of_torch(dtype: torch.dtype) -> None:
     triples = special_triples(dtype)
@@ -203,13 +211,6 @@ def test_sixteen_bit_functions_are_those_of_torch(dtype: torch.dtype) -> None:
 
     def two(name: str) -> Tensor:
         return got[name].contiguous().view(dtype).view(-1, 2)
-
-    def check(name: str, ours: Tensor, theirs: Tensor) -> None:
-        """Bit by bit, but for which NaN it is."""
-        bits = {2: torch.int16, 4: torch.int32}[ours.element_size()]
-        equal = ours.contiguous().view(bits) == theirs.contiguous().view(bits)
-        wrong = ~(equal | (ours.isnan() & theirs.isnan()))
-        assert not wrong.any(), f"{name}: {wrong.nonzero()[0]} of {wrong.sum()}"
 
     either, both = a.isnan() | b.isnan(), a.isnan() & b.isnan()
     # The larger of two zeros is +0, the smaller -0. (torch.fmax makes signalling NaNs win.)

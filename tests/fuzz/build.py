@@ -19,6 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CACHE = ROOT / "build" / "fuzz"
+SIZES_H = HERE / "kernels" / "sizes.h"
 
 # (file of csrc/, text that it has once, what stands there instead)
 Change = tuple[str, str, str]
@@ -30,7 +31,7 @@ def _variable(file: str, text: str, name: str, kind: str = "static const int64_t
 
 
 SWEEP = "cpu/kernels/sweep.h"
-# Constants become variables; sizes.h says why.
+# Constants become variables; kernels/sizes.h says why.
 SIZES: tuple[Change, ...] = (
     _variable(SWEEP, "constexpr int64_t kBandOfX = 4096;", "band_of_x"),
     _variable(SWEEP, "constexpr int64_t kBandOfDm = 2048;", "band_of_dm"),
@@ -69,7 +70,8 @@ CHECKED = (
     "-asan-instrumentation-with-call-threshold=0",
     "-fsanitize-coverage=inline-8bit-counters,pc-table",
 )
-DRIVER = ("case.cpp", "oracle.cpp", "compare.cpp", "report.cpp", "cpu.cpp")
+DRIVER = ("input/case.cpp", "oracle/oracle.cpp", "oracle/compare.cpp", "oracle/report.cpp")
+DRIVER += ("kernels/cpu.cpp",)
 TARGETS = ("generic", "avx2", "avx512")
 
 
@@ -144,7 +146,8 @@ def fuzzer(variant: Variant = FULL, changes: Sequence[Change] = ()) -> Path:
     jobs = [(csrc / name, [*flags, *variant.flags]) for name in core]
     jobs += _arenas(csrc, [*flags, *variant.flags])
     # The driver has the headers as they are: no defect is on both sides of a comparison.
-    jobs += [(HERE / name, [*_flags(ROOT / "csrc"), "-O2"]) for name in (*DRIVER, "mutator.cpp")]
+    driver = (*DRIVER, "input/mutator.cpp")
+    jobs += [(HERE / name, [*_flags(ROOT / "csrc"), "-O2"]) for name in driver]
     objects = _objects("clang++", jobs)
     target = CACHE / f"{variant.name}-{_hash(''.join(o.stem for o in objects))}"
     if not target.exists():
@@ -167,7 +170,7 @@ def installed() -> Path:
     compiler = os.environ.get("CXX", "g++")
     csrc = ROOT / "csrc"
     jobs = _arenas(csrc, [*_flags(csrc), "-O3"])
-    jobs += [(HERE / name, [*_flags(csrc), "-O2"]) for name in (*DRIVER, "repeat.cpp")]
+    jobs += [(HERE / name, [*_flags(csrc), "-O2"]) for name in (*DRIVER, "input/repeat.cpp")]
     own = _objects(compiler, jobs)
     target = CACHE / f"installed-{_hash(''.join(o.stem for o in own))}"
     _run([compiler, "-fopenmp", *map(str, [*own, *core])], target)
@@ -180,7 +183,7 @@ def _inside(path: Path) -> str:
 
 
 def _flags(csrc: Path) -> list[str]:
-    return [*COMMON, f"-I{csrc}", "-include", str(HERE / "sizes.h")]
+    return [*COMMON, f"-I{csrc}", "-include", str(SIZES_H)]
 
 
 def _arenas(csrc: Path, flags: Sequence[str]) -> list[tuple[Path, list[str]]]:
@@ -200,11 +203,11 @@ def _objects(compiler: str, jobs: Sequence[tuple[Path, list[str]]]) -> list[Path
 
 def _object(compiler: str, source: Path, flags: list[str]) -> Path:
     # A changed core has a hash of its files as the name of its folder.
-    ours = [HERE / "sizes.h"]
+    ours = [SIZES_H]
     if not source.is_relative_to(CACHE):
         ours.append(source)
     if source.is_relative_to(HERE):
-        ours += [*sorted(HERE.glob("*.h")), *sorted((ROOT / "csrc").rglob("*.h"))]
+        ours += [*sorted(HERE.rglob("*.h")), *sorted((ROOT / "csrc").rglob("*.h"))]
     own = [path.read_text() for path in ours]
     target = CACHE / f"{_hash(repr((_version(compiler), str(source), flags, own)))}.o"
     if not target.exists():

@@ -28,7 +28,6 @@ LIBFUZZER = (
     "-detect_leaks=0",
     "-timeout=60",
     "-verbosity=1",
-    f"-artifact_prefix={FOUND}/",
 )
 ASAN = "detect_leaks=0:malloc_context_size=0:quarantine_size_mb=1:max_redzone=64"
 
@@ -78,11 +77,12 @@ def build_cuda() -> Path:
     from tests.cuda_on_host import build as host
     from tests.cuda_on_host.defines import FEW
 
-    own = ("case", "oracle", "compare", "report", "cuda", "repeat")
-    sources = [build.HERE / f"{name}.cpp" for name in own]
+    own = ("input/case", "input/repeat", "oracle/oracle", "oracle/compare", "oracle/report")
+    sources = [build.HERE / f"{name}.cpp" for name in (*own, "kernels/cuda")]
     sources += [build.ROOT / "csrc" / "plan.cpp"]
     kernels = sorted((build.ROOT / "csrc" / "cuda").rglob("*.cu"))
-    return host.Build("plain", defines=FEW).executable("fuzz", [*sources, *kernels])
+    program = host.Build("plain", defines=FEW, folders=[build.HERE])
+    return program.executable("fuzz", [*sources, *kernels])
 
 
 PROGRAMS: dict[str, Callable[[], Path]] = {
@@ -173,6 +173,7 @@ class Campaign:
                 f"-seed={seed}",
                 limit,
                 *LIBFUZZER,
+                f"-artifact_prefix={FOUND}/",
                 str(CORPUS),
                 str(SEEDS),
             ]

@@ -129,6 +129,6 @@ DEFECTS = [
 @cache
 def program() -> Path:
     """The quick build."""
-    flags = (*build.QUICK.flags, "-include", str(build.HERE / "defect.h"))
+    flags = (*build.QUICK.flags, "-include", str(build.HERE / "kernels" / "defect.h"))
     changes = [defect.change(number) for number, defect in enumerate(DEFECTS)]
     return build.fuzzer(replace(build.QUICK, flags=flags), changes)

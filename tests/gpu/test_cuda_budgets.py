@@ -18,7 +18,7 @@ import pytest
 
 from fastblur._backends import compiled
 
-from . import sass
+from . import instructions, sass
 
 BASELINE = Path(__file__).with_suffix("").with_name("cuda_budgets.json")
 
@@ -214,7 +214,7 @@ MARK = "        /*00b0*/                   PMTRIG 0x80 ;\n"
 
 
 def test_hot_path() -> None:
-    loop = sass.steady_loop(sass.blocks(LOOP.replace("MARK", MARK).splitlines()))
+    loop = instructions.steady_loop(instructions.blocks(LOOP.replace("MARK", MARK).splitlines()))
     assert loop is not None
     hot = ["BRA", "LDG", "BRA", "FFMA", "FADD", "BRA", "STG", "BRA"]
     assert [i.opcode.split(".")[0] for i in loop.path] == hot
@@ -226,7 +226,7 @@ def test_hot_path() -> None:
 def test_what_is_not_marked_counts() -> None:
     """All but inner loops."""
     text = LOOP.replace("MARK", "").replace("@P4 BRA `(.L_x_4)", "@P4 EXIT")
-    loop = sass.steady_loop(sass.blocks(text.splitlines()))
+    loop = instructions.steady_loop(instructions.blocks(text.splitlines()))
     assert loop is not None
     assert [len(loop.path), loop.rare, loop.aside] == [8 + 3, 0, 4]
 

@@ -48,7 +48,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.mark.slow
 def test_values_and_derivatives_in_the_interpreter() -> None:
-    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu/triton_interpreted.py",
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu/triton/interpreted.py",
                   TRITON_INTERPRET="1")  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

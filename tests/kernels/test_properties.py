@@ -81,7 +81,7 @@ def test_triton_in_the_interpreter(request: pytest.FixtureRequest) -> None:
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
             *(["--hypothesis-profile", profile] if profile else []),
-            "tests/gpu/properties_triton.py",
+            "tests/gpu/triton/properties.py",
         ],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         cwd=ROOT,

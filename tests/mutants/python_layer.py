@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from .mutant import ROOT, Mutant
 
 
@@ -14,9 +16,10 @@ def of(file: str, *rows: tuple[str, str, str]) -> list[Mutant]:
     return found
 
 
+@cache
 def _path_of(test: str) -> str:
     name, *rest = test.split("::")
-    (path,) = (ROOT / "tests").glob(f"*/test_{name}")
+    (path,) = (ROOT / "tests").glob(f"**/test_{name}")
     return "::".join([path.relative_to(ROOT).as_posix(), *rest])
 
 
@@ -87,19 +90,19 @@ DIRECT = of(
     "_dispatch/direct.py",
     ("or x.shape != call.input_size", "", "paths.py layers.py"),
     ("or dtype is not call.dtype", "", "paths.py layers.py"),
-    ("or function_modes()", "", "paths.py"),
-    ("or included().raw_repr() not in self._around", "", "paths.py"),
-    ("or forward_ad._current_level >= 0", "", "paths.py autograd.py"),
+    ("or function_modes()", "", "direct.py"),
+    ("or included().raw_repr() not in self._around", "", "direct.py"),
+    ("or forward_ad._current_level >= 0", "", "direct.py autograd.py"),
     ("if _any_autocast() and dtype in _CAST", "if False", "paths.py layers.py"),
-    ("and dtype in _CAST and _autocast_on", "and _autocast_on", "paths.py"),
-    ("or profiler._is_profiler_enabled", "", "paths.py"),
-    ("if x.dtype is not call.dtype:", "if False:", "paths.py"),
-    ("and _with_grad() and not _is_excluded(_AUTOGRAD)", "and _with_grad()", "paths.py"),
+    ("and dtype in _CAST and _autocast_on", "and _autocast_on", "direct.py"),
+    ("or profiler._is_profiler_enabled", "", "direct.py"),
+    ("if x.dtype is not call.dtype:", "if False:", "direct.py"),
+    ("and _with_grad() and not _is_excluded(_AUTOGRAD)", "and _with_grad()", "direct.py"),
     ("and codes.shape == call.codes_shape", "", "paths.py"),
     ("and codes.is_contiguous()", "", "paths.py"),
     ("if not dy.is_contiguous(memory_format=call.memory_format):", "if False:",
      "paths.py layers.py"),
-    ("if _with_grad() or not _fits", "if not _fits", "paths.py autograd.py"),
+    ("if _with_grad() or not _fits", "if not _fits", "direct.py autograd.py"),
 )  # fmt: skip
 
 UPSAMPLING = of(
@@ -173,28 +176,30 @@ VOLUMES = of(
 
 SURGERY = of(
     "surgery/recognition/recognise.py",
-    ("if not _is_it_but_for_init(kind, known.name):", "if False:", "fuse.py"),
-    ("rtol=1e-5, atol=1e-7", "rtol=1.0, atol=1.0", "fuse.py"),
-    ("if contents[0] != contents[1]:", "if False:", "fuse.py"),
-    ("if filter.is_meta:", "if False:", "fuse.py"),
+    ("if not _is_it_but_for_init(kind, known.name):", "if False:", "fuse_layers.py"),
+    ("rtol=1e-5, atol=1e-7", "rtol=1.0, atol=1.0", "fuse_layers.py"),
+    ("if contents[0] != contents[1]:", "if False:", "fuse_layers.py"),
+    ("if filter.is_meta:", "if False:", "fuse_layers.py"),
 ) + of(
     "surgery/recognition/known.py",
-    ("left, right, top, bottom = padding", "top, bottom, left, right = padding", "fuse.py"),
-    ("(padded and not module.count_include_pad)", "False", "fuse.py"),
+    ("left, right, top, bottom = padding", "top, bottom, left, right = padding",
+     "fuse_layers.py"),
+    ("(padded and not module.count_include_pad)", "False", "fuse_layers.py"),
 ) + of(
     "surgery/joins/joining.py",
     ("(module.inplace and not self._fresh)", "False", "fuse_joins.py fuse_proofs.py"),
     ("if not is_unwatched(module) or together", "if together", "fuse_later.py fuse_joins.py"),
     ("if _pair(max.stride) != (1, 1):", "if False:", "fuse_joins.py fuse_later.py"),
-    ("if not geometry.linear:", "if False:", "fuse_joins.py fuse.py"),
-    ("isinstance(pool, BlurredConv2d) and not pool.blur_first", "False", "fuse.py fuse_joins.py"),
+    ("if not geometry.linear:", "if False:", "fuse_numbers.py fuse_layers.py"),
+    ("isinstance(pool, BlurredConv2d) and not pool.blur_first", "False",
+     "fuse_layers.py fuse_joins.py"),
 ) + of(
     "surgery/fuse.py",
     ('raise ValueError(f"{path} has hooks, which would be lost; remove them first")', "pass",
      "fuse.py fuse_state.py"),
     ("self.fused.training = module.training", "pass", "fuse.py fuse_state.py"),
-    ("if coming is not None and coming != channels:", "if False:", "fuse.py fuse_state.py"),
-    ("if self._uses[id(module)] > 1:", "if False:", "fuse.py fuse_state.py"),
+    ("if coming is not None and coming != channels:", "if False:", "fuse_layers.py fuse_state.py"),
+    ("if self._uses[id(module)] > 1:", "if False:", "fuse_layers.py fuse_state.py"),
     ("        original._buffers[name] = fused._buffers[name]", "        pass", "fuse.py fuse_state.py"),
 ) + of(
     "surgery/antialias.py",
@@ -204,7 +209,7 @@ SURGERY = of(
     "surgery/placement/placing.py",
     ("module.training = old.training", "pass", "antialias.py antialias_places.py"),
     ("            slot.before.insert(0, blur)", "            slot.before.append(blur)",
-     "antialias.py antialias_places.py"),
+     "antialias_flows.py antialias_places.py"),
     ("_set_attributes(model.get_submodule(change.site), change.attributes)", "pass",
      "antialias.py"),
     ("made.training = made.core.training", "pass", "antialias.py antialias_places.py"),
@@ -213,32 +218,33 @@ SURGERY = of(
 METRICS = of(
     "metrics/shift.py",
     ("predictions[..., 0] == predictions[..., 1]", "predictions[..., 0] == predictions[..., 0]",
-     "metrics.py"),
-    ("share.std().item() / math.sqrt(n)", "share.std().item() / n", "metrics.py"),
-    ("offsets=offsets[order]", "offsets=offsets", "metrics.py"),
-    ("[y2 % counts[0], x2 % counts[1]]", "[y1 % counts[0], x2 % counts[1]]", "metrics.py"),
+     "metrics_shift.py"),
+    ("share.std().item() / math.sqrt(n)", "share.std().item() / n", "metrics_shift.py"),
+    ("offsets=offsets[order]", "offsets=offsets", "metrics_shift.py"),
+    ("[y2 % counts[0], x2 % counts[1]]", "[y1 % counts[0], x2 % counts[1]]", "metrics_shift.py"),
     ("if number in here or number in self._ids:", "if number in self._ids:", "metrics.py"),
 ) + of(
     "metrics/_moves.py",
-    ("height - self.crop[0] + 1, width", "height - self.crop[0], width", "metrics.py"),
-    ("torch.roll(x, (dy, dx), (1, 2))", "torch.roll(x, (dx, dy), (1, 2))", "metrics.py"),
+    ("height - self.crop[0] + 1, width", "height - self.crop[0], width", "metrics_shift.py"),
+    ("torch.roll(x, (dy, dx), (1, 2))", "torch.roll(x, (dx, dy), (1, 2))", "metrics_shift.py"),
 ) + of(
     "metrics/_running.py",
     ("            module.training = training", "            pass", "metrics.py"),
 ) + of(
     "metrics/stability.py",
     ("shifts = (count - 1) // 2 - shifts.flip(0)", "shifts = shifts - (count - 1) // 2",
-     "metrics.py"),
-    ("scores.float().softmax(1) if logits", "scores.float().softmax(1) if True", "metrics.py"),
-    ("(curves.amax(1) - curves.amin(1))", "curves.amax(1)", "metrics.py"),
+     "metrics_shift.py"),
+    ("scores.float().softmax(1) if logits", "scores.float().softmax(1) if True",
+     "metrics_shift.py"),
+    ("(curves.amax(1) - curves.amin(1))", "curves.amax(1)", "metrics_shift.py"),
 ) + of(
     "metrics/similarity.py",
-    ("output.clone() if", "output if", "metrics.py"),
-    ("(room[0] // 2, room[1] // 2)", "(0, 0)", "metrics.py"),
+    ("output.clone() if", "output if", "metrics_features.py"),
+    ("(room[0] // 2, room[1] // 2)", "(0, 0)", "metrics_features.py"),
 ) + of(
     "metrics/equivariance.py",
-    ("_turn(reference, t / stride)", "_turn(reference, t // stride)", "metrics.py"),
-    ("period : 2 * period", "0 : period", "metrics.py"),
+    ("_turn(reference, t / stride)", "_turn(reference, t // stride)", "metrics_features.py"),
+    ("period : 2 * period", "0 : period", "metrics_features.py"),
 )  # fmt: skip
 
 MUTANTS = [

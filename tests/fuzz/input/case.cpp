@@ -1,12 +1,12 @@
 // Makes cases from bytes: mostly valid ones, and mostly those that have specialised kernels.
-#include "case.h"
+#include "input/case.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <sstream>
 
-#include "numbers.h"
+#include "oracle/numbers.h"
 
 namespace fuzz {
 namespace {

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastblur import fuse_
 from fastblur._backends import compiled
 
-from .test_fuse_joins import Net, results
+from .test_fuse_joins import Net
+from .test_fuse_numbers import results
 
 SEEN: dict[str, Any] = {}
 Forward = Callable[[Any, Tensor], Any]

@@ -1,11 +1,11 @@
-#include "compare.h"
+#include "oracle/compare.h"
 
 #include <cmath>
 #include <cstdio>
 #include <stdexcept>
 
-#include "numbers.h"
-#include "report.h"
+#include "oracle/numbers.h"
+#include "oracle/report.h"
 
 namespace fuzz {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "oracle.h"
+#include "oracle/oracle.h"
 
 namespace fuzz {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "case.h"
+#include "input/case.h"
 
 namespace fuzz {
 

@@ -7,15 +7,15 @@
 #include <string>
 #include <vector>
 
-#include "compare.h"
 #include "cpu/backend.h"
 #include "cpu/codes/layout.h"
 #include "cpu/targets/dispatch.h"
-#include "memory.h"
-#include "numbers.h"
-#include "oracle.h"
-#include "report.h"
-#include "sizes.h"
+#include "kernels/memory.h"
+#include "kernels/sizes.h"
+#include "oracle/compare.h"
+#include "oracle/numbers.h"
+#include "oracle/oracle.h"
+#include "oracle/report.h"
 
 // arena.cpp is linked twice: with an arena, and without, which AddressSanitizer guards.
 namespace fastblur::cpu {

@@ -1,4 +1,4 @@
-"""The Triton kernels, in the interpreter, on random calls: run by test_properties.py."""
+"""The Triton kernels, in the interpreter, on random calls; kernels/test_properties.py runs this."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 
 from fastblur._backends.triton import TRITON, launch
 
-from ..kernels.properties import Example, examples, share
+from ...kernels.properties import Example, examples, share
 
 assert launch.INTERPRETED
 warnings.filterwarnings("ignore", message="(invalid value|overflow) encountered")  # numpy's

@@ -13,7 +13,7 @@ from torch import nn
 
 from .tiny import batches, blurred, is_fused, plain
 
-PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
+PAGE = Path(__file__).parents[3] / "docs" / "integrations.md"
 SECTIONS = re.split(r"^#+ (.+)$", PAGE.read_text(), flags=re.MULTILINE)[1:]
 CODE = {
     title: "".join(re.findall(r"^```py\n(.*?)^```", text, re.DOTALL | re.MULTILINE))

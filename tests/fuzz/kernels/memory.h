@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "case.h"
+#include "input/case.h"
 
 extern "C" {
 __attribute__((weak)) void __asan_poison_memory_region(void const volatile*, size_t);

@@ -1,10 +1,10 @@
 // Plain loops over one plane at a time: the winners, both blurs, and back.
-#include "oracle.h"
+#include "oracle/oracle.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "numbers.h"
+#include "oracle/numbers.h"
 
 namespace fuzz {
 namespace {

@@ -22,7 +22,7 @@ ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
     "OMP_NUM_THREADS": "1",
 }
-EXAMPLE = Path(__file__).parents[2] / "examples" / "hf_trainer.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "hf_trainer.py"
 
 
 def ordinary() -> Any:

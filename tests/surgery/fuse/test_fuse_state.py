@@ -17,7 +17,7 @@ from fastblur._geometry import Geometry
 from fastblur.surgery import BlurredConv2d, FilteredPool
 from testing import lookalikes as like
 
-from ..conftest import needs_extension
+from ...conftest import needs_extension
 from .test_fuse import aa, filtered, hooked, layer, timm
 
 

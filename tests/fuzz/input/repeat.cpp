@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "report.h"
+#include "oracle/report.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-#include "report.h"
+#include "oracle/report.h"
 
 #include <cstdio>
 #include <cstdlib>

@@ -1,6 +1,6 @@
 // How libFuzzer changes inputs: as it does anyway, or into wholly random ones. Coverage leads to
 // the branches of the kernels; that an argument is at its limit is no branch, and takes luck.
-#include "case.h"
+#include "input/case.h"
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t most);
 

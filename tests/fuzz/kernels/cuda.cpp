@@ -8,12 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "compare.h"
 #include "cuda/launch/launch.h"
 #include "executor.h"
-#include "numbers.h"
-#include "oracle.h"
-#include "report.h"
+#include "oracle/compare.h"
+#include "oracle/numbers.h"
+#include "oracle/oracle.h"
+#include "oracle/report.h"
 #include "tensor.h"
 
 namespace fuzz {
