@@ -27,6 +27,10 @@ class BackwardNchw {
   using Row = Vector<T, L / 2>;
 
  public:
+  // Blocks that fit on a multiprocessor, for __launch_bounds__.
+  static constexpr int kBlocks =
+      sizeof(T) == 2 && K == 3 && F < 5 ? 5 : fastblur::cuda::kBlocks<T, S>;
+
   FASTBLUR_DEVICE explicit BackwardNchw(const Call& c)
       : c_(c),
         lane_(c),
@@ -304,7 +308,7 @@ class BackwardNchw {
 };
 
 template <class T, class S>
-__global__ void __launch_bounds__(kThreads, kBlocks<T, S>)
+__global__ void __launch_bounds__(kThreads, BackwardNchw<T, S>::kBlocks)
     backward_nchw(const __grid_constant__ Call call) {
   BackwardNchw<T, S>(call).run();
 }

@@ -57,15 +57,17 @@ FASTBLUR_DEVICE float larger_of(float a, float b) {
 // even if `later` is a number, which breaks the tie rule. A kernel that uses take_larger must
 // therefore look for NaN in its results, and then select again by the exact rule (exact_tile.cuh).
 FASTBLUR_DEVICE float take_larger(float best, float later, unsigned& code, unsigned bit) {
-  const float larger = larger_of(best, later);
 #if !FASTBLUR_MAX_NAN
+  const float larger = larger_of(best, later);
   if (!(larger == best)) code |= bit;
 #else
+  float larger;
   asm("{\n\t.reg .pred taken;\n\t"
-      "setp.neu.f32 taken, %1, %2;\n\t"
-      "@taken or.b32 %0, %0, %3;\n\t}"
-      : "+r"(code)
-      : "f"(larger), "f"(best), "r"(bit));
+      "max.NaN.f32 %0, %2, %3;\n\t"
+      "setp.neu.f32 taken, %0, %2;\n\t"
+      "@taken or.b32 %1, %1, %4;\n\t}"
+      : "=&f"(larger), "+r"(code)
+      : "f"(best), "f"(later), "r"(bit));
 #endif
   return larger;
 }

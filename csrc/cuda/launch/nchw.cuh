@@ -55,7 +55,7 @@ cudaError_t backward_nchw_as(const Params& p, Call call, const Queue& queue) {
     using S = decltype(sizes);
     using Kernel = BackwardNchw<T, S>;
     c.steps = Kernel::steps(c.h);
-    return sweep(backward_nchw<T, S>, c, kUnitsPerBlock, kThreads, kBlocks<T, S>,
+    return sweep(backward_nchw<T, S>, c, kUnitsPerBlock, kThreads, BackwardNchw<T, S>::kBlocks,
                  S::kBackwardWarmUp, queue);
   });
 }

@@ -179,6 +179,14 @@ def _tap(t, TAPS: tl.constexpr):
 
 
 @triton.jit
+def _plus(dm, part, tap):
+    total = ()
+    for g in tl.static_range(len(dm)):
+        total = total + (dm[g] + part[g] * tap,)
+    return total
+
+
+@triton.jit
 def _edge_row_of_dm(
     y_at, y_row, y_lane, strip, pixel, at_end, exists, u, m_h, y_h, y_w, nothing,
     K: tl.constexpr, P: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
@@ -189,22 +197,17 @@ def _edge_row_of_dm(
     B: tl.constexpr = (F - 1) // 2
     G: tl.constexpr = K + 3
     dm = repeated(nothing, G)
-    if (u >= 0) & (u < m_h):
-        for n in range(1 + B + F // 2):
-            q = tl.where(n == 0, u, tl.where(n <= B, -n, m_h + n - 1 - B))
-            if border_source(q, m_h, MODE) == u:
-                for t in range(F):
-                    i = (q + B - t) >> 1
-                    if (2 * i + t == q + B) & (i >= 0) & (i < y_h):
-                        tap = _tap(t, TAPS_H)
-                        part = spread_columns(
-                            y_at + i * y_row, strip, at_end, pixel, y_lane,
-                            y_w, exists, TAPS_W, K, P, MODE, LAST, PAIRS,
-                        )  # fmt: skip
-                        total = ()
-                        for g in tl.static_range(G):
-                            total = total + (dm[g] + part[g] * tap,)
-                        dm = total
+    for n in range(1 + B + F // 2):
+        q = tl.where(n == 0, u, tl.where(n <= B, -n, m_h + n - 1 - B))
+        if (border_source(q, m_h, MODE) == u) & (u >= 0) & (u < m_h):
+            for t in range(F):
+                i = (q + B - t) >> 1
+                if (2 * i + t == q + B) & (i >= 0) & (i < y_h):
+                    part = spread_columns(
+                        y_at + i * y_row, strip, at_end, pixel, y_lane,
+                        y_w, exists, TAPS_W, K, P, MODE, LAST, PAIRS,
+                    )  # fmt: skip
+                    dm = _plus(dm, part, _tap(t, TAPS_H))
     return dm
 
 
